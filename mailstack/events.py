@@ -1,0 +1,207 @@
+"""
+The closed list of log events: every fact that the log of a running mailstack tells, one function each.
+
+An event has a name (the function's), fixed fields, and one line of text. Sessions and entries carry their names, so that one
+`grep` follows a message through the house. Passwords and content are never logged; text from outside is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from mailstack.mail.address import Address, format_path
+from mailstack.mail.disposition import Action, Disposition
+from mailstack.mail.envelope import Service
+from mailstack.mail.reply import Reply
+from mailstack.mail.verdict import Stage
+
+_log = Logger(namespace="mailstack")
+
+
+def _safe(text: str) -> str:
+    """Return text on one line, without control characters and of bounded length."""
+    return "".join(c if c.isprintable() else "?" for c in text[:500])
+
+
+def _emit(level: LogLevel, name: str, text: str, **fields: Any) -> None:
+    _log.emit(level, text, event=name, **fields)
+
+
+def session_opened(session: str, service: Service, peer: str) -> None:
+    """A peer connected."""
+    _emit(
+        LogLevel.info, "session_opened", "{session}: {service} from {peer}", session=session, service=service.value, peer=peer
+    )
+
+
+def session_closed(session: str, reason: str) -> None:
+    """A connection ended."""
+    _emit(LogLevel.info, "session_closed", "{session}: closed, {reason}", session=session, reason=_safe(reason))
+
+
+def authenticated(session: str, account: str) -> None:
+    """A peer proved to be an account."""
+    _emit(LogLevel.info, "authenticated", "{session}: authenticated as {account}", session=session, account=_safe(account))
+
+
+def authentication_failed(session: str, username: str, peer: str) -> None:
+    """A peer failed to prove it."""
+    _emit(
+        LogLevel.warn,
+        "authentication_failed",
+        "{session}: authentication of {username} from {peer} failed",
+        session=session,
+        username=_safe(username),
+        peer=peer,
+    )
+
+
+def command_refused(session: str, reply: Reply, cause: str = "") -> None:
+    """A command got a 4yz or 5yz reply for its form or its place."""
+    _emit(
+        LogLevel.info,
+        "command_refused",
+        "{session}: refused with {reply} {cause}",
+        session=session,
+        reply=_safe(str(reply)),
+        cause=_safe(cause),
+    )
+
+
+def transaction_refused(
+    session: str, stage: Stage, reply: Reply, cause: str, reverse_path: Address | None, recipient: Address | None = None
+) -> None:
+    """A sender, a recipient or a message was refused."""
+    _emit(
+        LogLevel.info,
+        "transaction_refused",
+        "{session}: refused at {stage} from={reverse_path} to={recipient}: {reply} {cause}",
+        session=session,
+        stage=stage.value,
+        reply=_safe(str(reply)),
+        cause=_safe(cause),
+        reverse_path=format_path(reverse_path),
+        recipient=str(recipient) if recipient else "-",
+    )
+
+
+def entry_accepted(entry: str, session: str, reverse_path: Address | None, recipients: int, octets: int) -> None:
+    """A message is on stable storage and got its 250."""
+    _emit(
+        LogLevel.info,
+        "entry_accepted",
+        "{entry}: accepted from={reverse_path} recipients={recipients} octets={octets} session={session}",
+        entry=entry,
+        session=session,
+        reverse_path=format_path(reverse_path),
+        recipients=recipients,
+        octets=octets,
+    )
+
+
+def attempt_finished(entry: str, disposition: Disposition, recipient: Address) -> None:
+    """An attempt for one recipient has its outcome."""
+    level = LogLevel.info if disposition.action in (Action.DELIVERED, Action.RELAYED) else LogLevel.warn
+    _emit(
+        level,
+        "attempt_finished",
+        "{entry}: to={recipient} {action} status={status} by={remote_mta}: {diagnostic} {cause}",
+        entry=entry,
+        recipient=str(recipient),
+        action=disposition.action.value,
+        status=str(disposition.status),
+        remote_mta=disposition.remote_mta or "-",
+        diagnostic=_safe(disposition.diagnostic),
+        cause=_safe(disposition.cause),
+    )
+
+
+def entry_finished(entry: str) -> None:
+    """Nothing is left to be done for an entry."""
+    _emit(LogLevel.info, "entry_finished", "{entry}: finished", entry=entry)
+
+
+def dsn_queued(entry: str, dsn_entry: str) -> None:
+    """A delivery status notification for an entry is in the spool."""
+    _emit(LogLevel.info, "dsn_queued", "{entry}: sender is notified by {dsn_entry}", entry=entry, dsn_entry=dsn_entry)
+
+
+def dsn_dropped(entry: str, why: str) -> None:
+    """A failure is not reported, since there is nobody to report it to."""
+    _emit(LogLevel.warn, "dsn_dropped", "{entry}: no notification, {why}", entry=entry, why=_safe(why))
+
+
+def maildrop_opened(session: str, account: str, messages: int, octets: int) -> None:
+    """A user opened a maildrop by POP3."""
+    _emit(
+        LogLevel.info,
+        "maildrop_opened",
+        "{session}: maildrop of {account} messages={messages} octets={octets}",
+        session=session,
+        account=_safe(account),
+        messages=messages,
+        octets=octets,
+    )
+
+
+def maildrop_closed(session: str, account: str, deleted: int, failed: int) -> None:
+    """A user left a maildrop; `failed` messages should have been removed and were not."""
+    _emit(
+        LogLevel.error if failed else LogLevel.info,
+        "maildrop_closed",
+        "{session}: maildrop of {account} closed deleted={deleted} failed={failed}",
+        session=session,
+        account=_safe(account),
+        deleted=deleted,
+        failed=failed,
+    )
+
+
+def policy_failed(policy: str, stage: Stage, failure: Failure) -> None:
+    """A policy raised or hung; the mail is deferred."""
+    _log.failure("{policy}: failed at {stage}, deferring", failure, policy=policy, stage=stage.value, event="policy_failed")
+
+
+def unexpected(what: str, failure: Failure) -> None:
+    """Something failed that nobody expected; mail concerned by it waits."""
+    _log.failure("{what}", failure, what=what, event="unexpected")
+
+
+def spool_recovered(entries: int, removed_files: int) -> None:
+    """The spool was opened, and this is what it held."""
+    _emit(
+        LogLevel.info,
+        "spool_recovered",
+        "spool: {entries} waiting, {removed_files} unfinished files removed",
+        entries=entries,
+        removed_files=removed_files,
+    )
+
+
+def listening(service: Service, address: str) -> None:
+    """A service listens."""
+    _emit(LogLevel.info, "listening", "{service} listens on {address}", service=service.value, address=address)
+
+
+def reloaded(what: Sequence[str]) -> None:
+    """Configuration and certificates were read again."""
+    _emit(LogLevel.info, "reloaded", "reloaded: {what}", what=", ".join(what))
+
+
+def reload_failed(errors: Sequence[str]) -> None:
+    """The new configuration is wrong; the old one stays in force."""
+    _emit(LogLevel.error, "reload_failed", "reload refused, the old configuration stays: {errors}", errors="; ".join(errors))
+
+
+def stopping(sessions: int) -> None:
+    """The services stop; running transactions may end."""
+    _emit(LogLevel.info, "stopping", "stopping: {sessions} sessions to drain", sessions=sessions)
+
+
+def stopped() -> None:
+    """Everything has ended."""
+    _emit(LogLevel.info, "stopped", "stopped")

@@ -1,0 +1,60 @@
+"""
+Trace fields: Received, Return-Path and Delivered-To (RFC 5321 §4.4).
+
+Everything from outside is reduced to printable ASCII before it is written into a field.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Final
+
+from mailstack.mail.address import Address, format_path
+from mailstack.mail.envelope import Origin, Service
+
+_ODD: Final = re.compile(r"[^!-'*-\[\]-~]")  # printable, without space, parentheses and backslash (comments of RFC 5322 §3.2.2)
+HELLO_CHARACTERS: Final = 255
+
+
+def format_date(seconds: float) -> str:
+    """Write a moment as an RFC 5322 §3.3 date, in UTC."""
+    return format_datetime(datetime.fromtimestamp(int(seconds), UTC))
+
+
+def with_protocol(origin: Origin) -> str:
+    """Return the WITH keyword of a Received field (RFC 3848; UTF8 forms of RFC 6531 §4.3 are not used)."""
+    base = "LMTP" if origin.service is Service.LMTP else "ESMTP" if origin.extended else "SMTP"
+    if base == "SMTP":
+        return base
+    return base + ("S" if origin.tls else "") + ("A" if origin.account is not None else "")
+
+
+def received_field(origin: Origin, *, hostname: str, entry: str, accepted_at: float, recipient: Address | None = None) -> bytes:
+    """
+    Write the Received field that we put in front of a message, with its CRLF.
+
+    Shape:  `recipient` is named only when it is the only one, so that no recipient learns of another (RFC 5321 §7.2).
+    Source: RFC 5321 §4.4.
+    """
+    peer = f"[IPv6:{origin.peer}]" if ":" in origin.peer else f"[{origin.peer}]" if origin.peer else "local"
+    hello = _ODD.sub("?", origin.hello)[:HELLO_CHARACTERS] or "unknown"
+    lines = [f"Received: from {hello} ({peer})"]
+    by = f"by {hostname} with {with_protocol(origin)}"
+    if origin.tls:
+        by += f" ({_ODD.sub('?', origin.tls)})"
+    lines.append(f"{by} id {entry}")
+    if recipient is not None and recipient.is_ascii:
+        lines.append(f"for {format_path(recipient)}")
+    return ("\r\n\t".join(lines) + f"; {format_date(accepted_at)}\r\n").encode("ascii")
+
+
+def return_path_field(reverse_path: Address | None) -> bytes:
+    """Write the Return-Path field of final delivery, with its CRLF (RFC 5321 §4.4; UTF-8 as RFC 6532 §3.2 allows)."""
+    return f"Return-Path: {format_path(reverse_path)}\r\n".encode()
+
+
+def delivered_to_field(address: Address) -> bytes:
+    """Write the Delivered-To field of final delivery, with its CRLF (RFC 9228)."""
+    return f"Delivered-To: {address}\r\n".encode()
