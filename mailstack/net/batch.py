@@ -1,0 +1,188 @@
+"""
+Batches: one thread that takes whatever gathered while it was busy and does it in one go.
+
+Group commit in one picture: while a batch runs (a transaction, a round of fsyncs), further items queue; when it ends, all of
+them are the next batch. So the cost of a flush is shared exactly when there is something to share, without a timer. One call
+from the thread fires the Deferreds of a whole batch, since each such call wakes the reactor.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_ITEMS: Final = 256
+"""Enough that a flush costs nothing per item; small enough that the first of a batch does not wait long for the last."""
+
+
+class BatchStopped(Exception):  # noqa: N818 (it is a state, named as such)
+    """The batch takes no more items; what was submitted before is still done."""
+
+
+class BatchThread(Generic[T, R]):
+    """
+    Runs batches in a thread of its own.
+
+    Shape:   `run` is called in the thread with 1 to `max_items` items and returns one outcome for each, in order; an outcome
+             that is an Exception fails the Deferred of its item. If `run` itself raises, every item of that batch fails with it.
+             `from_thread` is reactor.callFromThread or alike. Everything else is called in the reactor's thread.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Sequence[R | Exception]],
+        *,
+        name: str,
+        from_thread: Callable[..., Any],
+        max_items: int = MAX_ITEMS,
+    ) -> None:
+        if max_items < 1:
+            raise ValueError("max_items must be 1 or more")
+        self._run = run
+        self._from_thread = from_thread
+        self._max_items = max_items
+        self._waiting: deque[tuple[T, Deferred[R]]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._ended: Deferred[None] = Deferred()
+        # A daemon: a process that dies without stop() must not hang, and all that runs here survives a crash by design.
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._started = False
+
+    def start(self) -> None:
+        """Start the thread; items submitted before are its first batch."""
+        self._thread.start()
+        self._started = True
+
+    def __len__(self) -> int:
+        """Say how many items wait (those of the running batch not counted)."""
+        return len(self._waiting)
+
+    def submit(self, item: T) -> Deferred[R]:
+        """
+        Queue an item.
+
+        Shape:   cancelling the Deferred only stops the waiting for it: the item is still done.
+        Raises:  BatchStopped, by the Deferred.
+        """
+        outcome: Deferred[R] = Deferred()
+        with self._changed:
+            if self._stopping:
+                return fail(BatchStopped(self._thread.name))
+            self._waiting.append((item, outcome))
+            self._changed.notify()
+        return outcome
+
+    async def stop(self) -> None:
+        """Take no more items, do those that wait, and end the thread. May be called again."""
+        with self._changed:
+            first, self._stopping = not self._stopping, True
+            self._changed.notify()
+        if not self._started:
+            return
+        if first:
+            await self._ended
+            self._thread.join()  # it has made its last call; nothing is left in it that could block
+        elif not self._ended.called:
+            again: Deferred[None] = Deferred()
+            self._ended.addCallback(again.callback)
+            await again
+
+    def _work(self) -> None:
+        while batch := self._take():
+            outcomes = _outcomes(self._run, [item for item, _ in batch])
+            self._from_thread(_fire, [outcome for _, outcome in batch], outcomes)
+            del batch, outcomes  # or their octets stay in memory while nothing happens
+        self._from_thread(self._ended.callback, None)
+
+    def _take(self) -> list[tuple[T, Deferred[R]]]:
+        with self._changed:
+            while not self._waiting and not self._stopping:
+                self._changed.wait()
+            return [self._waiting.popleft() for _ in range(min(self._max_items, len(self._waiting)))]
+
+
+class InlineBatch(Generic[T, R]):
+    """
+    The same interface without a thread: an item is done before `submit` returns. For tests, which so need no waiting.
+
+    Shape:  after `hold()` items gather until `release()` does them as one batch.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Sequence[R | Exception]],
+        *,
+        name: str = "inline",
+        from_thread: Callable[..., Any] | None = None,
+        max_items: int = MAX_ITEMS,
+    ) -> None:
+        self._run = run
+        self._name = name
+        self._max_items = max_items
+        self._waiting: list[tuple[T, Deferred[R]]] = []
+        self._held = False
+        self._stopping = False
+
+    def start(self) -> None:
+        """Do nothing; there is no thread."""
+
+    def __len__(self) -> int:
+        """Say how many items wait."""
+        return len(self._waiting)
+
+    def submit(self, item: T) -> Deferred[R]:
+        """Do the item at once, unless held."""
+        if self._stopping:
+            return fail(BatchStopped(self._name))
+        outcome: Deferred[R] = Deferred()
+        self._waiting.append((item, outcome))
+        if not self._held:
+            self._drain()
+        return outcome
+
+    def hold(self) -> None:
+        """Let items gather from now on."""
+        self._held = True
+
+    def release(self) -> None:
+        """Do what gathered, in batches of at most `max_items`, and no longer hold."""
+        self._held = False
+        self._drain()
+
+    async def stop(self) -> None:
+        """Take no more items and do those that wait."""
+        self._stopping = True
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._max_items], self._waiting[self._max_items :]
+            _fire([outcome for _, outcome in batch], _outcomes(self._run, [item for item, _ in batch]))
+
+
+def _outcomes(run: Callable[[list[T]], Sequence[R | Exception]], items: list[T]) -> Sequence[R | Exception]:
+    """Run a batch; a failure of the whole becomes the outcome of each."""
+    try:
+        outcomes = run(items)
+        if len(outcomes) != len(items):
+            raise RuntimeError(f"{len(items)} items, but {len(outcomes)} outcomes")
+    except Exception as error:  # a bulkhead: the thread must outlive it
+        return [error] * len(items)
+    return outcomes
+
+
+def _fire(waiting: list[Deferred[R]], outcomes: Sequence[R | Exception]) -> None:
+    for deferred, outcome in zip(waiting, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            deferred.errback(Failure(outcome))
+        else:
+            deferred.callback(outcome)
