@@ -6,5 +6,5 @@ Other packages add modules here without an `__init__.py` of their own: `mailstac
 
 from twisted.plugin import pluginPackagePaths
 
-__path__.extend(pluginPackagePaths(__name__))  # type: ignore[no-untyped-call]  # untyped in Twisted
+__path__.extend(pluginPackagePaths(__name__))
 __all__: list[str] = []

@@ -1,0 +1,79 @@
+"""
+Certificates: the TLS contexts of our services, which a reload swaps under running listeners.
+
+A new connection takes the contexts that are in force at that moment, so a renewed certificate needs no restart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificates
+from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+
+class CertificateError(ValueError):
+    """A certificate or key cannot be used; the message names the file and says why."""
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class CertificateStore:
+    """Makes the server side of TLS connections from a certificate chain and its key, both PEM."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._options: CertificateOptions | None = None
+
+    def load(self) -> None:
+        """
+        Read the files and use them from now on; on an error what was in force stays.
+
+        Raises:  CertificateError.
+        """
+        self._options = _options(self._certificate, self._key)
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Make the connection object for one TLS session."""
+        if self._options is None:
+            raise CertificateError("certificates were not loaded")
+        connection: SSL.Connection = self._options.serverConnectionForTLS(protocol)
+        return connection
+
+
+def describe_tls(transport: Any) -> str | None:
+    """Return version and cipher of a TLS transport, `TLSv1.3 TLS_AES_256_GCM_SHA384`, or None when it has no TLS."""
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if not isinstance(handle, SSL.Connection):
+        return None
+    return f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
+
+
+def _options(certificate: Path, key: Path) -> CertificateOptions:
+    try:
+        chain = load_pem_x509_certificates(certificate.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"{certificate}: {error}") from error
+    try:
+        private = load_pem_private_key(key.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise CertificateError(f"{key}: {error}") from error
+    if private.public_key() != chain[0].public_key():
+        raise CertificateError(f"{key}: is not the key of {certificate}")
+    options = CertificateOptions(
+        privateKey=crypto.PKey.from_cryptography_key(private),  # type: ignore[arg-type]  # any key kind that OpenSSL takes
+        certificate=crypto.X509.from_cryptography(chain[0]),
+        extraCertChain=[crypto.X509.from_cryptography(each) for each in chain[1:]],
+        raiseMinimumTo=TLSVersion.TLSv1_2,
+    )
+    # Without this, Twisted answers a client that offers ALPN with a fatal alert.
+    options.getContext().set_alpn_select_callback(lambda connection, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
+    return options

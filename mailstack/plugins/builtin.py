@@ -1,0 +1,8 @@
+"""Our own policies, through the same door as everybody's."""
+
+from mailstack.doors import PolicyPlugin
+from mailstack.policy.relaying import Relaying
+from mailstack.policy.sender import Sender
+
+relaying = PolicyPlugin("relaying", Relaying)
+sender = PolicyPlugin("sender", Sender)
