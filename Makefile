@@ -1,0 +1,69 @@
+# mailstack: `make run` starts a mail server on this machine, `make test` passes everything. `make help` lists the rest.
+# Needs: make, git, Python 3.11 or newer with its venv module (Debian 12: apt-get install make git python3-venv).
+
+PYTHON ?= python3
+VENV ?= .venv
+VAR ?= var
+BASE_PORT ?=
+CRASH_ROUNDS ?= 100
+
+BIN := $(VENV)/bin
+TWISTD := $(BIN)/twistd -n --pidfile= mailstack
+PYTEST := $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint unit peers crash wheel clean distclean
+
+help: ## Say what there is
+	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=$(PYTHON) VAR=$(VAR) BASE_PORT=$(or $(BASE_PORT),(mailstack's own)) CRASH_ROUNDS=$(CRASH_ROUNDS)"
+
+run: $(VENV)/run.stamp ## Start a demonstration server in the foreground; Ctrl-C ends it, its state stays in var/
+	@test -f $(VAR)/mailstack.toml || $(BIN)/mailstack init $(VAR) --demo $(if $(BASE_PORT),--base-port $(BASE_PORT))
+	@$(BIN)/mailstack demo $(VAR)
+	@exec $(TWISTD) --config $(VAR)/mailstack.toml
+
+test: lint unit peers ## Pass everything: linters, types, import directions, unit tests, real peers, a few crashes
+
+lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
+	$(PYTEST) tests --ignore=tests/peers --ignore=tests/crash
+
+peers: $(VENV)/dev.stamp ## The tests against real programs (swaks, Postfix, Dovecot ...) and a few crashes
+	$(PYTEST) tests/peers tests/crash
+
+crash: $(VENV)/dev.stamp ## Kill the server CRASH_ROUNDS times under load, and count what it had accepted
+	MAILSTACK_CRASH_ROUNDS=$(CRASH_ROUNDS) $(PYTEST) tests/crash -s --timeout=7200
+
+wheel: $(VENV)/dev.stamp ## Build the wheel and the source distribution into dist/
+	$(BIN)/python -m build
+
+clean: ## Remove what was built (var/ stays: it holds mail)
+	rm -rf $(VENV) build dist mailstack.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache mailstack/plugins/dropin.cache
+
+# The environment is made again when setup.cfg changes, and otherwise not looked at.
+#
+# editable_mode=compat puts this folder itself on sys.path; the default of a flat layout is an import hook, and twisted.plugin
+# looks for twisted/plugins in folders. The first `twistd --help` writes twisted's list of plugins (dropin.cache).
+
+$(VENV)/run.stamp: setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "mailstack needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	    echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --config-settings editable_mode=compat
+	@$(BIN)/twistd --help >/dev/null
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
+	@touch $@
