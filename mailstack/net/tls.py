@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from zope.interface import implementer
@@ -69,9 +69,9 @@ def _options(certificate: Path, key: Path) -> CertificateOptions:
     if private.public_key() != chain[0].public_key():
         raise CertificateError(f"{key}: is not the key of {certificate}")
     options = CertificateOptions(
-        privateKey=crypto.PKey.from_cryptography_key(private),  # type: ignore[arg-type]  # any key kind that OpenSSL takes
-        certificate=crypto.X509.from_cryptography(chain[0]),
-        extraCertChain=[crypto.X509.from_cryptography(each) for each in chain[1:]],
+        privateKey=private,
+        certificate=chain[0],
+        extraCertChain=chain[1:],
         raiseMinimumTo=TLSVersion.TLSv1_2,
     )
     # Without this, Twisted answers a client that offers ALPN with a fatal alert.
