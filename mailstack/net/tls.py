@@ -68,10 +68,11 @@ def _options(certificate: Path, key: Path) -> CertificateOptions:
         raise CertificateError(f"{key}: {error}") from error
     if private.public_key() != chain[0].public_key():
         raise CertificateError(f"{key}: is not the key of {certificate}")
+    # pyOpenSSL takes cryptography's objects and deprecates its own; Twisted's annotations still name those.
     options = CertificateOptions(
-        privateKey=private,
-        certificate=chain[0],
-        extraCertChain=chain[1:],
+        privateKey=private,  # type: ignore[arg-type]  # see above
+        certificate=chain[0],  # type: ignore[arg-type]  # see above
+        extraCertChain=chain[1:],  # type: ignore[arg-type]  # see above
         raiseMinimumTo=TLSVersion.TLSv1_2,
     )
     # Without this, Twisted answers a client that offers ALPN with a fatal alert.
