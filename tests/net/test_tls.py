@@ -1,5 +1,6 @@
 """Certificates: loaded whole or not at all, swapped under running listeners, and kind to clients that offer ALPN."""
 
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def test_what_was_not_loaded_makes_no_connection(tmp_path: Path) -> None:
         store.serverConnectionForTLS(None)  # type: ignore[arg-type]
 
 
-def made_folder(name: str) -> Path:
-    """Make a folder."""
-    folder = Path(name)
-    folder.mkdir()
-    return folder
+def made_folder(case: TestCase) -> Path:
+    """Make a folder that goes with the test."""
+    folder = tempfile.TemporaryDirectory()
+    case.addCleanup(folder.cleanup)
+    return Path(folder.name)
 
 
 class Greeter(Protocol):
@@ -100,7 +101,7 @@ class RealTLSTests(TestCase):
     async def test_a_reload_is_in_force_for_the_next_connection_and_alpn_does_no_harm(self) -> None:
         from twisted.internet import reactor
 
-        folder = made_folder(self.mktemp())
+        folder = made_folder(self)
         certificate, key = write_pair(folder, "first")
         store = CertificateStore(certificate, key)
         store.load()
@@ -127,7 +128,7 @@ class RealTLSTests(TestCase):
     async def test_tls_before_1_2_is_refused(self) -> None:
         from twisted.internet import reactor
 
-        folder = made_folder(self.mktemp())
+        folder = made_folder(self)
         store = CertificateStore(*write_pair(folder, "old"))
         store.load()
         bound = bind("127.0.0.1", 0)
