@@ -1,0 +1,161 @@
+"""
+Durable files: the few operations on folders and files from which a delivery is made, in one place.
+
+What they promise, and what they do not (POSIX, and what ext4 was seen to do when the power was cut):
+
+    create, write       may be lost, empty or torn                  until the file is synced
+    link, make_folder   may be lost, whatever was synced in it      until the folder that holds the name is synced
+    unlink              may come back                               until the folder that held the name is synced
+
+A sync that failed is never tried again on the same handle: the kernel has marked the pages clean, and a second fsync would
+succeed with the octets lost ("Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+
+All names are single components within an open folder, so that nothing on the way to them can be exchanged for a symbolic link.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FileSystem(Protocol):
+    """
+    Folders and files by handle, and names within open folders.
+
+    Raises:  OSError, from every method but `close` and `sync_files`.
+    """
+
+    def open_root(self, path: str) -> int:
+        """Open a folder by its path; the path is the operator's, and may lead over symbolic links."""
+        ...
+
+    def open_folder(self, name: str, within: int) -> int:
+        """Open a folder; a symbolic link is refused."""
+        ...
+
+    def make_folder(self, name: str, within: int) -> None:
+        """Make a folder that only its owner may enter."""
+
+    def create(self, name: str, within: int) -> int:
+        """Create a file that only its owner may read, and open it for writing; a name that exists, even a link, is refused."""
+        ...
+
+    def write(self, handle: int, octets: bytes) -> None:
+        """Write all of the octets."""
+
+    def sync_files(self, handles: Sequence[int]) -> list[OSError | None]:
+        """Bring files to stable storage; answer for each of them, in order."""
+        ...
+
+    def sync_folder(self, handle: int) -> None:
+        """Bring the names in a folder to stable storage."""
+
+    def link(self, name: str, source: int, target: int) -> None:
+        """Give a file of one folder the same name in another; a name that exists is refused."""
+
+    def unlink(self, name: str, within: int) -> None:
+        """Remove a name."""
+
+    def exists(self, name: str, within: int) -> bool:
+        """Say whether there is such a name, be it a link to nowhere."""
+        ...
+
+    def names(self, within: int) -> list[str]:
+        """List a folder."""
+        ...
+
+    def modified_at(self, name: str, within: int) -> float:
+        """Say when a file was changed last, in seconds since 1970; a symbolic link is not followed."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Let go of a file or folder."""
+
+
+class OSFileSystem:
+    """The real file system."""
+
+    def open_root(self, path: str) -> int:
+        """Open a folder by its path."""
+        return os.open(path, _FOLDER)
+
+    def open_folder(self, name: str, within: int) -> int:
+        """Open a folder; a symbolic link is refused with ELOOP or ENOTDIR."""
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=within)
+
+    def make_folder(self, name: str, within: int) -> None:
+        """Make a folder of mode 0700."""
+        os.mkdir(name, 0o700, dir_fd=within)
+
+    def create(self, name: str, within: int) -> int:
+        """Create a file of mode 0600."""
+        return os.open(name, _CREATE, 0o600, dir_fd=within)
+
+    def write(self, handle: int, octets: bytes) -> None:
+        """Write all of the octets; a nearly full disk takes them in parts."""
+        written = os.write(handle, octets)
+        if written < len(octets):
+            rest = memoryview(octets)[written:]
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+
+    def sync_files(self, handles: Sequence[int]) -> list[OSError | None]:
+        """
+        Flush files, each with an fsync of its own.
+
+        The writing of all is started before the first is waited for: their blocks are then allocated in one transaction of the
+        file system, which the first fsync commits for all (a third faster for a batch of 20 on ext4). One syncfs(2) would do
+        for the whole batch, but waits for what other programs wrote as well.
+        """
+        if len(handles) > 1 and hasattr(os, "posix_fadvise"):
+            for handle in handles:
+                with suppress(OSError):  # it is only a wish
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)  # Linux starts to write back what is dirty
+        return [_fsync(handle) for handle in handles]
+
+    def sync_folder(self, handle: int) -> None:
+        """Flush the names in a folder."""
+        os.fsync(handle)
+
+    def link(self, name: str, source: int, target: int) -> None:
+        """Make a hard link; unlike rename, it never replaces anything."""
+        os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+
+    def unlink(self, name: str, within: int) -> None:
+        """Remove a name."""
+        os.unlink(name, dir_fd=within)
+
+    def exists(self, name: str, within: int) -> bool:
+        """Say whether there is such a name."""
+        try:
+            os.stat(name, dir_fd=within, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self, within: int) -> list[str]:
+        """List a folder."""
+        return os.listdir(within)
+
+    def modified_at(self, name: str, within: int) -> float:
+        """Say when a file was changed last."""
+        return os.stat(name, dir_fd=within, follow_symlinks=False).st_mtime
+
+    def close(self, handle: int) -> None:
+        """Close a descriptor; what mattered was synced before, so an error says nothing more."""
+        with suppress(OSError):
+            os.close(handle)
+
+
+def _fsync(handle: int) -> OSError | None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        return error
+    return None

@@ -1,0 +1,337 @@
+"""
+Delivery into maildirs: many messages at once, each whole and on stable storage before it is reported, none twice.
+
+A round of deliveries goes in steps, each for all of its items before the next begins, so that the flushes stand together:
+
+    1. write tmp/NAME, created exclusively         4. unlink tmp/NAME
+    2. flush the files                             5. flush each new/, once
+    3. link tmp/NAME to new/NAME                   6. report
+
+States on disk that a crash can leave, and what a repeated delivery does then. NAME is made of the delivery alone, so that it is
+the same again (`names.delivery_name`); KEY is what another program cannot change of it.
+
+    tmp/NAME        in new/ or cur/   tmp/KEY.deleted   what happened               a repeated delivery
+    nothing         no                no                died before 1, or in 5      delivers
+    of any length   no                no                died in 1 to 3, or in 5     removes it and delivers
+    nothing/whole   yes               no                died in 4, 5 or 6           flushes new/ and cur/, removes tmp/NAME
+    nothing/whole   no                yes               the user deleted it since   removes tmp/NAME
+
+What an item's failure left in tmp/ or new/ is removed at once; what a crash left in tmp/ goes when it is old (`clean_tmp`).
+
+Source:  https://cr.yp.to/proto/maildir.html, but for the flush of new/, without which a delivery may be undone by a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from mailstack.mail.envelope import Content
+from mailstack.store.durable import FileSystem, OSFileSystem
+from mailstack.store.folders import MARKER_NAME, AccountFolder, MailFolder
+from mailstack.store.names import delivery_key
+
+ROUND_ITEMS: Final = 64
+"""Descriptors are open for a whole round: one for a file, and three for its maildir."""
+
+TMP_SECONDS: Final = 36 * 3_600  # of the maildir format: no writer takes that long
+TOMBSTONE_SECONDS: Final = 10 * 86_400  # longer than a spool tries to deliver, or is out of service
+TOMBSTONE_SUFFIX: Final = ".deleted"
+
+
+class MailRootError(OSError):
+    """The mail root has no marker: it is not mounted, or was never made. Nothing is delivered and nothing is made there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaildirItem:
+    """
+    One file to deliver.
+
+    Shape:  `name` comes from `names.delivery_name`; the file is `head` (fields of final delivery, with CRLF) and the content;
+            `may_repeat` is False only when no earlier attempt can have happened, which saves a look at the folder.
+    """
+
+    folder: AccountFolder
+    name: str
+    head: bytes
+    content: Content
+    may_repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The file is in new/, on stable storage."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyThere:
+    """An earlier attempt delivered it; it is still there, on stable storage, or the user has deleted it since."""
+
+    name: str
+
+
+Outcome = Delivered | AlreadyThere | Exception
+
+
+class Maildirs:
+    """
+    Delivers into the maildirs below one mail root.
+
+    Everything blocks. `deliver_many` is called in one thread at a time, `clean_tmp` in any.
+    """
+
+    def __init__(self, folders: MailFolder, file_system: FileSystem | None = None) -> None:
+        self._root = str(folders.root)
+        self._file_system = file_system or OSFileSystem()
+        self._settled: set[AccountFolder] = set()
+
+    def deliver_many(self, items: list[MaildirItem]) -> list[Outcome]:
+        """
+        Deliver, and give one outcome for each item, in order: Delivered or AlreadyThere, or why it failed.
+
+        A failure concerns its own item only (or all items of a folder that cannot be flushed), and leaves nothing of it behind.
+        """
+        outcomes: list[Outcome] = []
+        for first in range(0, len(items), ROUND_ITEMS):
+            outcomes += _Round(self._file_system, self._root, self._settled).run(items[first : first + ROUND_ITEMS])
+        return outcomes
+
+    def clean_tmp(self, folder: AccountFolder, now_seconds: float) -> int:
+        """
+        Remove what crashes left in a maildir's tmp/, and tombstones, when they are old; return how many.
+
+        Raises:  OSError: the folder cannot be listed. One that does not exist is clean.
+        """
+        files, handles, removed = self._file_system, list[int](), 0
+        try:
+            handles.append(files.open_root(self._root))
+            for name in (folder.domain, folder.local_part, "tmp"):
+                handles.append(files.open_folder(name, handles[-1]))
+            for name in files.names(handles[-1]):
+                limit_seconds = TOMBSTONE_SECONDS if name.endswith(TOMBSTONE_SUFFIX) else TMP_SECONDS
+                with suppress(OSError):  # somebody else was faster, or it is a folder
+                    if now_seconds - files.modified_at(name, handles[-1]) > limit_seconds:
+                        files.unlink(name, handles[-1])
+                        removed += 1
+        except FileNotFoundError:
+            return removed
+        finally:
+            for handle in handles:
+                files.close(handle)
+        return removed
+
+
+@dataclass(slots=True)
+class _Maildir:
+    """A maildir that is open for a round. `present` maps the keys of what is in new/ and cur/ to file names."""
+
+    path: tuple[str, str]
+    tmp: int
+    new: int
+    present: dict[str, str] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """An item on its way, and what of it is on disk by our doing."""
+
+    item: MaildirItem
+    outcome: Outcome | None = None
+    maildir: _Maildir | None = None
+    handle: int | None = None
+    is_in_tmp: bool = False
+    is_in_new: bool = False
+
+
+@dataclass(slots=True)
+class _Round:
+    """One pass through the steps; holds what is open meanwhile."""
+
+    files: FileSystem
+    root: str
+    settled: set[AccountFolder]
+    open_folders: dict[tuple[str, ...], int] = field(default_factory=dict)
+    maildirs: dict[AccountFolder, _Maildir] = field(default_factory=dict)
+
+    def run(self, items: list[MaildirItem]) -> list[Outcome]:
+        parcels = [_Parcel(item) for item in items]
+        try:
+            self._each(parcels, self._write)
+            self._flush_files(parcels)
+            self._each(parcels, self._publish)
+            self._flush_folders(parcels)
+        finally:
+            for parcel in parcels:
+                self._close(parcel)
+            for handle in self.open_folders.values():
+                self.files.close(handle)
+        return [Delivered(parcel.item.name) if parcel.outcome is None else parcel.outcome for parcel in parcels]
+
+    # Steps
+
+    def _each(self, parcels: list[_Parcel], step: Callable[[_Parcel], None]) -> None:
+        for parcel in parcels:
+            if parcel.outcome is None:
+                try:
+                    step(parcel)
+                except Exception as error:  # a bulkhead: one item's failure is not its neighbours'
+                    self._fail(parcel, error)
+
+    def _write(self, parcel: _Parcel) -> None:
+        item = parcel.item
+        parcel.maildir = maildir = self._open_maildir(item.folder)
+        if item.may_repeat and self._recognise(parcel, maildir):
+            return
+        parcel.handle = self.files.create(item.name, maildir.tmp)
+        parcel.is_in_tmp = True
+        written = 0
+        for octets in _with_head(item.head, item.content):
+            self.files.write(parcel.handle, octets)
+            written += len(octets)
+        expected = len(item.head) + item.content.octets
+        if written != expected:  # the name says how long it is, and a short message is a damaged one
+            raise OSError(errno.EIO, f"the content is {written} octets, not {expected}")
+
+    def _flush_files(self, parcels: list[_Parcel]) -> None:
+        waiting = [(parcel, parcel.handle) for parcel in parcels if parcel.outcome is None and parcel.handle is not None]
+        if not waiting:
+            return
+        errors = self.files.sync_files([handle for _, handle in waiting])
+        for (parcel, _), error in zip(waiting, errors, strict=True):
+            self._close(parcel)
+            if error is not None:
+                self._fail(parcel, error)
+
+    def _publish(self, parcel: _Parcel) -> None:
+        name, maildir = parcel.item.name, parcel.maildir
+        assert maildir is not None
+        self.files.link(name, maildir.tmp, maildir.new)
+        parcel.is_in_new = True
+        with suppress(OSError):  # a second name in tmp/ harms nobody, and goes when it is old
+            self.files.unlink(name, maildir.tmp)
+            parcel.is_in_tmp = False
+
+    def _flush_folders(self, parcels: list[_Parcel]) -> None:
+        for maildir in self.maildirs.values():
+            here = [parcel for parcel in parcels if parcel.maildir is maildir and parcel.outcome is None]
+            if here:
+                try:
+                    self.files.sync_folder(maildir.new)
+                except OSError as error:
+                    for parcel in here:
+                        self._fail(parcel, error)
+
+    # What is there already
+
+    def _recognise(self, parcel: _Parcel, maildir: _Maildir) -> bool:
+        """Find what an earlier attempt delivered; remove what it left unfinished."""
+        key = delivery_key(parcel.item.name)
+        if key is None:
+            raise ValueError(f"{parcel.item.name!r} does not name a delivery")
+        cur = self._enter((*maildir.path, "cur"))
+        if maildir.present is None:  # new/ first: a file that is moved meanwhile is seen twice, not never
+            maildir.present = _keys(self.files.names(maildir.new)) | _keys(self.files.names(cur))
+        found = maildir.present.get(key)
+        if found is not None:
+            self.files.sync_folder(maildir.new)
+            self.files.sync_folder(cur)
+        elif self.files.exists(key + TOMBSTONE_SUFFIX, maildir.tmp):  # asked last: it is there before the message is not
+            found = key + TOMBSTONE_SUFFIX
+        with suppress(OSError):  # mostly because there is nothing; else `create` will say what is wrong
+            self.files.unlink(parcel.item.name, maildir.tmp)
+        if found is not None:
+            parcel.outcome = AlreadyThere(found)
+        return found is not None
+
+    # Folders
+
+    def _open_maildir(self, folder: AccountFolder) -> _Maildir:
+        """Open a maildir, and make what is missing of it, but never the root."""
+        maildir = self.maildirs.get(folder)
+        if maildir is None:
+            path = (folder.domain, folder.local_part)
+            if folder not in self.settled:
+                self._settle(folder)
+            try:
+                maildir = _Maildir(path, self._enter((*path, "tmp")), self._enter((*path, "new")))
+            except FileNotFoundError:  # it was there once
+                self._settle(folder)
+                maildir = _Maildir(path, self._enter((*path, "tmp")), self._enter((*path, "new")))
+            self.maildirs[folder] = maildir
+        return maildir
+
+    def _settle(self, folder: AccountFolder) -> None:
+        """
+        See to it that a maildir exists, durably.
+
+        The flushes are not only for what is made here: a process that died may have made it and not flushed it.
+        """
+        self.settled.discard(folder)
+        path: tuple[str, ...] = (folder.domain, folder.local_part)
+        for part in (path[:1], path, (*path, "tmp"), (*path, "cur"), (*path, "new")):
+            try:
+                self._enter(part)
+            except FileNotFoundError:
+                with suppress(FileExistsError):  # another process is at it, too
+                    self.files.make_folder(part[-1], self._enter(part[:-1]))
+                self._enter(part)
+        for part in (path, path[:1], ()):
+            self.files.sync_folder(self._enter(part))
+        self.settled.add(folder)
+
+    def _enter(self, path: tuple[str, ...]) -> int:
+        """Open a folder below the root, step by step, once in a round."""
+        handle = self.open_folders.get(path)
+        if handle is None:
+            handle = self.files.open_folder(path[-1], self._enter(path[:-1])) if path else self._open_root()
+            self.open_folders[path] = handle
+        return handle
+
+    def _open_root(self) -> int:
+        try:
+            handle = self.files.open_root(self.root)
+        except FileNotFoundError as error:
+            raise MailRootError(errno.ENOENT, "there is no mail root", self.root) from error
+        try:
+            if not self.files.exists(MARKER_NAME, handle):
+                raise MailRootError(errno.ENOENT, f"the mail root has no {MARKER_NAME}; is it mounted?", self.root)
+        except BaseException:
+            self.files.close(handle)
+            raise
+        return handle
+
+    # Failure
+
+    def _fail(self, parcel: _Parcel, error: Exception) -> None:
+        """Remove what there is of an item: it will be delivered anew, from the spool."""
+        self._close(parcel)
+        parcel.outcome = error
+        if parcel.maildir is not None:
+            for is_there, folder in ((parcel.is_in_tmp, parcel.maildir.tmp), (parcel.is_in_new, parcel.maildir.new)):
+                if is_there:
+                    with suppress(OSError):
+                        self.files.unlink(parcel.item.name, folder)
+
+    def _close(self, parcel: _Parcel) -> None:
+        if parcel.handle is not None:
+            self.files.close(parcel.handle)
+            parcel.handle = None
+
+
+def _keys(names: list[str]) -> dict[str, str]:
+    return {key: name for name in names if (key := delivery_key(name)) is not None}
+
+
+def _with_head(head: bytes, content: Content) -> Iterator[bytes]:
+    """Yield the octets of the file, the head together with what comes first, to save a write."""
+    whole = content.in_memory
+    chunks = iter((whole,)) if whole is not None else content.chunks()
+    first = next(chunks, b"")
+    return itertools.chain((head + first,), chunks)
