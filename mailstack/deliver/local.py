@@ -1,0 +1,105 @@
+"""
+The local courier: attempts whose destination is an account.
+
+All files of an attempt are submitted before the first is waited for, so that they share a batch and its flushes.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from twisted.internet.defer import CancelledError
+
+from mailstack.deliver.loops import LoopGuard, MessageLoops
+from mailstack.mail.disposition import Action, Disposition, delayed
+from mailstack.mail.envelope import Account, Delivery, Recipient
+from mailstack.mail.status import EnhancedStatus
+from mailstack.mail.trace import delivered_to_field, return_path_field
+from mailstack.store.folders import MailFolder
+from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, MailRootError
+from mailstack.store.names import delivery_name
+
+_DELIVERED: Final = EnhancedStatus(2, 0, 0)
+_MAILBOX_FULL: Final = EnhancedStatus(4, 2, 2)
+_SYSTEM_FULL: Final = EnhancedStatus(4, 3, 1)
+_SYSTEM_FAILED: Final = EnhancedStatus(4, 3, 0)
+_LOOPS: Final = EnhancedStatus(5, 4, 6)
+
+Submit = Callable[[MaildirItem], Awaitable[Delivered | AlreadyThere]]
+
+
+class LocalCourier:
+    """
+    Delivers into maildirs.
+
+    Shape:  `submit` writes a file with others, in a thread, and gives its outcome or raises; `hostname` stands in file
+            names, and must stay what it is for as long as an attempt may be repeated.
+    """
+
+    def __init__(self, folders: MailFolder, submit: Submit, hostname: str) -> None:
+        self._folders = folders
+        self._submit = submit
+        self._hostname = hostname
+
+    async def attempt(self, delivery: Delivery) -> list[Disposition]:
+        """Deliver to each recipient; what fails in any way that is not understood is to be tried again."""
+        waiting = [(ordinal, self._begin(delivery, ordinal, recipient)) for ordinal, recipient in delivery.recipients.items()]
+        return [begun if isinstance(begun, Disposition) else await _outcome(ordinal, begun) for ordinal, begun in waiting]
+
+    def _begin(
+        self, delivery: Delivery, ordinal: int, recipient: Recipient
+    ) -> Disposition | Awaitable[Delivered | AlreadyThere]:
+        try:
+            return self._submit(self._item(delivery, ordinal, recipient))
+        except Exception as error:  # a bulkhead: a recipient's failure is not the others'
+            return _failed(ordinal, error)
+
+    def _item(self, delivery: Delivery, ordinal: int, recipient: Recipient) -> MaildirItem:
+        """
+        Make the file of a recipient.
+
+        Raises:  ValueError: there is no folder for the destination.
+        """
+        destination = recipient.destination
+        if not isinstance(destination, Account):
+            raise ValueError(f"{destination} is not an account")
+        envelope = delivery.envelope
+        head = return_path_field(envelope.reverse_path) + delivered_to_field(recipient.address)
+        octets = len(head) + delivery.content.octets
+        return MaildirItem(
+            folder=self._folders.folder_of(destination.name),
+            name=delivery_name(delivery.entry, ordinal, envelope.accepted_at, self._hostname, octets),
+            head=head,
+            content=LoopGuard(delivery.content, recipient.address),
+            may_repeat=delivery.may_repeat,
+        )
+
+
+async def _outcome(ordinal: int, waiting: Awaitable[Delivered | AlreadyThere]) -> Disposition:
+    try:
+        outcome = await waiting
+    except CancelledError:
+        raise
+    except Exception as error:  # a bulkhead: unknown is temporary
+        return _failed(ordinal, error)
+    text = "Delivered" if isinstance(outcome, Delivered) else "Delivered by an earlier attempt"
+    return Disposition(
+        ordinal=ordinal, action=Action.DELIVERED, status=_DELIVERED, diagnostic=text, cause=f"file={outcome.name}"
+    )
+
+
+def _failed(ordinal: int, error: Exception) -> Disposition:
+    """Say what an error means for a recipient: only a loop is final."""
+    if isinstance(error, MessageLoops):
+        text = "Mail loop: the message was delivered to this address before"
+        return Disposition(ordinal=ordinal, action=Action.FAILED, status=_LOOPS, diagnostic=text)
+    status, text = _SYSTEM_FAILED, "Local delivery failed, will be tried again"
+    if isinstance(error, OSError) and error.errno == errno.EDQUOT:
+        status, text = _MAILBOX_FULL, "Mailbox full, will be tried again"
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        status, text = _SYSTEM_FULL, "Mail system full, will be tried again"
+    elif isinstance(error, MailRootError):
+        text = "Mail storage not available, will be tried again"
+    return delayed(ordinal, text, status, cause=f"{type(error).__name__}: {error}")

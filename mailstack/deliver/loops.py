@@ -1,0 +1,62 @@
+"""
+Loops through a mailbox: a message that already carries the Delivered-To field which we are about to write has been here before,
+and was sent back by some forwarding elsewhere (RFC 9228; RFC 5321 §6.3).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from mailstack.mail.address import Address
+from mailstack.mail.envelope import Content
+from mailstack.mail.headers import HEADER_OCTETS, fields, header_section
+
+
+class MessageLoops(Exception):  # noqa: N818 (it says what the message does)
+    """The message was delivered to this address before."""
+
+
+class LoopGuard:
+    """
+    The same content, which raises MessageLoops instead of its first octets if it was delivered to the address before.
+
+    It is a Content so that the look at the header section happens where the content is read: in a thread, and once.
+    """
+
+    def __init__(self, content: Content, address: Address) -> None:
+        self._content = content
+        self._address = address
+
+    @property
+    def octets(self) -> int:
+        """The length."""
+        return self._content.octets
+
+    @property
+    def in_memory(self) -> bytes | None:
+        """None, always: all octets come through `chunks`, which looks at them."""
+        return None
+
+    def chunks(self, size_octets: int = HEADER_OCTETS) -> Iterator[bytes]:
+        """
+        Yield it in pieces, the header section within the first.
+
+        Raises:  MessageLoops.
+        """
+        whole = self._content.in_memory
+        chunks = iter((whole,)) if whole is not None else self._content.chunks(size_octets)
+        first = next(chunks, b"")
+        while len(first) < HEADER_OCTETS and (more := next(chunks, b"")):
+            first += more
+        if was_delivered_to(self._address, header_section(first)):
+            raise MessageLoops(str(self._address))
+        return itertools.chain((first,), chunks)
+
+
+def was_delivered_to(address: Address, section: bytes) -> bool:
+    """Say whether a header section has the Delivered-To field of an address, in letters of any case."""
+    if b"delivered-to" not in section.lower():  # nearly always; saves the walk
+        return False
+    ours = str(address).encode().lower()
+    return any(name == b"delivered-to" and value.strip(b" \t\r\n").lower() == ours for name, value in fields(section))
