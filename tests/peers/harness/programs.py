@@ -1,0 +1,130 @@
+"""Real programs: which are installed, running them, free ports, and waiting without sleeping blindly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+PACKAGES = {
+    "curl": "curl",
+    "dovecot": "dovecot-pop3d dovecot-imapd",
+    "fetchmail": "fetchmail",
+    "mpop": "mpop",
+    "msmtp": "msmtp",
+    "openssl": "openssl",
+    "postfix": "postfix",
+    "strace": "strace",
+    "swaks": "swaks",
+}
+"""The Debian packages that bring a program."""
+
+_ROOT_ONLY = {"postfix", "dovecot"}
+_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+T = TypeVar("T")
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program, also of those that live in sbin."""
+    return shutil.which(name, path=_SEARCH_PATH)
+
+
+def missing(names: Sequence[str]) -> list[str]:
+    """Say of each program that cannot be used here what would help."""
+    reasons = [f"needs {name}: apt-get install {PACKAGES[name]}" for name in names if find_program(name) is None]
+    if os.geteuid() != 0:
+        reasons += [f"needs root, to start {name} in a folder of its own" for name in names if name in _ROOT_ONLY]
+    return reasons
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Mark a test that runs these programs; without them it is skipped by name, and under CI=true it fails."""
+    unknown = [name for name in names if name not in PACKAGES]
+    if unknown:
+        raise ValueError(f"no package is known for {unknown}")
+    return pytest.mark.peer(*names)
+
+
+def run(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    octets: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_seconds: float = 60,
+    expect: int | None = 0,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end with `octets` on its standard input; its exit code must be as expected (None: any)."""
+    words = [os.fspath(word) for word in command]
+    words[0] = find_program(words[0]) or words[0]
+    done = subprocess.run(
+        words, input=octets, env={**os.environ, **(env or {})}, cwd=cwd, timeout=timeout_seconds, capture_output=True, check=False
+    )
+    if expect is not None and done.returncode != expect:
+        told = (done.stdout[-4000:] + b"\n" + done.stderr[-4000:]).decode(errors="replace")
+        raise AssertionError(f"{words[0]} ended with {done.returncode}, not {expect}:\n{told}")
+    return done
+
+
+def wait_for(look: Callable[[], T], what: str, *, timeout_seconds: float = 30) -> T:
+    """Look until something true is seen, and return it; an AssertionError names what did not come."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether something accepts connections on the port."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether the port can be bound."""
+    with socket.socket() as candidate:
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            candidate.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """Return a port that is free at this moment."""
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        port: int = candidate.getsockname()[1]
+        return port
+
+
+@contextmanager
+def open_folder(name: str) -> Iterator[Path]:
+    """
+    Make a temporary folder that other users may pass through, and remove it in the end.
+
+    pytest's own temporary folders are closed to others, and Postfix and Dovecot change their user.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"mailstack-{name}-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
