@@ -32,7 +32,7 @@ class BatchThread(Generic[T, R]):
     Runs batches in a thread of its own.
 
     Shape:   `run` is called in the thread with 1 to `max_items` items and returns one outcome for each, in order; an outcome
-             that is an Exception fails the Deferred of its item. If `run` itself raises, every item of that batch fails with it.
+             that is an Exception fails the Deferred of its item. If `run` itself raises, every item of the batch fails.
              `from_thread` is reactor.callFromThread or alike. Everything else is called in the reactor's thread.
     """
 

@@ -1,0 +1,265 @@
+"""
+The database: one SQLite connection, in one thread, whose batches are transactions.
+
+All that gathered while the last commit waited for the disk is one transaction and one fsync. Operations go through the fast
+road: one after the other, without savepoints. If one of them raises, the transaction is rolled back and the batch is done
+again with a savepoint around each, so that only the bad one fails; operations therefore do nothing but SQL.
+
+If the commit fails, every operation of the batch fails and nothing of it may stay. The connection is closed and another
+opened for the next batch: after a failed fsync the kernel takes the pages for clean, so a second fsync of the same
+descriptor proves nothing. Frames of the failed commit could still be found in the WAL by the next connection; it removes
+what they created before it does anything else. When the disk is full, operations that free space are done again without
+those that need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+
+from mailstack.spool.failures import SpoolError, StorageError, describe, is_full, sqlite_code
+from mailstack.spool.ports import Batch, BatchFactory
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x6D737031  # "msp1": file(1) and we can tell it from other databases
+CHECKPOINT_OCTETS: Final = 16_777_216  # of WAL, estimated; it is then written to the database in some 30 ms
+CACHE_KIB: Final = 16_384
+
+SCHEMA: Final = f"""
+CREATE TABLE entry (
+    number INTEGER PRIMARY KEY,
+    state TEXT NOT NULL,            -- active | corrupt
+    accepted_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    envelope TEXT NOT NULL,         -- see record.py
+    content_octets INTEGER NOT NULL,
+    content BLOB                    -- NULL: in the file content/NAME
+);
+CREATE INDEX entry_in_file ON entry (number) WHERE content IS NULL;
+CREATE INDEX entry_corrupt ON entry (number) WHERE state = 'corrupt';
+CREATE TABLE recipient (
+    entry INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    lane TEXT NOT NULL,             -- domain, or '' for all accounts
+    state TEXT NOT NULL,            -- see ledger.py
+    attempts INTEGER NOT NULL,
+    due_at REAL,                    -- NULL: nothing is to be done
+    status TEXT,
+    diagnostic TEXT,
+    remote_mta TEXT,
+    PRIMARY KEY (entry, ordinal)
+) WITHOUT ROWID;
+-- What is due is a range of this index, and only of this: the lane is in it so that no row need be looked up.
+CREATE INDEX recipient_due ON recipient (due_at, entry, ordinal, lane) WHERE due_at IS NOT NULL;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_BATCH_CODES: Final = frozenset(
+    (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN,
+     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+)  # fmt: skip  # errors of the file, not of one operation
+
+
+class Operation(Protocol[R_co]):
+    """
+    One thing to do in a transaction: SQL only, since it may be done twice.
+
+    Shape:  `creates` is the number of the entry that it inserts, or None; `octets` is about what it adds to the WAL.
+            `frees` says that it must be tried even when the disk is full.
+    """
+
+    @property
+    def creates(self) -> int | None:
+        """The entry to be removed should a failed commit come to light again."""
+
+    @property
+    def octets(self) -> int:
+        """About what it writes."""
+
+    @property
+    def frees(self) -> bool:
+        """Whether it may make space."""
+
+    def apply(self, connection: sqlite3.Connection) -> R_co:
+        """Do it."""
+        ...
+
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a connection with the pragmas that make a commit durable."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "wal_autocheckpoint = 0",
+        "locking_mode = NORMAL",
+        "secure_delete = OFF",  # some distributions turn it on; it writes every deleted content once more
+        "temp_store = MEMORY",
+        f"cache_size = -{CACHE_KIB}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+class Database:
+    """The spool's rows. Everything but `do` belongs to the start, the end, or the thread."""
+
+    def __init__(self, path: Path, batch_factory: BatchFactory, connect: Connect = connect) -> None:
+        self._path = path
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._batch: Batch[Operation[Any], Any] = batch_factory(self._run, name="spool")
+        self._written_octets = 0
+        self._ghosts: list[int] = []
+
+    def open(self, prepare: Callable[[sqlite3.Connection], R]) -> R:
+        """
+        Open the file, make it if there is none, and prepare it for use; blocks.
+
+        Raises:  SpoolError: any of that failed.
+        """
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            connection = self._connection = self._connect(self._path)
+            _prepare_schema(connection)
+            # A database that was just made must still have its name after a power cut.
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            return prepare(connection)
+        except (sqlite3.Error, OSError) as error:
+            self._drop()
+            raise SpoolError(f"{self._path}: {describe(error)}") from error
+        except SpoolError as error:
+            self._drop()
+            raise SpoolError(f"{self._path}: {error}") from error
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._batch.start()
+
+    def do(self, operation: Operation[R]) -> Deferred[R]:
+        """
+        Queue an operation; the Deferred fires when it is on stable storage.
+
+        Raises:  StorageError, by the Deferred: its batch failed. Any other: the operation alone failed. Neither left a trace.
+        """
+        return cast("Deferred[R]", self._batch.submit(operation))
+
+    async def close(self) -> None:
+        """Do what waits and close the file."""
+        await self._batch.stop()
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._drop()
+
+    def _run(self, operations: list[Operation[Any]]) -> list[Any]:
+        self._checkpoint_when_due()
+        try:
+            return self._transaction(operations)
+        except Exception as error:  # whatever it was, nothing of the batch may stay
+            self._fail(operations)
+            if not is_full(error):
+                raise StorageError(error) from error
+            failure = StorageError(error)
+        freeing = [each for each in operations if each.frees]
+        if not freeing or len(freeing) == len(operations):
+            raise failure
+        try:
+            freed = iter(self._transaction(freeing))
+        except Exception as error:
+            self._fail(freeing)
+            raise StorageError(error) from error
+        return [next(freed) if each.frees else failure for each in operations]
+
+    def _transaction(self, operations: list[Operation[Any]]) -> list[Any]:
+        connection = self._connected()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            outcomes = [each.apply(connection) for each in operations]
+        except Exception as error:
+            if sqlite_code(error) in _BATCH_CODES:
+                raise
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [_apply_alone(connection, each) for each in operations]
+        connection.execute("COMMIT")
+        self._written_octets += sum(each.octets for each in operations)
+        return outcomes
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._connect(self._path)
+        if self._ghosts:
+            self._connection.execute("BEGIN IMMEDIATE")
+            rows = [(number,) for number in self._ghosts]
+            self._connection.executemany("DELETE FROM recipient WHERE entry = ?", rows)
+            self._connection.executemany("DELETE FROM entry WHERE number = ?", rows)
+            self._connection.execute("COMMIT")
+            self._ghosts.clear()
+        return self._connection
+
+    def _checkpoint_when_due(self) -> None:
+        # At the start of a batch, not at its end, so that those whose commit has just succeeded do not wait for it.
+        if self._written_octets < CHECKPOINT_OCTETS or self._connection is None:
+            return
+        self._written_octets = 0
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error:
+            # The WAL has everything; only these descriptors are no longer to be trusted. Tried again after as much as now.
+            self._drop()
+
+    def _fail(self, operations: list[Operation[Any]]) -> None:
+        self._ghosts += [each.creates for each in operations if each.creates is not None]
+        self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.rollback()
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def _apply_alone(connection: sqlite3.Connection, operation: Operation[Any]) -> Any:
+    connection.execute("SAVEPOINT alone")
+    try:
+        outcome = operation.apply(connection)
+    except Exception as error:
+        if sqlite_code(error) in _BATCH_CODES:
+            raise
+        connection.execute("ROLLBACK TO alone")
+        connection.execute("RELEASE alone")
+        return error
+    connection.execute("RELEASE alone")
+    return outcome
+
+
+def _prepare_schema(connection: sqlite3.Connection) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not application and not version and not tables:
+        connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
+    elif application != APPLICATION_ID:
+        raise SpoolError("is not a spool")
+    elif version != SCHEMA_VERSION:
+        raise SpoolError(f"has version {version}; this mailstack reads version {SCHEMA_VERSION}")

@@ -1,0 +1,96 @@
+"""
+The ledger: what became of each recipient. Pure; the rows are written by `operations.Record`.
+
+    state        due_at   meaning                                                    next
+    waiting      set      to be attempted when due                                   any of these
+    unreported   set      failed for good, but its DSN could not be queued yet       unreported, failed
+    delivered    NULL     a courier put it into a maildir                            -
+    relayed      NULL     another host took responsibility                           -
+    failed       NULL     failed, and its DSN is in the spool (same transaction) or there is nobody to tell
+
+An entry is finished, and its rows are removed in the same transaction, when no recipient of it has a `due_at`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mailstack.mail.disposition import Action, Disposition, delayed
+from mailstack.mail.status import EnhancedStatus
+
+EXPIRED: Final = EnhancedStatus(4, 4, 7)  # RFC 3463 §3.5, delivery time expired
+DIAGNOSTIC_CHARACTERS: Final = 1_000
+
+
+class State(enum.Enum):
+    """The states of a recipient on disk."""
+
+    WAITING = "waiting"
+    UNREPORTED = "unreported"
+    DELIVERED = "delivered"
+    RELAYED = "relayed"
+    FAILED = "failed"
+
+
+_FINAL: Final = {Action.DELIVERED: State.DELIVERED, Action.RELAYED: State.RELAYED, Action.FAILED: State.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The new state of one recipient."""
+
+    state: State
+    attempts: int
+    due_at: float | None
+    disposition: Disposition
+
+
+def complete(dispositions: Iterable[Disposition], ordinals: Iterable[int]) -> dict[int, Disposition]:
+    """Return exactly one disposition for each ordinal: the first that was given, or DELAYED."""
+    given: dict[int, Disposition] = {}
+    for each in dispositions:
+        given.setdefault(each.ordinal, each)
+    return {
+        ordinal: given.get(ordinal) or delayed(ordinal, "No outcome is known", cause="the courier said nothing about it")
+        for ordinal in ordinals
+    }
+
+
+def expire(disposition: Disposition, *, now: float, expires_at: float) -> Disposition:
+    """
+    Turn a delay into a failure when the time is up. Looks only at an outcome, so each entry gets an attempt after a long stop.
+
+    Source:  RFC 5321 §4.5.4.1; RFC 3463 §3.5.
+    """
+    if disposition.action is not Action.DELAYED or now < expires_at:
+        return disposition
+    return replace(
+        disposition,
+        action=Action.FAILED,
+        status=EXPIRED,
+        diagnostic=f"Delivery time expired; the last attempt said: {disposition.status} {disposition.diagnostic}",
+        cause=f"expired. {disposition.cause}",
+    )
+
+
+def changes(
+    outcomes: Mapping[int, Disposition], attempts: Mapping[int, int], *, retry_at: float, report_is_settled: bool
+) -> tuple[Change, ...]:
+    """
+    Enter the outcomes of an attempt.
+
+    Shape:   `attempts` are those made by now, per ordinal; failures are final only when `report_is_settled`.
+    """
+    entered = []
+    for ordinal, disposition in outcomes.items():
+        if disposition.action is Action.DELAYED:
+            change = Change(State.WAITING, attempts[ordinal], retry_at, disposition)
+        elif disposition.action is Action.FAILED and not report_is_settled:
+            change = Change(State.UNREPORTED, attempts[ordinal], retry_at, disposition)
+        else:
+            change = Change(_FINAL[disposition.action], attempts[ordinal], None, disposition)
+        entered.append(change)
+    return tuple(entered)

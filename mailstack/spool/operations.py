@@ -1,0 +1,291 @@
+"""
+Operations: everything that is ever done to the rows, one class each.
+
+Those that write are safe to repeat: `Record` sets states without asking for the old ones, since the lease that the runner
+holds makes it the only writer of those recipients. So it may be tried until it succeeds, even when a failed commit turns
+out to have happened.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+from mailstack.mail.disposition import Action, Disposition
+from mailstack.mail.envelope import Content
+from mailstack.mail.status import EnhancedStatus
+from mailstack.spool.content import FileContent, MemoryContent
+from mailstack.spool.entry import Entry, Pending, lane_of
+from mailstack.spool.identifiers import format_number
+from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, Change, State
+from mailstack.spool.record import RecordError, format_envelope, parse_envelope
+
+ROW_OCTETS: Final = 4_096  # what a change of rows adds to the WAL, about
+
+Position = tuple[float, int, int]
+"""A place in the order of what is due: due_at, entry, ordinal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Insert an entry whose content, when it is in a file, is already on stable storage."""
+
+    entry: Entry
+    frees: ClassVar[bool] = False
+
+    @property
+    def creates(self) -> int | None:
+        """The entry."""
+        return self.entry.number
+
+    @property
+    def octets(self) -> int:
+        """Content and rows."""
+        content = self.entry.content.in_memory
+        return 2 * ROW_OCTETS + (len(content) if content is not None else 0)
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Do it."""
+        insert(connection, self.entry)
+
+
+def insert(connection: sqlite3.Connection, entry: Entry) -> None:
+    """Insert an entry and its recipients, due at once."""
+    envelope, content = entry.envelope, entry.content
+    connection.execute(
+        "INSERT INTO entry (number, state, accepted_at, expires_at, envelope, content_octets, content)"
+        " VALUES (?, 'active', ?, ?, ?, ?, ?)",
+        (
+            entry.number,
+            envelope.accepted_at,
+            entry.expires_at,
+            format_envelope(envelope),
+            content.octets,
+            content.in_memory,
+        ),
+    )
+    connection.executemany(
+        "INSERT INTO recipient (entry, ordinal, lane, state, attempts, due_at) VALUES (?, ?, ?, 'waiting', 0, ?)",
+        [
+            (entry.number, ordinal, lane_of(recipient.destination), envelope.accepted_at)
+            for ordinal, recipient in enumerate(envelope.recipients)
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Enter changes of recipients, with the DSN that tells of the failed ones. True: the entry was finished, and removed."""
+
+    number: int
+    changes: tuple[Change, ...]
+    report: Entry | None = None
+    frees: ClassVar[bool] = True
+
+    @property
+    def creates(self) -> int | None:
+        """The DSN."""
+        return self.report.number if self.report else None
+
+    @property
+    def octets(self) -> int:
+        """Rows, and the DSN."""
+        return 2 * ROW_OCTETS + (self.report.content.octets if self.report else 0)
+
+    def apply(self, connection: sqlite3.Connection) -> bool:
+        """Do it."""
+        if self.report:
+            insert(connection, self.report)
+        for change in self.changes:
+            disposition = change.disposition
+            connection.execute(
+                "UPDATE recipient SET state = ?, attempts = ?, due_at = ?, status = ?, diagnostic = ?, remote_mta = ?"
+                " WHERE entry = ? AND ordinal = ?",
+                (
+                    change.state.value,
+                    change.attempts,
+                    change.due_at,
+                    str(disposition.status),
+                    disposition.diagnostic[:DIAGNOSTIC_CHARACTERS],
+                    disposition.remote_mta,
+                    self.number,
+                    disposition.ordinal,
+                ),
+            )
+        if connection.execute(
+            "SELECT 1 FROM recipient WHERE entry = ? AND due_at IS NOT NULL LIMIT 1", (self.number,)
+        ).fetchone():
+            return False
+        connection.execute("DELETE FROM recipient WHERE entry = ?", (self.number,))
+        connection.execute("DELETE FROM entry WHERE number = ?", (self.number,))
+        return True
+
+
+class _Reads:
+    """What operations that only read, or change rows in place, have in common."""
+
+    creates: ClassVar[int | None] = None
+    octets: ClassVar[int] = 0
+    frees: ClassVar[bool] = True  # they need no space
+
+
+@dataclass(frozen=True, slots=True)
+class DuePage:
+    """A page of what is due; `next_due_at` is known when it is the last."""
+
+    rows: list[tuple[float, int, int, str]]
+    is_last: bool
+    next_due_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due(_Reads):
+    """Read the next page of what is due."""
+
+    now: float
+    after: Position | None
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> DuePage:
+        """Do it."""
+        rows = connection.execute(
+            "SELECT due_at, entry, ordinal, lane FROM recipient WHERE due_at <= ? AND (due_at, entry, ordinal) > (?, ?, ?)"
+            " ORDER BY due_at, entry, ordinal LIMIT ?",
+            (self.now, *(self.after or (-1.0, 0, 0)), self.limit),
+        ).fetchall()
+        if len(rows) == self.limit:
+            return DuePage(rows, False, None)
+        later = connection.execute(
+            "SELECT due_at FROM recipient WHERE due_at > ? ORDER BY due_at LIMIT 1", (self.now,)
+        ).fetchone()
+        return DuePage(rows, True, later[0] if later else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Entries with those of their recipients that are due, by lane; and those that had to be set aside, with the reason."""
+
+    entries: list[tuple[Entry, dict[str, dict[int, Pending]]]]
+    set_aside: list[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Load(_Reads):
+    """Read entries back from disk; set aside those that cannot be read."""
+
+    numbers: Sequence[int]
+    now: float
+    folder: Path
+
+    def apply(self, connection: sqlite3.Connection) -> Loaded:
+        """Do it."""
+        loaded = Loaded([], [])
+        for number in self.numbers:
+            try:
+                entry = _read_entry(connection, number, self.folder)
+                lanes = _read_pending(connection, entry, self.now)
+            except RecordError as error:
+                set_aside(connection, number)
+                loaded.set_aside.append((number, str(error)))
+            else:
+                if lanes:
+                    loaded.entries.append((entry, lanes))
+        return loaded
+
+
+def set_aside(connection: sqlite3.Connection, number: int) -> None:
+    """Mark an entry corrupt: its rows are kept for the operator, and nothing of it is ever due again."""
+    connection.execute("UPDATE entry SET state = 'corrupt' WHERE number = ?", (number,))
+    connection.execute("UPDATE recipient SET due_at = NULL WHERE entry = ?", (number,))
+
+
+def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> Entry:
+    row = connection.execute(
+        "SELECT envelope, expires_at, content_octets, content FROM entry WHERE number = ?", (number,)
+    ).fetchone()
+    if row is None:
+        raise RecordError("there is no such entry")
+    envelope, expires_at, octets, inline = row
+    content: Content
+    if inline is None:
+        content = FileContent(folder / format_number(number), octets)
+        found = content.path.stat().st_size if content.path.is_file() else None
+    else:
+        content = MemoryContent(bytes(inline))
+        found = len(inline)
+    if found != octets:
+        raise RecordError("the content is missing" if found is None else f"the content has {found} of {octets} octets")
+    return Entry(number=number, envelope=parse_envelope(envelope), content=content, expires_at=float(expires_at))
+
+
+def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> dict[str, dict[int, Pending]]:
+    lanes: dict[str, dict[int, Pending]] = {}
+    recipients = entry.envelope.recipients
+    for ordinal, lane, state, attempts, status, diagnostic, remote_mta in connection.execute(
+        "SELECT ordinal, lane, state, attempts, status, diagnostic, remote_mta FROM recipient"
+        " WHERE entry = ? AND due_at <= ? ORDER BY ordinal",
+        (entry.number, now),
+    ):
+        if not 0 <= ordinal < len(recipients) or lane_of(recipients[ordinal].destination) != lane:
+            raise RecordError(f"recipient {ordinal} is not in the envelope")
+        failure = None
+        if state == State.UNREPORTED.value:
+            failure = Disposition(
+                ordinal=ordinal,
+                action=Action.FAILED,
+                status=EnhancedStatus.parse(status or "") or EnhancedStatus(5, 0, 0),
+                diagnostic=diagnostic or "",
+                remote_mta=remote_mta,
+            )
+        elif state != State.WAITING.value:
+            raise RecordError(f"recipient {ordinal} is due, but {state!r}")
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure)
+    return lanes
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDue(_Reads):
+    """Make what waits due now, a part at a time so that commits in between do not wait long; return how many."""
+
+    now: float
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> int:
+        """Do it."""
+        return connection.execute(
+            "UPDATE recipient SET due_at = ? WHERE (entry, ordinal) IN"
+            " (SELECT entry, ordinal FROM recipient WHERE due_at > ? ORDER BY due_at LIMIT ?)",
+            (self.now, self.now, self.limit),
+        ).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What waits: recipients in all, those due by now, and entries set aside."""
+
+    waiting_recipients: int
+    due_recipients: int
+    corrupt_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count(_Reads):
+    """Count what waits, in indexes only."""
+
+    now: float
+
+    def apply(self, connection: sqlite3.Connection) -> RowCounts:
+        """Do it."""
+        return RowCounts(
+            *(
+                connection.execute(query, parameters).fetchone()[0]
+                for query, parameters in (
+                    ("SELECT count(*) FROM recipient WHERE due_at IS NOT NULL", ()),
+                    ("SELECT count(*) FROM recipient WHERE due_at <= ?", (self.now,)),
+                    ("SELECT count(*) FROM entry WHERE state = 'corrupt'", ()),
+                )
+            )
+        )

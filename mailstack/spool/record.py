@@ -1,0 +1,119 @@
+"""
+Records: an envelope as one line of versioned JSON, the form in which it is on disk.
+
+Read strictly: what this module has not written is a RecordError, never a half-right envelope.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from mailstack.mail.address import Address
+from mailstack.mail.envelope import Account, BodyType, Destination, Envelope, Origin, Recipient, Remote, Service
+
+VERSION: Final = 1
+
+
+class RecordError(ValueError):
+    """The text is not an envelope that this version can read."""
+
+
+def format_envelope(envelope: Envelope) -> str:
+    """Write an envelope."""
+    origin = envelope.origin
+    return json.dumps(
+        {
+            "version": VERSION,
+            "from": _pair(envelope.reverse_path) if envelope.reverse_path else None,
+            "to": [_format_recipient(each) for each in envelope.recipients],
+            "accepted_at": envelope.accepted_at,
+            "body": envelope.body.value,
+            "smtputf8": envelope.smtputf8,
+            "origin": {
+                "service": origin.service.value,
+                "peer": origin.peer,
+                "hello": origin.hello,
+                "extended": origin.extended,
+                "tls": origin.tls,
+                "account": origin.account,
+                "session": origin.session,
+            },
+        },
+        separators=(",", ":"),
+    )
+
+
+def parse_envelope(text: object) -> Envelope:
+    """
+    Read an envelope.
+
+    Raises:  RecordError.
+    """
+    if not isinstance(text, str):
+        raise RecordError("no text")
+    try:
+        fields = json.loads(text)
+        if fields["version"] != VERSION:
+            raise RecordError(f"version {fields['version']!r}")
+        recipients = tuple(_parse_recipient(each) for each in fields["to"])
+        if not recipients:
+            raise RecordError("no recipients")
+        return Envelope(
+            reverse_path=_parse_address(fields["from"]) if fields["from"] is not None else None,
+            recipients=recipients,
+            origin=_parse_origin(fields["origin"]),
+            accepted_at=float(fields["accepted_at"]),
+            body=BodyType(fields["body"]),
+            smtputf8=_is(bool, fields["smtputf8"]),
+        )
+    except RecordError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"{type(error).__name__}: {error}") from error
+
+
+def _pair(address: Address) -> list[str]:
+    return [address.local_part, address.domain]
+
+
+def _format_recipient(recipient: Recipient) -> list[Any]:
+    destination = recipient.destination
+    kind, name = ("account", destination.name) if isinstance(destination, Account) else ("remote", destination.domain)
+    return [_pair(recipient.address), _pair(recipient.original), kind, name]
+
+
+def _parse_recipient(fields: Any) -> Recipient:
+    address, original, kind, name = fields
+    _is(str, name)
+    destination: Destination
+    if kind == "account":
+        destination = Account(name)
+    elif kind == "remote":
+        destination = Remote(name)
+    else:
+        raise RecordError(f"destination {kind!r}")
+    return Recipient(address=_parse_address(address), original=_parse_address(original), destination=destination)
+
+
+def _parse_address(fields: Any) -> Address:
+    local_part, domain = fields
+    return Address(_is(str, local_part), _is(str, domain))
+
+
+def _parse_origin(fields: Any) -> Origin:
+    return Origin(
+        service=Service(fields["service"]),
+        peer=_is(str, fields["peer"]),
+        hello=_is(str, fields["hello"]),
+        extended=_is(bool, fields["extended"]),
+        tls=_is((str, type(None)), fields["tls"]),
+        account=_is((str, type(None)), fields["account"]),
+        session=_is(str, fields["session"]),
+    )
+
+
+def _is(kind: type | tuple[type, ...], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise RecordError(f"unexpected {value!r}")
+    return value

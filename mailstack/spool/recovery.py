@@ -1,0 +1,76 @@
+"""
+Recovery: what the start does with what it finds on disk.
+
+All states in which an entry can be, whatever was killed and whenever:
+
+    row       recipients       content    what it is                                          what the start does
+    -         -                -          a draft in memory, or nothing                       nothing
+    -         -                file       a draft that was not committed, or a finished       removes the file
+                                          entry whose file was not removed yet
+    active    all waiting,     whole      fresh: committed, perhaps with its 250              nothing; it is due at once
+              no attempts
+    active    some due         whole      waiting                                             nothing; due when it says
+    active    some unreported  whole      failed, its DSN not queued yet                      nothing; reported when due
+    active    any              no file    damaged: the file was lost outside of us            sets it aside
+    active    any              too short  damaged, as above                                   sets it aside
+    active    any              whole      damaged: the envelope cannot be read                nothing; set aside when loaded, so
+                                                                                              that a million rows start at once
+    corrupt   none due         any        set aside before                                    nothing; kept for the operator
+
+An active entry without anything due cannot be: the transaction that finishes its last recipient removes it. A row without
+its file cannot come from a crash: the file and its name are on stable storage before the row. A partly written row is
+SQLite's matter: a transaction is there or not. Files whose names are no identifiers are not ours and stay.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailstack.spool.identifiers import format_number, parse_name
+from mailstack.spool.operations import set_aside
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the spool held: entries in it, those set aside just now, files removed, and the highest identifier."""
+
+    entries: int
+    set_aside: list[tuple[int, str]]
+    removed_files: int
+    last_number: int
+
+
+def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
+    """
+    Bring rows and files in line. Blocks; nobody else may use the spool meanwhile.
+
+    Raises:  sqlite3.Error, OSError: the disk failed; a damaged entry is no reason.
+    """
+    found = {path.name: path for path in folder.iterdir() if parse_name(path.name) is not None}
+    damaged: list[tuple[int, str]] = []
+    for number, octets, state in connection.execute(
+        "SELECT number, content_octets, state FROM entry WHERE content IS NULL"
+    ).fetchall():
+        path = found.pop(format_number(number), None)
+        if state == "corrupt":
+            continue
+        size = path.stat().st_size if path is not None and path.is_file() else None
+        if size != octets:
+            damaged.append((number, "the content is missing" if size is None else f"the content has {size} of {octets} octets"))
+    connection.execute("BEGIN IMMEDIATE")
+    for number, _ in damaged:
+        set_aside(connection, number)
+    connection.execute("COMMIT")
+    removed = 0
+    for path in found.values():
+        with suppress(IsADirectoryError, PermissionError):
+            path.unlink()
+            removed += 1
+    entries = connection.execute(
+        "SELECT count(*) FROM (SELECT DISTINCT entry FROM recipient WHERE due_at IS NOT NULL)"
+    ).fetchone()[0]
+    last_number = connection.execute("SELECT max(number) FROM entry").fetchone()[0] or 0
+    return Recovered(entries, damaged, removed, last_number)

@@ -1,0 +1,135 @@
+"""
+Reports: how the sender learns that a message could not be delivered.
+
+A report is an entry of its own: the DSN, with the null reverse-path, to wherever the return address leads. The runner gets
+it ready to be inserted in the same transaction that marks the recipients failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+
+from mailstack import events
+from mailstack.mail import dsn
+from mailstack.mail.disposition import Disposition
+from mailstack.mail.envelope import BodyType, Envelope, Origin, Recipient, Service
+from mailstack.mail.trace import format_date
+from mailstack.mail.verdict import Refuse
+from mailstack.spool.backoff import Schedule
+from mailstack.spool.content import ContentFolder, MemoryContent
+from mailstack.spool.entry import Entry
+from mailstack.spool.identifiers import Identifiers, format_number
+from mailstack.spool.ports import Clock, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The DSN is to be inserted."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Nobody can be told, ever."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Nobody can be told now."""
+
+    why: str
+
+
+Report = Ready | Dropped | Postponed
+
+
+class Reporter:
+    """Makes DSNs."""
+
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        route: Route,
+        identifiers: Identifiers,
+        contents: ContentFolder,
+        schedule: Schedule,
+        clock: Clock,
+    ) -> None:
+        self._hostname = hostname
+        self._route = route
+        self._identifiers = identifiers
+        self._contents = contents
+        self._schedule = schedule
+        self._clock = clock
+
+    async def report(self, entry: Entry, failures: Sequence[tuple[Recipient, Disposition]]) -> Report:
+        """
+        Say how failures are to be reported; several of one attempt make one DSN.
+
+        Source:  RFC 5321 §4.5.5, §6.1: never a notification of what has the null reverse-path.
+        """
+        if entry.envelope.reverse_path is None:
+            return Dropped("the reverse-path is null")
+        try:
+            recipients = await self._route(entry.envelope.reverse_path)
+            if isinstance(recipients, Refuse):
+                verdict = recipients
+            elif recipients:
+                return Ready(await self._entry(entry, failures, recipients))
+            else:
+                return Dropped("the return address leads nowhere")
+        except CancelledError:
+            raise
+        except Exception as error:  # a bulkhead: unknown is temporary
+            events.unexpected(f"{entry.name}: notification", Failure())
+            return self._postponed(entry, repr(error))
+        if verdict.reply.is_permanent:
+            return Dropped(f"the return address is refused: {verdict.reply}")
+        return self._postponed(entry, str(verdict.reply))
+
+    def _postponed(self, entry: Entry, why: str) -> Report:
+        if self._clock.seconds() >= entry.expires_at + self._schedule.lifetime_seconds:
+            return Dropped(f"it was tried for too long: {why}")
+        return Postponed(why)
+
+    async def _entry(
+        self, entry: Entry, failures: Sequence[tuple[Recipient, Disposition]], recipients: tuple[Recipient, ...]
+    ) -> Entry:
+        content, now = entry.content, self._clock.seconds()
+        first = content.in_memory
+        if first is None:
+            first = await self._contents.head(content, 2 * dsn.ORIGINAL_OCTETS)
+        number = self._identifiers.make()
+        name = format_number(number)
+        octets = dsn.build(
+            failures,
+            envelope=entry.envelope,
+            hostname=self._hostname,
+            entry=entry.name,
+            date=format_date(now),
+            message_id=f"{name}@{self._hostname}",
+            boundary=f"=_{name}",
+            original=first,
+        )
+        envelope = Envelope(
+            reverse_path=None,
+            recipients=recipients,
+            origin=Origin(service=Service.LOCAL),
+            accepted_at=now,
+            body=BodyType.SEVEN_BIT if octets.isascii() else BodyType.EIGHT_BIT_MIME,
+            smtputf8=not octets.isascii() or not all(each.address.is_ascii for each in recipients),
+        )
+        return Entry(
+            number=number,
+            envelope=envelope,
+            content=MemoryContent(octets),
+            expires_at=self._schedule.expires_at(now, has_reverse_path=False),
+        )

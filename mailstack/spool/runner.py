@@ -1,0 +1,374 @@
+"""
+The runner: from an accepted entry to the end of each of its recipients.
+
+    fresh entry ──┐                       ┌─> finished
+                  ├─> lanes ─> attempt ─> ledger ─> waiting on disk ─> due ─┐
+    DSN ──────────┘     ^                 └─> DSN                           │
+                        └───────────────────────────────────────────────────┘
+
+A fresh entry goes from memory to its attempts; nothing is read back. What finds no room in memory waits on disk, where it
+is due already, and is looked for as soon as there is room.
+
+Who has what: a work (recipients of one entry in one lane) is held from when it enters memory until the ledger has its
+outcome, and while it is held nothing else touches those recipients. That is the lease. It is in memory only (see the
+charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from mailstack import events
+from mailstack.mail.disposition import Action, Disposition, delayed
+from mailstack.mail.envelope import Delivery
+from mailstack.spool import ledger
+from mailstack.spool.backoff import Schedule
+from mailstack.spool.content import ContentFolder, FileContent
+from mailstack.spool.database import Database
+from mailstack.spool.entry import Entry, Pending, Work, lane_of
+from mailstack.spool.identifiers import format_number
+from mailstack.spool.lanes import Lanes, Limits
+from mailstack.spool.operations import Due, Load, Loaded, MakeDue, Position, Record
+from mailstack.spool.ports import Chance, Clock, Couriers, Start
+from mailstack.spool.report import Dropped, Postponed, Ready, Report, Reporter
+
+PAGE_ROWS: Final = 500
+PAGES_PER_LOOK: Final = 20
+LOAD_ENTRIES: Final = 50
+FLUSH_ROWS: Final = 5_000
+AGAIN_SECONDS: Final = 10.0  # after the database failed
+LOOK_AT_LEAST_EVERY_SECONDS: Final = 3_600.0  # whatever the clock has done meanwhile
+OVERDUE_EVERY_SECONDS: Final = 30.0
+
+
+class Runner:
+    """Attempts what is accepted, and enters the outcomes."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        contents: ContentFolder,
+        couriers: Couriers,
+        reporter: Reporter,
+        clock: Clock,
+        chance: Chance,
+        start: Start,
+        schedule: Schedule,
+        limits: Limits,
+        lease_seconds: float,
+    ) -> None:
+        self._database = database
+        self._contents = contents
+        self._couriers = couriers
+        self._reporter = reporter
+        self._clock = clock
+        self._chance = chance
+        self._start = start
+        self._schedule = schedule
+        self._lease_seconds = lease_seconds
+        self._lanes = Lanes(limits)
+        self._held: set[tuple[int, str]] = set()
+        self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
+        self._running: set[Deferred[None]] = set()
+        self._is_on = False
+        self._is_cancelling = False
+        self._is_pumping = False
+        self._is_looking = False
+        self._must_look = False
+        self._is_behind = False  # something that is due was left on disk
+        self._position: Position | None = None
+        self._timer: IDelayedCall | None = None
+        self._sweep: IDelayedCall | None = None
+        self.entries = 0
+        """How many entries are in the spool (those set aside not counted)."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts run."""
+        return len(self._leases)
+
+    def start(self) -> None:
+        """Begin to attempt what is due and what will be accepted."""
+        self._is_on = True
+        self._wake_in(LOOK_AT_LEAST_EVERY_SECONDS)
+        self._look()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Begin nothing more; let attempts end for that long, then cancel them: they are repeated after a restart."""
+        self._is_on = False
+        for timer in (self._timer, self._sweep):
+            if timer is not None and timer.active():
+                timer.cancel()
+        ended = DeferredList(list(self._running))
+        deadline = self._clock.callLater(grace_seconds, self._cancel_all)
+        await ended
+        if deadline.active():
+            deadline.cancel()
+
+    def _cancel_all(self) -> None:
+        self._is_cancelling = True
+        for running in list(self._running):
+            running.cancel()
+
+    def accepted(self, entry: Entry) -> None:
+        """Take up an entry that has just been committed."""
+        self.entries += 1
+        if not self._is_on:
+            return  # it waits on disk
+        lanes: dict[str, dict[int, Pending]] = {}
+        for ordinal, recipient in enumerate(entry.envelope.recipients):
+            lanes.setdefault(lane_of(recipient.destination), {})[ordinal] = Pending()
+        self._take_up(entry, lanes, may_repeat=False)
+        self._pump()
+
+    async def flush(self) -> None:
+        """Make everything that waits due now."""
+        now = self._clock.seconds()
+        waiting = 0
+        while (made := await self._database.do(MakeDue(now, FLUSH_ROWS))) == FLUSH_ROWS:
+            waiting += made
+            if waiting > 1_000 * FLUSH_ROWS:
+                break  # what fails meanwhile becomes due again; at some point that is enough
+        self._position = None
+        self._look()
+
+    # What is in memory
+
+    def _take_up(self, entry: Entry, lanes: dict[str, dict[int, Pending]], *, may_repeat: bool) -> None:
+        for lane, pending in lanes.items():
+            key = (entry.number, lane)
+            if key in self._held:
+                continue
+            if not self._lanes.has_room_for(lane):
+                self._is_behind = True
+                continue
+            self._held.add(key)
+            self._lanes.add(Work(entry, lane, pending, may_repeat))
+
+    def _let_go(self, work: Work) -> None:
+        self._held.discard((work.entry.number, work.lane))
+        self._lanes.forget(work)
+        if self._is_behind and (self._lanes.is_low(work.lane) or not self._held):
+            self._look()
+
+    def _pump(self) -> None:
+        # An attempt may end before _begin returns, and calls this again: the loop that already runs goes on then.
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            while self._is_on and (work := self._lanes.take()):
+                self._begin(work)
+        finally:
+            self._is_pumping = False
+
+    def _begin(self, work: Work) -> None:
+        self._leases[work] = self._clock.seconds() + self._lease_seconds
+        running = self._run(self._attend(work), f"{work.entry.name}: attempt")
+        if work in self._leases:
+            work.attempt = running
+            if self._sweep is None:
+                self._sweep = self._clock.callLater(OVERDUE_EVERY_SECONDS, self._cancel_overdue)
+
+    def _run(self, coroutine: Coroutine[Any, Any, None], what: str) -> Deferred[None]:
+        running = self._start(coroutine, what)
+        if not running.called:
+            self._running.add(running)
+            running.addBoth(lambda _: self._running.discard(running))
+        return running
+
+    def _cancel_overdue(self) -> None:
+        self._sweep = None
+        now = self._clock.seconds()
+        for work, until in list(self._leases.items()):
+            if until > now:
+                break
+            del self._leases[work]
+            work.is_overdue = True
+            if work.attempt is not None:
+                work.attempt.cancel()
+        if self._leases and self._is_on:
+            self._sweep = self._clock.callLater(OVERDUE_EVERY_SECONDS, self._cancel_overdue)
+
+    # One attempt
+
+    async def _attend(self, work: Work) -> None:
+        try:
+            try:
+                outcomes = await self._attempt(work)
+            finally:
+                self._leases.pop(work, None)
+                self._lanes.free(work.lane)
+                self._pump()
+            await self._settle(work, outcomes)
+        finally:
+            self._let_go(work)
+            self._pump()
+
+    async def _attempt(self, work: Work) -> dict[int, Disposition]:
+        """Return an outcome for each recipient that is to be attempted, whatever the courier does."""
+        envelope = work.entry.envelope
+        recipients = {ordinal: envelope.recipients[ordinal] for ordinal, each in work.pending.items() if each.failure is None}
+        if not recipients:
+            return {}
+        delivery = Delivery(
+            entry=work.entry.name,
+            envelope=envelope,
+            recipients=recipients,
+            content=work.entry.content,
+            attempt=1 + max(work.pending[ordinal].attempts for ordinal in recipients),
+            may_repeat=work.may_repeat,
+        )
+        dispositions: Sequence[Disposition] = ()
+        try:
+            courier = self._couriers(next(iter(recipients.values())).destination)
+            dispositions = await courier.attempt(delivery)
+        except CancelledError:
+            if self._is_cancelling:
+                raise
+            why = "The attempt took too long" if work.is_overdue else "The attempt was broken off"
+            dispositions = [delayed(ordinal, why) for ordinal in recipients]
+        except Exception as error:  # a bulkhead: unknown is temporary
+            events.unexpected(f"{work.entry.name}: attempt", Failure())
+            dispositions = [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in recipients]
+        outcomes = ledger.complete(dispositions, recipients)
+        for ordinal, disposition in outcomes.items():
+            events.attempt_finished(work.entry.name, disposition, recipients[ordinal].address)
+        return outcomes
+
+    async def _settle(self, work: Work, outcomes: dict[int, Disposition]) -> None:
+        """Enter outcomes, and failures that are still to be reported, and do what follows from them."""
+        entry, now = work.entry, self._clock.seconds()
+        attempts = {ordinal: each.attempts + 1 for ordinal, each in work.pending.items()}
+        entered = {ordinal: each.failure for ordinal, each in work.pending.items() if each.failure is not None}
+        for ordinal, disposition in outcomes.items():
+            entered[ordinal] = ledger.expire(disposition, now=now, expires_at=entry.expires_at)
+        report = await self._report(entry, [each for each in entered.values() if each.action is Action.FAILED])
+        retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
+        changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=not isinstance(report, Postponed))
+        report_entry = report.entry if isinstance(report, Ready) else None
+        is_finished = await self._record(Record(entry.number, changes, report_entry))
+        if isinstance(report, Dropped):
+            events.dsn_dropped(entry.name, report.why)
+        if report_entry is not None:
+            events.dsn_queued(entry.name, report_entry.name)
+            self.accepted(report_entry)
+        if is_finished:
+            self._finished(entry)
+        if any(each.due_at is not None for each in changes):
+            self._wake_in(retry_at - now)
+
+    async def _report(self, entry: Entry, failures: Sequence[Disposition]) -> Report | None:
+        if not failures:
+            return None
+        try:
+            return await self._reporter.report(entry, [(entry.envelope.recipients[each.ordinal], each) for each in failures])
+        except CancelledError:
+            if self._is_cancelling:
+                raise
+            return Postponed("it was broken off")
+
+    async def _record(self, operation: Record) -> bool:
+        """Enter changes; again and again if need be, since what was delivered must not be delivered once more."""
+        while True:
+            try:
+                return await self._database.do(operation)
+            except CancelledError:
+                raise
+            except Exception:
+                events.unexpected(f"{format_number(operation.number)}: outcome cannot be recorded", Failure())
+            await deferLater(self._clock, AGAIN_SECONDS)  # type: ignore[arg-type]  # it needs callLater only
+
+    def _finished(self, entry: Entry) -> None:
+        self.entries -= 1
+        events.entry_finished(entry.name)
+        if isinstance(entry.content, FileContent):
+            removed = self._contents.remove(entry.content.path)
+            removed.addErrback(lambda failure: events.unexpected(f"{entry.name}: content cannot be removed", failure))
+
+    # What is on disk
+
+    def _wake_in(self, delay_seconds: float) -> None:
+        """Look for what is due after that time at the latest."""
+        if not self._is_on:
+            return
+        delay = min(max(delay_seconds, 0.0), LOOK_AT_LEAST_EVERY_SECONDS)
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= self._clock.seconds() + delay:
+                return
+            self._timer.cancel()
+        self._timer = self._clock.callLater(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._position = None
+        self._wake_in(LOOK_AT_LEAST_EVERY_SECONDS)
+        self._look()
+
+    def _look(self) -> None:
+        """Take up what is due, as far as there is room; one look at a time."""
+        self._must_look = True
+        if self._is_on and not self._is_looking:
+            self._is_looking = True
+            self._run(self._look_on(), "spool: looking for what is due")
+
+    async def _look_on(self) -> None:
+        try:
+            while self._is_on and (self._must_look or (self._is_behind and not self._held)):
+                self._must_look = False
+                await self._look_once()
+                self._pump()
+        except CancelledError:
+            raise
+        except Exception:
+            events.unexpected("spool: what is due cannot be read", Failure())
+            self._wake_in(AGAIN_SECONDS)
+        finally:
+            self._is_looking = False
+
+    async def _look_once(self) -> None:
+        now = self._clock.seconds()
+        self._is_behind = self._position is not None  # a look from the middle has not seen all
+        for _ in range(PAGES_PER_LOOK):
+            page = await self._database.do(Due(now, self._position, PAGE_ROWS))
+            wanted = self._wanted(page.rows)
+            for first in range(0, len(wanted), LOAD_ENTRIES):
+                if not self._lanes.has_room:
+                    self._is_behind = True
+                    return
+                numbers = wanted[first : first + LOAD_ENTRIES]
+                self._take_up_loaded(await self._database.do(Load(numbers, now, self._contents.path)))
+                self._pump()
+            if page.is_last:
+                self._position = None
+                if page.next_due_at is not None:
+                    self._wake_in(page.next_due_at - now)
+                return
+            due_at, number, ordinal, _lane = page.rows[-1]
+            self._position = (due_at, number, ordinal)
+        self._is_behind = True
+
+    def _wanted(self, rows: Sequence[tuple[float, int, int, str]]) -> list[int]:
+        """Return the entries of a page that are not held and find room."""
+        wanted: dict[int, None] = {}
+        for _due_at, number, _ordinal, lane in rows:
+            if (number, lane) in self._held:
+                continue
+            if self._lanes.has_room_for(lane):
+                wanted[number] = None
+            else:
+                self._is_behind = True
+        return list(wanted)
+
+    def _take_up_loaded(self, loaded: Loaded) -> None:
+        for number, why in loaded.set_aside:
+            self.entries -= 1
+            events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
+        for entry, lanes in loaded.entries:
+            self._take_up(entry, lanes, may_repeat=True)

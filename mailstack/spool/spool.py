@@ -1,0 +1,141 @@
+"""The spool as the house sees it: a folder, an intake, a runner."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.python.failure import Failure
+
+from mailstack import events
+from mailstack.spool.backoff import Schedule
+from mailstack.spool.content import ContentFolder
+from mailstack.spool.database import Connect, Database, connect
+from mailstack.spool.failures import SpoolError
+from mailstack.spool.folder import SpoolFolder
+from mailstack.spool.identifiers import Identifiers, format_number
+from mailstack.spool.intake import Intake
+from mailstack.spool.lanes import Limits
+from mailstack.spool.operations import Count
+from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, System
+from mailstack.spool.recovery import recover
+from mailstack.spool.report import Reporter
+from mailstack.spool.runner import Runner
+from mailstack.spool.space import FreeSpace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolCounts:
+    """What the operator may want to know."""
+
+    entries: int
+    waiting_recipients: int
+    due_recipients: int
+    corrupt_entries: int
+    attempts: int
+
+
+class Spool:
+    """
+    Keeps accepted mail.
+
+    Shape:   `batch_factory(run, name=…)` makes a batch around a function, `lambda run, name: BatchThread(run, name=name, …)`;
+             `start(coroutine, what)` is the supervisor's; `chance()` is random.random or alike; `shard` differs between spools
+             that deliver into the same maildirs. Nothing is opened or started before `open`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        hostname: str,
+        clock: Clock,
+        batch_factory: BatchFactory,
+        start: Start,
+        chance: Chance,
+        route: Route,
+        couriers: Couriers,
+        shard: int = 0,
+        schedule: Schedule | None = None,
+        limits: Limits | None = None,
+        lease_seconds: float = 3_600.0,
+        min_free_octets: int = 67_108_864,
+        min_free_inodes: int = 1_000,
+        connect: Connect = connect,
+        system: System = os,
+    ) -> None:
+        schedule = schedule or Schedule()
+        self._folder = SpoolFolder(path)
+        self._clock = clock
+        self._identifiers = Identifiers(clock.seconds, chance, shard)
+        self._database = Database(self._folder.database, batch_factory, connect)
+        self._contents = ContentFolder(self._folder.content, batch_factory, system)
+        reporter = Reporter(
+            hostname=hostname,
+            route=route,
+            identifiers=self._identifiers,
+            contents=self._contents,
+            schedule=schedule,
+            clock=clock,
+        )
+        self.runner = Runner(
+            database=self._database,
+            contents=self._contents,
+            couriers=couriers,
+            reporter=reporter,
+            clock=clock,
+            chance=chance,
+            start=start,
+            schedule=schedule,
+            limits=limits or Limits(),
+            lease_seconds=lease_seconds,
+        )
+        space = FreeSpace(path, clock, min_free_octets=min_free_octets, min_free_inodes=min_free_inodes)
+        self.intake = Intake(
+            database=self._database,
+            contents=self._contents,
+            identifiers=self._identifiers,
+            space=space,
+            schedule=schedule,
+            start=start,
+            on_accepted=self.runner.accepted,
+        )
+
+    def open(self) -> None:
+        """
+        Take the folder, recover, and be ready to accept; blocks. Attempts begin with `runner.start()`.
+
+        Raises:  SpoolError: the folder cannot be used, another process has it, or the database is not ours or damaged.
+        """
+        self._folder.lock()
+        try:
+            found = self._database.open(lambda connection: recover(connection, self._folder.content))
+        except SpoolError:
+            self._folder.unlock()
+            raise
+        self._identifiers.start_after(found.last_number)
+        self.runner.entries = found.entries
+        for number, why in found.set_aside:
+            events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
+        events.spool_recovered(found.entries, found.removed_files)
+        self._database.start()
+        self._contents.start()
+
+    async def counts(self) -> SpoolCounts:
+        """Count what is in the spool."""
+        rows = await self._database.do(Count(self._clock.seconds()))
+        return SpoolCounts(
+            entries=self.runner.entries,
+            waiting_recipients=rows.waiting_recipients,
+            due_recipients=rows.due_recipients,
+            corrupt_entries=rows.corrupt_entries,
+            attempts=self.runner.attempts,
+        )
+
+    async def close(self, grace_seconds: float = 10.0) -> None:
+        """Let attempts end for that long, write what waits, and give the folder back. Drafts must have ended before."""
+        await self.runner.stop(grace_seconds)
+        await self._contents.stop()
+        await self._database.close()
+        self._folder.unlock()
