@@ -1,0 +1,23 @@
+"""
+LANGUAGES, sans-I/O: octets to events and replies to octets, for SMTP, submission, LMTP and POP3.
+
+For: the protocols themselves, as cores without sockets, clocks or threads. A Protocol of Twisted in another room is a short
+loop around a core:
+
+    core.receive(octets)                 keep octets that came
+    core.next_event()                    an event, or NEED_OCTETS, or AWAITING_REPLY
+    core.send(reply) -> octets           legal only while a reply is owed; moves the state
+    core.tls_started()                   forget everything that was learned in the clear
+
+`AWAITING_REPLY` is the one rule that orders everything: the next command is not looked at before the last has its answer. So
+pipelining, slow policies and slow disks cannot reorder replies, and nothing that stands behind a STARTTLS can run inside TLS.
+
+What a peer does wrong is an event, `Refused(reply)`; it is answered like any other. What *we* do wrong is a LocalProtocolError,
+a bug. Nothing else leaves a core, whatever comes in, and what a core holds is bounded.
+
+Knows: `mail`. Touches: nothing. No splitlines(), strip() or universal newlines: a line of the wire ends with CRLF only.
+
+Carries: RFC 5321 (SMTP) · RFC 6409 (submission) · RFC 2033 (LMTP) · RFC 1870 (SIZE) · RFC 2034 (ENHANCEDSTATUSCODES) · RFC 2920
+(PIPELINING) · RFC 3207 (STARTTLS) · RFC 4954 (AUTH) · RFC 4616 (PLAIN) · RFC 6152 (8BITMIME) · RFC 1939, 2449, 2595 and 5034
+(POP3).
+"""

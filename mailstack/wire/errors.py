@@ -1,0 +1,28 @@
+"""
+Errors of the cores.
+
+A server core never raises for what its peer does: that is an event. So an exception out of a core is a bug of ours, but for
+`RemoteProtocolError`, which client cores raise when the server cannot be understood, and `SaslError`, which stays inside.
+"""
+
+from __future__ import annotations
+
+
+class LocalProtocolError(Exception):
+    """We used a core wrongly: a bug."""
+
+
+class RemoteProtocolError(Exception):
+    """The peer broke the protocol; the text says how, in printable ASCII."""
+
+
+class SaslError(Exception):
+    """A SASL exchange ended without credentials."""
+
+
+class SaslCancelledError(SaslError):
+    """The client cancelled the exchange with `*` (RFC 4954 §4)."""
+
+
+class SaslMalformedError(SaslError):
+    """The client's response cannot be decoded."""

@@ -1,0 +1,58 @@
+"""
+Limits: sizes and times, each with its source. A core reads the sizes, its shell the times.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+COMMAND_LINE_OCTETS: Final = 2_048  # RFC 5321 §4.5.3.1.4 says 512 and extensions add to it; long addresses with parameters
+TEXT_LINE_OCTETS: Final = 1_000  # RFC 5321 §4.5.3.1.6; what we send for ourselves keeps to it, what passes through need not
+SASL_OCTETS: Final = 12_288  # RFC 4954 §4, of one base64 line
+RECIPIENTS: Final = 1_000  # RFC 5321 §4.5.3.1.8: at least 100
+HOPS: Final = 50  # RFC 5321 §6.3: at least 100 suggested; Postfix allows 50
+MESSAGE_OCTETS: Final = 52_428_800  # 50 MiB
+DISCARDED_OCTETS: Final = 131_072  # of one over-long command line, before the session ends
+CLOSE_AT_TIMES_SIZE: Final = 2  # a content is read to its end up to so many times the limit
+
+
+class BareNewline(enum.Enum):
+    """What is done about a CR or LF that is not part of a CRLF in a content (RFC 5321 §2.3.8)."""
+
+    REJECT = "reject"
+    NORMALISE = "normalise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    What one session may use.
+
+    Units:  octets and seconds, as the names say. `command_seconds` is from the last reply to the end of the next command and is
+            not reset by single octets. `content_seconds` is how long the first `content_octets_per_second` x content_seconds
+            octets of a content may take, and so on: a minimum rate, measured over windows.
+    Source: RFC 5321 §4.5.3.2 for the times.
+    """
+
+    message_octets: int = MESSAGE_OCTETS
+    command_line_octets: int = COMMAND_LINE_OCTETS
+    sasl_octets: int = SASL_OCTETS
+    recipients: int = RECIPIENTS
+    hops: int = HOPS
+    bare_newline: BareNewline = BareNewline.REJECT
+
+    errors: int = 20
+    authentication_failures: int = 3
+    idle_commands: int = 100  # NOOP, RSET, VRFY, HELP, EHLO … between two contents
+
+    command_seconds: float = 300.0  # §4.5.3.2.7
+    content_seconds: float = 180.0  # §4.5.3.2.5 says 3 minutes for a block
+    content_octets_per_second: int = 100
+    handshake_seconds: float = 30.0
+    session_seconds: float = 14_400.0
+
+    window_octets: int = 65_536  # unread octets at which the transport is paused
+    sessions: int = 2_000
+    sessions_per_peer: int = 50

@@ -1,0 +1,138 @@
+"""
+SASL exchanges: PLAIN and LOGIN, for a server and for a client (RFC 4422).
+
+An exchange of the server is a small object: `step(line)` takes the client's base64 line (or None when there was no initial
+response) and returns the next Challenge or, at the end, Credentials. Whether they are right is for others to say.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from mailstack.wire.errors import SaslCancelledError, SaslMalformedError
+from mailstack.wire.limits import SASL_OCTETS
+
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+IDENTITY_OCTETS: Final = 255  # RFC 4616 §2 recommends to accept as many
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What the server says next, not yet encoded."""
+
+    octets: bytes
+
+    @property
+    def encoded(self) -> str:
+        """The challenge in base64, as it goes onto the wire."""
+        return base64.b64encode(self.octets).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """
+    What the client claims to be.
+
+    Shape:  UTF-8 octets; names are not empty and hold no control octet; `authorization_id` is b"" when it was not given.
+    """
+
+    username: bytes
+    password: bytes = field(repr=False)
+    authorization_id: bytes = b""
+
+    @property
+    def acts_for_other(self) -> bool:
+        """Whether the client asks to act as somebody else than it authenticates as."""
+        return self.authorization_id not in (b"", self.username)
+
+
+class Exchange(Protocol):
+    """The server side of one exchange."""
+
+    def step(self, line: bytes | None) -> Challenge | Credentials:
+        """
+        Take the client's line.
+
+        Raises:  SaslCancelledError, SaslMalformedError: the exchange is over.
+        """
+
+
+class PlainExchange:
+    """PLAIN: one message, `authzid NUL authcid NUL passwd` (RFC 4616)."""
+
+    def step(self, line: bytes | None) -> Challenge | Credentials:
+        """Take the message; an empty challenge asks for it."""
+        if line is None:
+            return Challenge(b"")
+        parts = decode_response(line).split(b"\0")
+        if len(parts) != 3:
+            raise SaslMalformedError("PLAIN wants two NUL")
+        authorization_id, username, password = parts
+        return _credentials(username, password, authorization_id)
+
+
+class LoginExchange:
+    """LOGIN: user name and password, each asked for; never standardised, and many clients know nothing else."""
+
+    def __init__(self) -> None:
+        self._username: bytes | None = None
+
+    def step(self, line: bytes | None) -> Challenge | Credentials:
+        """Take the user name, then the password."""
+        if line is None:
+            return Challenge(b"Username:")
+        if self._username is None:
+            self._username = decode_response(line)
+            return Challenge(b"Password:")
+        return _credentials(self._username, decode_response(line), b"")
+
+
+MECHANISMS: Final[dict[str, Callable[[], Exchange]]] = {"PLAIN": PlainExchange, "LOGIN": LoginExchange}
+
+
+def decode_response(line: bytes) -> bytes:
+    """
+    Decode one base64 line of a client; `=` alone is an empty initial response (RFC 4954 §4).
+
+    Raises:  SaslCancelledError: it is `*`. SaslMalformedError: it is not base64, or too long.
+    """
+    if line == b"*":
+        raise SaslCancelledError("cancelled")
+    if line == b"=":
+        return b""
+    if len(line) > SASL_OCTETS:
+        raise SaslMalformedError("too long")
+    try:
+        return base64.b64decode(line, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SaslMalformedError("not base64") from error
+
+
+def _credentials(username: bytes, password: bytes, authorization_id: bytes) -> Credentials:
+    if not username or not password:
+        raise SaslMalformedError("empty user name or password")
+    if len(username) > IDENTITY_OCTETS or len(authorization_id) > IDENTITY_OCTETS:
+        raise SaslMalformedError("name too long")
+    if b"\0" in password or _CONTROL.search(username) or _CONTROL.search(authorization_id):
+        raise SaslMalformedError("control octets")
+    try:
+        for each in (username, password, authorization_id):
+            each.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SaslMalformedError("not UTF-8") from error
+    return Credentials(username, password, authorization_id)
+
+
+def plain_initial_response(username: str, password: str, authorization_id: str = "") -> bytes:
+    """Write what a client sends for PLAIN, encoded (RFC 4616 §2)."""
+    return base64.b64encode(f"{authorization_id}\0{username}\0{password}".encode())
+
+
+def login_responses(username: str, password: str) -> tuple[bytes, bytes]:
+    """Write what a client sends for LOGIN, encoded: the user name, then the password."""
+    return base64.b64encode(username.encode()), base64.b64encode(password.encode())
