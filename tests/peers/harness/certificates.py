@@ -41,9 +41,7 @@ def make_certificate(folder: Path, hostname: str) -> Certificate:
     made = Certificate(folder / "chain.pem", folder / "key.pem")
     made.chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     made.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     made.key.chmod(0o600)
     return made

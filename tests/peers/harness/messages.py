@@ -72,7 +72,8 @@ def _multipart(name: str, sender: str, recipient: str, parts: list[tuple[bytes, 
     message.add_alternative("<p>Hello <b>Bob</b>, here it is.</p>\n", subtype="html")
     for octets, kind, subtype, filename in parts:
         message.add_attachment(octets, maintype=kind, subtype=subtype, filename=filename)
-    message.set_boundary(f"=={name}==")
+    for number, part in enumerate(part for part in message.walk() if part.is_multipart()):
+        part.set_boundary(f"=={name}-{number}==")
     return message.as_bytes()
 
 

@@ -67,7 +67,13 @@ def run(
     words = [os.fspath(word) for word in command]
     words[0] = find_program(words[0]) or words[0]
     done = subprocess.run(
-        words, input=octets, env={**os.environ, **(env or {})}, cwd=cwd, timeout=timeout_seconds, capture_output=True, check=False
+        words,
+        input=octets,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        timeout=timeout_seconds,
+        capture_output=True,
+        check=False,
     )
     if expect is not None and done.returncode != expect:
         told = (done.stdout[-4000:] + b"\n" + done.stderr[-4000:]).decode(errors="replace")

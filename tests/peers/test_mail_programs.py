@@ -1,0 +1,99 @@
+"""Users' programs send and fetch: msmtp, mpop, fetchmail, curl. What they fetch is what the maildir holds, octet for octet."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import messages
+from harness.clients import fetch_by_curl, fetch_by_fetchmail, fetch_by_mpop, send_by_curl, send_by_msmtp
+from harness.house import House, Person
+from harness.programs import needs, wait_for
+
+SPLIT_BY_FETCHMAIL = {"long_line"}  # fetchmail itself cuts lines beyond 8 kB
+
+
+def fill(house: House, person: Person, *, without: set[str] = frozenset()) -> list[bytes]:  # type: ignore[assignment]
+    """Deliver a message of every kind, and return what the maildir then holds."""
+    kinds = [kind for kind in messages.KINDS if kind not in without]
+    for kind in kinds:
+        house.deliver(messages.KINDS[kind]("someone@elsewhere.test", person.address), person.address)
+    return sorted(file.read_bytes() for file in house.wait_for_files(person.address, len(kinds)))
+
+
+@needs("msmtp")
+@pytest.mark.parametrize("tls_at_once", [False, True], ids=["starttls", "tls"])
+@pytest.mark.parametrize("kind", ["pictures", "eight_bit", "dots", "long_line", "empty_body"])
+def test_msmtp_sends(house: House, alice: Person, bob: Person, folder: Path, kind: str, tls_at_once: bool) -> None:
+    port = house.ports.submissions if tls_at_once else house.ports.submission
+    sent = messages.KINDS[kind](alice.address, bob.address)
+    send_by_msmtp(folder, port, alice, bob.address, sent, ca=house.ca, tls_at_once=tls_at_once)
+    (file,) = house.wait_for_files(bob.address, 1)
+    assert messages.without_trace(file.read_bytes()) == sent
+
+
+@needs("mpop")
+@pytest.mark.parametrize("tls_at_once", [False, True], ids=["stls", "tls"])
+def test_mpop_fetches(house: House, bob: Person, folder: Path, tls_at_once: bool) -> None:
+    stored = fill(house, bob)
+    port = house.ports.pop3s if tls_at_once else house.ports.pop3
+    assert sorted(fetch_by_mpop(folder, port, bob, ca=house.ca, tls_at_once=tls_at_once)) == stored
+    assert fetch_by_mpop(folder, port, bob, ca=house.ca, tls_at_once=tls_at_once) == [], "by UIDL it knows what it has"
+    house.deliver(messages.plain("later"), bob.address)
+    house.wait_for_files(bob.address, len(stored) + 1)
+    (later,) = fetch_by_mpop(folder, port, bob, ca=house.ca, tls_at_once=tls_at_once, keep=False)
+    assert messages.without_trace(later) == messages.plain("later")
+    wait_for(lambda: not house.files(bob.address), "mpop removed them all")
+
+
+@needs("fetchmail")
+def test_fetchmail_fetches_and_removes(house: House, bob: Person, folder: Path) -> None:
+    stored = fill(house, bob, without=SPLIT_BY_FETCHMAIL)
+    assert sorted(fetch_by_fetchmail(folder, house.ports.pop3s, bob, ca=house.ca)) == stored
+    assert sorted(fetch_by_fetchmail(folder, house.ports.pop3s, bob, ca=house.ca, keep=False)) == stored
+    wait_for(lambda: not house.files(bob.address), "fetchmail removed them all")
+
+
+@needs("curl")
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_curl_sends(house: House, alice: Person, bob: Person, folder: Path, scheme: str) -> None:
+    file = folder / "message.eml"
+    file.write_bytes(messages.dots(alice.address, bob.address))
+    port = house.ports.submissions if scheme == "smtps" else house.ports.submission
+    send_by_curl(f"{scheme}://localhost:{port}/client.test", alice, bob.address, file, ca=house.ca)
+    (stored,) = house.wait_for_files(bob.address, 1)
+    assert messages.without_trace(stored.read_bytes()) == file.read_bytes()
+
+
+@needs("curl")
+@pytest.mark.parametrize("scheme", ["pop3", "pop3s"])
+def test_curl_fetches(house: House, bob: Person, scheme: str) -> None:
+    stored = fill(house, bob)
+    port = house.ports.pop3s if scheme == "pop3s" else house.ports.pop3
+    url = f"{scheme}://localhost:{port}/"
+    listing = fetch_by_curl(url, bob, ca=house.ca)
+    assert len(listing.splitlines()) == len(stored)
+    assert sorted(fetch_by_curl(f"{url}{number}", bob, ca=house.ca) for number in range(1, len(stored) + 1)) == stored
+
+
+@needs("curl")
+def test_the_lines_that_demo_prints_work_as_they_are(house: House) -> None:
+    """Paste what `mailstack demo` prints into a shell, line by line."""
+    printed = house.mailstack("demo", house.folder).stdout.decode()
+    lines = _commands(printed)
+    assert any(" smtp" in line for line in lines), printed
+    assert any(" pop3" in line for line in lines), printed
+    shown = b""
+    for line in lines:
+        done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, f"{line}\n{done.stderr.decode()}"
+        shown += done.stdout
+        wait_for(lambda: "accepted" not in house.log() or "finished" in house.log(), "what was sent is delivered")
+    assert b"\r\nReceived: " in shown, "the message that was sent is the one that is fetched"
+
+
+def _commands(printed: str) -> list[str]:
+    """Return the shell commands in a text: lines that begin with a program's name, joined where they end in a backslash."""
+    joined = printed.replace("\\\n", " ")
+    return [line.strip() for line in joined.splitlines() if line.strip().split(" ")[0] in ("curl", "printf", "swaks", "echo")]
