@@ -1,0 +1,315 @@
+"""
+Settings: the configuration, parsed once into frozen values.
+
+`load` reads one TOML file and either returns `Settings` or raises `SettingsError` with everything that is wrong, each with
+file, line and key. Nothing is guessed: an unknown key, a wrong type or a secret that others may read refuses the start.
+Relative paths start at the folder of the file. A password never stands in the file; a key that ends in `_file` names the file
+that holds it.
+
+The docstring below a field is what the annotated sample, `etc/mailstack.toml`, says about its key.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from mailstack.mail.envelope import Service
+from mailstack.settings_kinds import (
+    AccountName,
+    AtLeastOne,
+    DomainName,
+    Endpoint,
+    FolderPath,
+    Listeners,
+    Names,
+    Nameservers,
+    Remote,
+    SecretPath,
+    listen_endpoint,
+    read_secret,
+)
+from mailstack.settings_problems import (
+    Place,
+    Problem,
+    SettingsError,
+    line_of_syntax_error,
+    lines_of_keys,
+    locate,
+    reason,
+    shown_key,
+)
+
+__all__ = ["Endpoint", "Problem", "Settings", "SettingsError", "Table", "fields", "load", "problem_at", "read_secret"]
+
+_TLS_SERVICES: Final = (Service.SUBMISSION, Service.SUBMISSIONS, Service.POP3S)
+
+
+class Table(BaseModel):
+    """What all tables have in common: frozen, no unknown keys, no conversions (`"25"` is not 25)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Listen(Table):
+    """Where each service listens: "ADDRESS:PORT", IPv6 as "[::1]:25"; nothing listens until it is told to."""
+
+    smtp: Listeners = ()
+    """Mail from other servers, port 25 (RFC 5321)."""
+    submission: Listeners = ()
+    """Mail from our users with STARTTLS, port 587 (RFC 6409). Needs [tls]."""
+    submissions: Listeners = ()
+    """Mail from our users with TLS from the start, port 465 (RFC 8314). Needs [tls]."""
+    pop3: Listeners = ()
+    """Retrieval with STLS, port 110 (RFC 1939, RFC 2595). Without [tls] nobody can log in."""
+    pop3s: Listeners = ()
+    """Retrieval with TLS from the start, port 995 (RFC 8314). Needs [tls]."""
+    lmtp: Listeners = ()
+    """Local delivery for another mail server on this machine (RFC 2033). Anyone who reaches it can deliver to our users."""
+
+    def each(self) -> Iterator[tuple[Service, Endpoint]]:
+        """Yield every service with each of its endpoints."""
+        for name in type(self).model_fields:
+            for endpoint in getattr(self, name):
+                yield Service(name), endpoint
+
+
+class Tls(Table):
+    """The certificate that all services show; both keys or none."""
+
+    certificate: FolderPath | None = None
+    """Path of the certificate with its chain, PEM."""
+    key: SecretPath | None = None
+    """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
+
+
+class Limits(Table):
+    """What one peer may ask for."""
+
+    message_octets: int = Field(default=52_428_800, ge=65_536)
+    """The largest message, in octets; RFC 5321 §4.5.3.1.7 wants 65536 at least."""
+    recipients: int = Field(default=1_000, ge=100)
+    """The most recipients of one message; RFC 5321 §4.5.3.1.8 wants 100 at least."""
+    connections: AtLeastOne = 1_000
+    """The most connections at a time, of all services together."""
+    connections_per_peer: AtLeastOne = 50
+    """The most connections at a time from one IP address."""
+    errors: AtLeastOne = 10
+    """After so many refused commands the connection is closed."""
+    command_timeout_seconds: AtLeastOne = 300
+    """How long to wait for the next command; RFC 5321 §4.5.3.2.7 wants 300."""
+    data_timeout_seconds: AtLeastOne = 600
+    """How long to wait for more of a message; RFC 5321 §4.5.3.2.5 lets a client take 180."""
+    bare_newline: Literal["reject", "normalise"] = "reject"
+    """A line end in a message that is not CRLF: "reject" the message (RFC 5321 §2.3.8), or "normalise" it to CRLF."""
+
+
+class Relay(Table):
+    """Mail to other domains."""
+
+    port: int = Field(default=25, ge=1, le=65_535)
+    """The port at which other servers receive; anything but 25 is for tests."""
+    smarthost: Remote | None = None
+    """Send everything through this server, "HOST:PORT", instead of to the MX of each domain."""
+    smarthost_username: str | None = None
+    """The name to log in with at the smarthost. Needs tls = "encrypt" or "verify"."""
+    smarthost_password_file: SecretPath | None = None
+    """Path of the file whose first line is the password for it. Others must not be able to read it."""
+    tls: Literal["may", "encrypt", "none", "verify"] = "may"
+    """"may": TLS where it is offered; "encrypt": never without; "verify": and the certificate must be right; "none": never."""
+    nameservers: Nameservers = ()
+    """IP addresses of the DNS servers to ask, "ADDRESS" or "ADDRESS:PORT"; empty: those of the system."""
+    connect_timeout_seconds: AtLeastOne = 30
+    """How long to wait for a connection to one address."""
+    attempts_at_once: AtLeastOne = 50
+    """The most attempts at a time, of all destinations together."""
+    per_destination: AtLeastOne = 5
+    """The most connections at a time to one destination."""
+
+
+class Queue(Table):
+    """What happens to mail that cannot be delivered at once."""
+
+    retry_first_seconds: AtLeastOne = 300
+    """How long to wait after the first failed attempt; each later wait is longer."""
+    retry_most_seconds: AtLeastOne = 14_400
+    """The longest wait between two attempts."""
+    expire_seconds: AtLeastOne = 432_000
+    """When to give up and tell the sender; RFC 5321 §4.5.4.1 wants 4 to 5 days (432000 is 5)."""
+    free_octets_minimum: int = Field(default=100_000_000, ge=0)
+    """Below so much free space new mail is refused for the time being (452)."""
+
+
+class Delivery(Table):
+    """Local delivery."""
+
+    subaddress_delimiter: Literal["+", "-", "_", "=", ""] = "+"
+    """Mail for `alice+anything` goes to `alice` (RFC 5233); empty: no such addresses."""
+
+
+class Pop3(Table):
+    """Retrieval."""
+
+    idle_timeout_seconds: int = Field(default=600, ge=600)
+    """How long a session may be idle; RFC 1939 §3 wants 600 at least."""
+
+
+class PolicyTable(Table):
+    """Decisions about mail that comes in, by plugins."""
+
+    use: Names = ()
+    """Names of the policies to ask, in this order; "relaying" and "sender" are always asked."""
+    options: dict[str, dict[str, Any]] = {}
+    """A table [policy.options.NAME] holds the options of the policy NAME."""
+
+
+class Settings(Table):
+    """The whole configuration."""
+
+    hostname: DomainName
+    """Our own name, as in the greeting and in Received fields: a domain name that leads to this machine. Required."""
+    folder: FolderPath = Field(default=Path())
+    """Path of the folder that holds spool/, mail/ and directory.db; relative paths start at the folder of this file."""
+    postmaster: AccountName | None = None
+    """The account that receives mail for <postmaster>, which RFC 5321 §4.5.1 wants to work."""
+    drain_seconds: int = Field(default=30, ge=0)
+    """How long running transactions may go on when we are told to stop."""
+    listen: Listen = Field(default_factory=Listen)
+    tls: Tls = Field(default_factory=Tls)
+    limits: Limits = Field(default_factory=Limits)
+    relay: Relay = Field(default_factory=Relay)
+    queue: Queue = Field(default_factory=Queue)
+    delivery: Delivery = Field(default_factory=Delivery)
+    pop3: Pop3 = Field(default_factory=Pop3)
+    policy: PolicyTable = Field(default_factory=PolicyTable)
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where accepted mail waits."""
+        return self.folder / "spool"
+
+    @property
+    def mail_folder(self) -> Path:
+        """Where the maildirs are."""
+        return self.folder / "mail"
+
+    @property
+    def directory_file(self) -> Path:
+        """The file that says who exists."""
+        return self.folder / "directory.db"
+
+
+def fields(table: type[Table] = Settings, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Yield every key with its path and its field, the tables themselves too."""
+    for name, field in table.model_fields.items():
+        yield (*above, name), field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Table):
+            yield from fields(field.annotation, (*above, name))
+
+
+def load(path: Path) -> Settings:
+    """
+    Read a configuration.
+
+    Raises:  SettingsError: with all that is wrong.
+    """
+    text, document = _read(path)
+    wrong: list[tuple[Place, str]] = []
+    settings = None
+    try:
+        settings = Settings.model_validate(document, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        known = [key for key, _ in fields()]
+        wrong += [(each["loc"], reason(each, known)) for each in error.errors(include_url=False)]
+    wrong += _contradictions(document)
+    if wrong or settings is None:
+        lines = lines_of_keys(text)
+        problems = [Problem(str(path), locate(lines, place), shown_key(place), why) for place, why in wrong]
+        raise SettingsError(tuple(sorted(problems, key=lambda problem: problem.line)))
+    return settings
+
+
+def problem_at(path: Path, key: str, why: str) -> Problem:
+    """Make a problem with a key, `table.name`, of a file that `load` has found valid."""
+    text, _ = _read(path)
+    return Problem(str(path), locate(lines_of_keys(text), key.split(".")), key, why)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        octets = path.read_bytes()
+    except OSError as error:
+        raise SettingsError((Problem(str(path), 0, "", f"cannot be read: {error.strerror}"),)) from None
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise SettingsError((Problem(str(path), line, "", "is not UTF-8 text"),)) from None
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        why = re.sub(r" \(at [^()]*\)$", "", str(error))
+        line = line_of_syntax_error(str(error), text)
+        raise SettingsError((Problem(str(path), line, "", f"is not TOML: {why}"),)) from None
+
+
+def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    # On the raw document, so that these are found in the same run as errors inside of one key.
+    def table(name: str) -> Mapping[str, Any]:
+        found = document.get(name)
+        return found if isinstance(found, dict) else {}
+
+    tls, listen, relay, queue = table("tls"), table("listen"), table("relay"), table("queue")
+    for one, other in (("certificate", "key"), ("key", "certificate")):
+        if one in tls and other not in tls:
+            yield ("tls", one), f"needs tls.{other} beside it: both or none"
+    if not tls:
+        for service in _TLS_SERVICES:
+            if listen.get(service.value):
+                yield (
+                    ("listen", service.value),
+                    "needs TLS: set tls.certificate and tls.key",
+                )
+    yield from _taken_twice(listen)
+    yield from _smarthost_login(relay)
+    first = queue.get("retry_first_seconds", Queue().retry_first_seconds)
+    most = queue.get("retry_most_seconds", Queue().retry_most_seconds)
+    if isinstance(first, int) and isinstance(most, int) and first > most:
+        key = "retry_first_seconds" if "retry_first_seconds" in queue else "retry_most_seconds"
+        yield ("queue", key), f"the first wait ({first}) is longer than the longest ({most})"
+
+
+def _taken_twice(listen: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    seen: Counter[Endpoint] = Counter()
+    for service, endpoints in listen.items():
+        for number, text in enumerate(endpoints if isinstance(endpoints, list) else ()):
+            try:
+                endpoint = listen_endpoint(text)
+            except ValueError:
+                continue
+            if endpoint.port and seen[endpoint]:
+                yield ("listen", service, number), f"{endpoint} is already taken by a listener above"
+            seen[endpoint] += 1
+
+
+def _smarthost_login(relay: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    for one, other in (
+        ("smarthost_username", "smarthost_password_file"),
+        ("smarthost_password_file", "smarthost_username"),
+    ):
+        if one in relay and other not in relay:
+            yield ("relay", one), f"needs relay.{other} beside it: both or none"
+        elif one in relay and "smarthost" not in relay:
+            yield ("relay", one), "needs relay.smarthost: there is nobody to log in at"
+    if "smarthost_username" in relay and relay.get("tls", "may") in ("may", "none"):
+        yield (
+            ("relay", "tls" if "tls" in relay else "smarthost_username"),
+            'a password is to be sent, so relay.tls must be "verify" or "encrypt"',
+        )

@@ -1,0 +1,171 @@
+"""
+Kinds of values in the configuration: endpoints, names, paths and secrets, each parsed from its text or refused with a reason.
+
+A path is resolved against the folder that the validation context names; without a context it is taken as it is and files are
+not looked at, so that settings can also be made in code.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, PlainValidator, Strict, ValidationInfo
+
+from mailstack.mail.address import AddressError, parse_address, parse_domain
+
+_HOST_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_SECRET_OCTETS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host and a TCP port; an IPv6 address stands without its brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _split_endpoint(text: object, example: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*):([0-9]{1,5})", text) if isinstance(text, str) else None
+    if not found or int(found.group(2)) > 65535:
+        raise ValueError(f'must be text of the form "{example}" (IPv6 in brackets), not {shown(text)}')
+    return found.group(1).removeprefix("[").removesuffix("]"), int(found.group(2))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def listen_endpoint(value: object) -> Endpoint:
+    """
+    Parse "ADDRESS:PORT"; port 0 means any free one.
+
+    Raises:  ValueError.
+    """
+    if isinstance(value, Endpoint):
+        return value
+    host, port = _split_endpoint(value, "127.0.0.1:25")
+    if not _is_ip(host):
+        raise ValueError(f'must be an IP address and a port, not {shown(value)}; "0.0.0.0" and "[::]" mean every address')
+    return Endpoint(ipaddress.ip_address(host).compressed, port)
+
+
+def _remote_endpoint(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):
+        return value
+    host, port = _split_endpoint(value, "smtp.example.net:587")
+    if port == 0:
+        raise ValueError("port 0 cannot be connected to")
+    return Endpoint(host if _is_ip(host) else _domain_name(host), port)
+
+
+def _nameserver(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):
+        return value
+    if isinstance(value, str) and _is_ip(value):
+        return Endpoint(value, 53)
+    host, port = _split_endpoint(value, "127.0.0.1:53")
+    if not _is_ip(host) or port == 0:
+        raise ValueError(f"must be an IP address, with or without a port, not {shown(value)}")
+    return Endpoint(host, port)
+
+
+def _domain_name(text: str) -> str:
+    try:
+        name = parse_domain(text)
+    except AddressError as error:
+        raise ValueError(f"{shown(text)} is not a domain name: {error}") from None
+    if not all(_HOST_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{shown(text)} is not a domain name of letters, digits, hyphens and dots")
+    return name
+
+
+def _account_name(text: str) -> str:
+    try:
+        return str(parse_address(text)).lower()
+    except AddressError as error:
+        raise ValueError(f"{shown(text)} is not the name of an account, such as alice@example.org: {error}") from None
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        path = value
+    elif isinstance(value, str) and value and "\0" not in value:
+        path = Path(value)
+    else:
+        raise ValueError(f"must be a path in quotes, not {shown(value)}")
+    return Path(info.context["folder"]) / path if info.context else path
+
+
+def _secret_path(value: object, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if info.context:
+        _check_secret(path)
+    return path
+
+
+def _check_secret(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ValueError(f"{path} cannot be used: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is not a file")
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ValueError(f"{path} holds a secret and may be read or written by everybody; run: chmod o-rwx {path}")
+
+
+Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint)], ...], Strict(False)]
+Names = Annotated[tuple[str, ...], Strict(False)]
+Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver)], ...], Strict(False)]
+Remote = Annotated[Endpoint, PlainValidator(_remote_endpoint)]
+FolderPath = Annotated[Path, PlainValidator(_path)]
+SecretPath = Annotated[Path, PlainValidator(_secret_path)]
+DomainName = Annotated[str, AfterValidator(_domain_name)]
+AccountName = Annotated[str, AfterValidator(_account_name)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+def read_secret(path: Path) -> str:
+    """
+    Read the first line of a file that holds a secret.
+
+    Raises:  ValueError: it cannot be read, is empty, or may be read by everybody; the secret is not in the message.
+    """
+    _check_secret(path)
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_SECRET_OCTETS).decode().rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    if not line:
+        raise ValueError(f"{path} has an empty first line")
+    return line
+
+
+def shown(value: object) -> str:
+    """Write a value for a message: short, printable, on one line."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return str(value)
+    text = "".join(c if c.isprintable() else "?" for c in value[:80])
+    return f'"{text}"'
