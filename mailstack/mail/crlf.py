@@ -1,8 +1,9 @@
 """
 CRLF line ends for octets that may have any (RFC 5322 §2.3).
 
-Message content has CRLF in this house; what other programs wrote, in a maildir or behind someone's mailbox class, may have
-LF, CRLF or both, and no line end at its end. A bare CR is no line end and stays as it is.
+Message content has CRLF in this house. What other programs wrote, in a maildir or behind someone's mailbox class, may have
+LF, CRLF, even CR, or no line end at its end. A bare CR or LF becomes CRLF, as everywhere when we send: what a lenient reader
+would take for a line end must be one for us too, or a stored `CR . CR LF` could end a message early for it.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ class CRLFNormaliser:
             octets = octets[:-1]
         if not octets:
             return b""
+        pairs = octets.count(b"\r\n")
+        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
+            octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
         self._in_line = not octets.endswith(b"\n")
-        if octets.count(b"\n") == octets.count(b"\r\n"):
-            return octets
-        return octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        return octets
 
     def finish(self) -> bytes:
-        """Return what is still to come: the held CR, and the CRLF that a last line lacks."""
-        held = b"\r" if self._carriage_return else b""
-        return held + b"\r\n" if held or self._in_line else b""
+        """Return what is still to come: the CRLF of the last line, when it lacks one or only its CR was seen."""
+        return b"\r\n" if self._carriage_return or self._in_line else b""
 
 
 def with_crlf(octets: bytes) -> bytes:

@@ -1,0 +1,235 @@
+"""
+The server side of POP3, without I/O.
+
+Theory of operation: the client's octets go in by `receive`; `next_event` takes the next line off them and says what it asks
+for; `send` writes the reply and moves the state by the table. While a reply is owed no further line is looked at, so
+pipelined commands are answered one by one and in order, however long one of them takes.
+
+A multi-line reply with content is sent by `send_message`, or in parts by `begin_lines`, `send_lines` and `end_lines`; the
+reply is owed until its end.
+"""
+
+from __future__ import annotations
+
+from mailstack.wire import pop3_commands as words
+from mailstack.wire.dots import DotStuffer
+from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslMalformedError
+from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
+from mailstack.wire.lines import TOO_LONG, LineBuffer
+from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Refused, Verb, format_pop3_reply
+from mailstack.wire.pop3_table import RULES, Guard, Rule, State, Step, next_state
+from mailstack.wire.sasl import Credentials, PlainExchange
+
+
+class POP3ServerCore:
+    """
+    One session.
+
+    Shape:  `secure`: TLS is on from the start; `tls_offered`: STLS can be done; `require_tls`: nobody logs in without TLS.
+            The first thing owed is the greeting.
+    """
+
+    def __init__(self, *, secure: bool = False, tls_offered: bool = False, require_tls: bool = True) -> None:
+        self._secure = secure
+        self._tls_offered = tls_offered
+        self._require_tls = require_tls
+        self._state = State.GREETING
+        self._rule: Rule | None = RULES[State.GREETING, Step.GREET]
+        self._stuffer: DotStuffer | None = None
+        self._after: State = State.GREETING
+        self._username = b""
+        self._lines = LineBuffer(words.SECRET_OCTETS)
+
+    @property
+    def state(self) -> State:
+        """Where the session is."""
+        return self._state
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is said."""
+        return self._state is State.CLOSED
+
+    @property
+    def owes_reply(self) -> bool:
+        """Whether a reply is owed of which nothing was sent."""
+        return self._rule is not None and self._stuffer is None
+
+    @property
+    def waiting_octets(self) -> int:
+        """How much was received and not looked at."""
+        return self._lines.pending
+
+    def receive(self, octets: bytes) -> None:
+        """Take octets from the client; the caller stops reading when too many wait."""
+        if self._state not in (State.CLOSED, State.STARTING_TLS):
+            self._lines.receive(octets)
+
+    def next_event(self) -> Event | Pause:
+        """Return what the client asks for next."""
+        if self._rule is not None:
+            return AWAITING_REPLY
+        if self._state in (State.CLOSED, State.STARTING_TLS):
+            return NEED_OCTETS
+        line = self._take_line()
+        if line is None:
+            return NEED_OCTETS
+        if self._state is State.SASL:
+            self._rule = RULES[State.SASL, Step.RESPOND]
+            return Refused(line) if isinstance(line, POP3Reply) else self._response(line)
+        order = line if isinstance(line, POP3Reply) else words.parse_order(line)
+        if isinstance(order, POP3Reply):
+            return self._refused(order)
+        rule = RULES.get((self._state, order.verb))
+        if rule is None:
+            return self._refused(words.BAD_STATE)
+        refusal = self._guarded(rule.guard)
+        if refusal is not None:
+            return self._refused(refusal)
+        self._rule = rule
+        return self._event(order)
+
+    def send(self, reply: POP3Reply) -> bytes:
+        """
+        Write the reply that is owed.
+
+        Raises:  LocalProtocolError: none is owed. ValueError: it is not one for this command.
+        """
+        self._state = self._next_state(reply)
+        self._rule = None
+        if self._state is State.CLOSED:
+            self._lines.clear()
+        return format_pop3_reply(reply)
+
+    def send_message(self, reply: POP3Reply, content: bytes) -> bytes:
+        """Write the reply that is owed, followed by content with CRLF line ends."""
+        return self.begin_lines(reply) + self.send_lines(content) + self.end_lines()
+
+    def begin_lines(self, reply: POP3Reply) -> bytes:
+        """Write the first line of a multi-line reply."""
+        self._after = self._next_state(reply)
+        self._stuffer = DotStuffer()
+        return format_pop3_reply(reply)
+
+    def send_lines(self, octets: bytes) -> bytes:
+        """Write a part of its content, split anywhere."""
+        if self._stuffer is None:
+            raise LocalProtocolError("no multi-line reply was begun")
+        return self._stuffer.feed(octets)
+
+    def end_lines(self) -> bytes:
+        """Write its end."""
+        if self._stuffer is None:
+            raise LocalProtocolError("no multi-line reply was begun")
+        end = self._stuffer.finish()
+        self._stuffer, self._rule, self._state = None, None, self._after
+        return end
+
+    def interrupt(self, reply: POP3Reply) -> bytes:
+        """
+        Write a last reply that no command asked for, and close.
+
+        Raises:  LocalProtocolError: a reply is owed, and only after it may one say more.
+        """
+        if self._rule is not None and self._state is not State.GREETING:
+            raise LocalProtocolError("a reply is owed")
+        self._state, self._rule = State.CLOSED, None
+        self._lines.clear()
+        return format_pop3_reply(reply)
+
+    def tls_started(self) -> None:
+        """
+        Forget what was learned in clear text (RFC 2595 §4).
+
+        Raises:  LocalProtocolError: STLS was not agreed upon.
+        """
+        if self._state is not State.STARTING_TLS:
+            raise LocalProtocolError("no STLS")
+        self._lines.clear()
+        self._username = b""
+        self._secure, self._state = True, State.AUTHORIZATION
+
+    def _next_state(self, reply: POP3Reply) -> State:
+        if self._rule is None or self._stuffer is not None:
+            raise LocalProtocolError("no reply is owed")
+        return next_state(self._rule, reply)
+
+    def _refused(self, reply: POP3Reply) -> Refused:
+        """Refuse what changes nothing."""
+        self._rule = Rule(self._state, self._state)
+        return Refused(reply)
+
+    def _guarded(self, guard: Guard) -> POP3Reply | None:
+        if guard is Guard.CONFIDENTIAL and not self._may_log_in:
+            return words.TLS_REQUIRED if self._tls_offered else words.TLS_NEEDED
+        if guard is Guard.TLS_OFFERED and not self._may_start_tls:
+            return words.TLS_ACTIVE if self._secure else words.TLS_UNAVAILABLE
+        return None
+
+    @property
+    def _may_log_in(self) -> bool:
+        return self._secure or not self._require_tls
+
+    @property
+    def _may_start_tls(self) -> bool:
+        return self._tls_offered and not self._secure
+
+    def _event(self, order: Order) -> Event:
+        verb = order.verb
+        if verb is Verb.USER:
+            self._username = order.text
+            return Answered(words.USER_OK)
+        if verb is Verb.PASS:
+            return Login(self._username, order.text)
+        if verb is Verb.AUTH:
+            return self._auth(order.text)
+        if verb is Verb.CAPA:
+            return Answered(self._capabilities())
+        if verb is Verb.NOOP:
+            return Answered(words.NOOP_OK)
+        if verb is Verb.QUIT:
+            return Leave(self._state is State.TRANSACTION)
+        if verb is Verb.STLS and self._lines.pending:
+            # What came in clear text behind STLS would be taken for what came inside TLS (RFC 2595 §4, CVE-2011-0411).
+            return Refused(words.TLS_INJECTION)
+        return order
+
+    def _auth(self, text: bytes) -> Event:
+        mechanism, space, initial = text.partition(b" ")
+        if mechanism.upper() != b"PLAIN":
+            return Refused(words.UNKNOWN_MECHANISM)
+        return self._response(initial) if space else Answered(words.CHALLENGE)
+
+    def _response(self, encoded: bytes) -> Event:
+        """Take the client's half of AUTH PLAIN (RFC 4616 §2, RFC 5034 §4)."""
+        try:
+            credentials = PlainExchange().step(encoded)
+        except SaslCancelledError:
+            return Refused(words.AUTH_CANCELLED)
+        except SaslMalformedError:
+            return Refused(words.BAD_AUTH_RESPONSE)
+        if not isinstance(credentials, Credentials):
+            raise LocalProtocolError("PLAIN is over after one response")
+        if credentials.acts_for_other:
+            return Refused(words.AUTH_FAILED)  # nobody may here
+        return Login(credentials.username, credentials.password)
+
+    def _capabilities(self) -> POP3Reply:
+        """List what we can (RFC 2449 §5); who we are, only to those who have logged in."""
+        lines = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
+        if self._may_log_in:
+            lines += ["USER", "SASL PLAIN"]
+        if self._may_start_tls and self._state is not State.TRANSACTION:
+            lines.append("STLS")
+        if self._state is State.TRANSACTION:
+            lines.append("IMPLEMENTATION mailstack")
+        return words.ok("Capabilities follow", *lines)
+
+    def _take_line(self) -> bytes | POP3Reply | None:
+        """Take a line off the buffer, or the reply that refuses it."""
+        line = self._lines.next_line()
+        if line is TOO_LONG:
+            return words.LINE_TOO_LONG
+        if isinstance(line, bytes) and (b"\r" in line or b"\n" in line):
+            return words.BAD_LINE
+        return line
