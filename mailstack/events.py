@@ -60,8 +60,8 @@ def authentication_failed(session: str, username: str, peer: str) -> None:
     )
 
 
-def command_refused(session: str, reply: Reply, cause: str = "") -> None:
-    """A command got a 4yz or 5yz reply for its form or its place."""
+def command_refused(session: str, reply: Reply | str, cause: str = "") -> None:
+    """A command got a 4yz or 5yz reply, or -ERR, for its form or its place."""
     _emit(
         LogLevel.info,
         "command_refused",

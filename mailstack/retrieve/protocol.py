@@ -1,0 +1,342 @@
+"""
+A POP3 session on a transport: the loop around the core, its times and its end.
+
+One command is in progress at a time. What can be answered at once is; what waits (a login, a message, QUIT) runs as one
+coroutine, and the next command is looked at when it has ended. A coroutine is never cancelled when the connection is lost:
+what it waits for may be a thread that reads this very maildrop, so it runs to its end, and then the maildrop is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.cred.credentials import UsernamePassword
+from twisted.cred.error import LoginDenied, UnauthorizedLogin
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.mail.interfaces import IMailboxPOP3
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailstack import events
+from mailstack.mail.maildrop import MaildropLocked
+from mailstack.retrieve.flow import Flow
+from mailstack.retrieve.interfaces import IMaildrop
+from mailstack.retrieve.mailbox import MailboxMaildrop
+from mailstack.retrieve.session import Duty, MaildropSession, OpenMaildrop
+from mailstack.retrieve.settle import settled
+from mailstack.wire import pop3_commands as words
+from mailstack.wire.events import Pause
+from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Refused, Verb
+from mailstack.wire.pop3_server import POP3ServerCore
+
+if TYPE_CHECKING:
+    from mailstack.retrieve.factory import POP3Factory
+
+
+@implementer(IHandshakeListener)
+class POP3Protocol(Protocol):
+    """One connection. `session` is its name in the log."""
+
+    factory: POP3Factory
+    transport: Any
+
+    def __init__(self, factory: POP3Factory, session: str, peer: str) -> None:
+        self.factory = factory
+        self.session = session
+        self.peer = peer
+        self._limits = factory.limits
+        self._clock = factory.clock
+        self._core = POP3ServerCore(
+            secure=factory.service.is_implicit_tls,
+            tls_offered=factory.certificates is not None,
+            require_tls=factory.require_tls,
+        )
+        self._flow = Flow(self._clock, self._limits.stalled_seconds, resumed=self._advance, stalled=self._stalled)
+        self._maildrop: MaildropSession | None = None
+        self._logout: Callable[[], Any] | None = None
+        self._timer: IDelayedCall | None = None
+        self._sleep: tuple[Deferred[None], IDelayedCall] | None = None
+        self._active_at = 0.0
+        self._errors = 0
+        self._failed_logins = 0
+        self._end = "connection lost"
+        self._is_busy = False
+        self._is_advancing = False
+        self._is_reading = True
+        self._is_draining = False
+        self._is_closing = False
+        self.is_lost = False
+
+    # What the transport calls
+
+    def connectionMade(self) -> None:
+        """Greet, but only when TLS is up where the service begins with it."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self._flow, True)
+        events.session_opened(self.session, self.factory.service, self.peer)
+        self._timer = self._clock.callLater(self._limits.login_seconds, self._expired, "not logged in in time")
+        if not self.factory.service.is_implicit_tls:
+            self._greet()
+
+    def handshakeCompleted(self) -> None:
+        """Greet, when this is the TLS with which the service begins."""
+        if self.factory.service.is_implicit_tls and not self._is_closing:
+            self._greet()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take octets; stop reading when too many wait."""
+        if self._is_closing:
+            return
+        self._core.receive(data)
+        self._advance()
+        if self._is_reading and self._core.waiting_octets > self._limits.window_octets:
+            self._is_reading = False
+            self.transport.pauseProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End; what runs ends by itself first."""
+        self.is_lost = self._is_closing = True
+        events.session_closed(self.session, self._end)
+        for timer in (self._timer, self._sleep and self._sleep[1]):
+            if timer is not None and timer.active():
+                timer.cancel()
+        if self._sleep is not None:
+            self._sleep[0].callback(None)
+        self._flow.stopProducing()
+        if not self._is_busy:
+            self._leave()
+
+    # What the factory and the maildrop session call
+
+    def drain(self) -> None:
+        """End as soon as no command is in progress."""
+        self._is_draining = True
+        self._advance()
+
+    def send(self, reply: POP3Reply) -> None:
+        """Write a reply, and close after it if it is the last."""
+        self.write(self._core.send(reply))
+        if reply.closes:
+            self._close(self._end if self._end != "connection lost" else reply.text)
+
+    def write(self, octets: bytes) -> None:
+        """Write octets, unless the connection is gone."""
+        if not self.is_lost:
+            self.transport.write(octets)
+
+    # The loop
+
+    def _greet(self) -> None:
+        if self._is_draining:
+            return
+        self.send(words.GREETING)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Answer commands for as long as that can be done at once."""
+        if self._is_advancing:
+            return
+        self._is_advancing = True
+        try:
+            while not (self._is_busy or self._is_closing or self._flow.is_paused):
+                if self._is_draining and not self._core.owes_reply:
+                    self._end_session(words.SHUTTING_DOWN)
+                    break
+                event = self._core.next_event()
+                if isinstance(event, Pause):
+                    break
+                self._active_at = self._clock.seconds()
+                duty = self._answer(event)
+                if duty is not None:
+                    self._is_busy = True
+                    self.factory.start(self._done(duty), f"POP3 session {self.session}")
+        finally:
+            self._is_advancing = False
+        if not self._is_reading and self._core.waiting_octets <= self._limits.window_octets and not self.is_lost:
+            self._is_reading = True
+            self.transport.resumeProducing()
+
+    async def _done(self, duty: Duty) -> None:
+        """Carry out a duty that waits, and go on, whatever comes of it."""
+        try:
+            await duty
+        except CancelledError:
+            self._abort("cancelled")
+            raise
+        except Exception:  # a bulkhead: unknown means temporary
+            events.unexpected(f"POP3 session {self.session}", Failure())
+            if self._core.owes_reply:
+                self.send(words.LOCAL_ERROR)
+            else:
+                self._abort("failed in the middle of a message")  # the client must not take the part for the whole
+        finally:
+            self._is_busy = False
+            self._active_at = self._clock.seconds()
+            if self.is_lost:
+                self._leave()
+        if self._core.is_closed:
+            self._close(self._end)
+        self._advance()
+
+    def _answer(self, event: Event) -> Duty | None:
+        if isinstance(event, Order):
+            if event.verb is Verb.STLS:
+                self._start_tls()
+                return None
+            assert self._maildrop is not None, "the core lets them pass only after a login"
+            return self._maildrop.answer(event)
+        if isinstance(event, Answered):
+            self.send(event.reply)
+            return None
+        if isinstance(event, Refused):
+            self._refuse(event.reply)
+            return None
+        if isinstance(event, Login):
+            return self._log_in(event)
+        return self._quit(event)
+
+    def _refuse(self, reply: POP3Reply) -> None:
+        self._errors += 1
+        events.command_refused(self.session, str(reply))
+        allowed = self._limits.errors if self._maildrop else self._limits.errors_before_login
+        self.send(reply if self._errors < allowed else words.TOO_MANY_ERRORS)
+
+    # TLS
+
+    def _start_tls(self) -> None:
+        assert self.factory.certificates is not None, "the core offers it only then"
+        self.send(words.START_TLS)
+        self.transport.startTLS(self.factory.certificates)
+        self._core.tls_started()
+
+    # Logging in
+
+    async def _log_in(self, login: Login) -> None:
+        credentials = UsernamePassword(login.username, login.password)
+        username = login.username.decode("utf-8", "replace")
+        try:
+            interface, avatar, logout = await self.factory.portal.login(credentials, None, IMaildrop, IMailboxPOP3)
+        except (UnauthorizedLogin, LoginDenied):
+            events.authentication_failed(self.session, username, self.peer)
+            await self._reject_login()
+            return
+        except MaildropLocked:
+            events.command_refused(self.session, str(words.IN_USE), username)
+            self.send(words.IN_USE)
+            return
+        self._logout = logout
+        try:
+            maildrop: OpenMaildrop = avatar if interface is IMaildrop else MailboxMaildrop(avatar)
+            session = MaildropSession(self, maildrop, await settled(maildrop.listing()), self._core, self._flow)
+        except BaseException:
+            await self._release()
+            raise
+        events.authenticated(self.session, username)
+        self._open(session, username)
+
+    def _open(self, session: MaildropSession, account: str) -> None:
+        self._maildrop, self._account = session, account
+        events.maildrop_opened(self.session, account, session.view.count, session.view.octets)
+        if self.is_lost:
+            return
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._clock.callLater(self._limits.idle_seconds, self._check_idle)
+        self.send(words.ok(f"{session.view.count} messages ({session.view.octets} octets)"))
+
+    async def _reject_login(self) -> None:
+        """Answer late, the same for every cause, and at last not again (RFC 3206 §4)."""
+        self._failed_logins += 1
+        await self._sleep_for(self._limits.failure_delay_seconds)
+        self.send(words.AUTH_FAILED if self._failed_logins < self._limits.failed_logins else words.TOO_MANY_FAILURES)
+
+    async def _sleep_for(self, seconds: float) -> None:
+        """Wait, or until the connection is lost."""
+        if not self.is_lost:
+            over: Deferred[None] = Deferred()
+            self._sleep = over, self._clock.callLater(seconds, over.callback, None)
+            await over
+            self._sleep = None
+
+    # The end
+
+    def _quit(self, leave: Leave) -> Duty | None:
+        self._end = "quit"
+        if not leave.commit:
+            self.send(words.BYE)
+            return None
+        return self._commit()
+
+    async def _commit(self) -> None:
+        """Remove what is marked: the UPDATE state, and the only way to it (RFC 1939 §6)."""
+        assert self._maildrop is not None, "the core says so"
+        deleted = self._maildrop.view.deleted
+        try:
+            failed = await self._maildrop.commit(deleted)
+        except CancelledError:
+            raise
+        except Exception:  # a bulkhead: nothing is certain now
+            events.unexpected(f"POP3 session {self.session}: removing messages", Failure())
+            failed = len(deleted)
+        events.maildrop_closed(self.session, self._account, len(deleted) - failed, failed)
+        self._maildrop = None
+        # Before the reply: who reads it and connects again must not find the maildrop in use.
+        await self._release()
+        self.send(words.NOT_REMOVED if failed else words.BYE)
+
+    def _leave(self) -> None:
+        """Give everything back without removing anything."""
+        if self._maildrop is not None:
+            events.maildrop_closed(self.session, self._account, 0, 0)
+            self._maildrop = None
+        self.factory.start(self._release(), f"POP3 session {self.session}: logout")
+        self.factory.forget(self)
+
+    async def _release(self) -> None:
+        logout, self._logout = self._logout, None
+        if logout is not None:
+            await settled(logout())
+
+    def _end_session(self, reply: POP3Reply) -> None:
+        """Say a last word that no command asked for."""
+        self.write(self._core.interrupt(reply))
+        self._close(reply.text)
+
+    def _close(self, reason: str) -> None:
+        """Close when everything is written; not for ever, if the client does not read it."""
+        if self._is_closing:
+            return
+        self._is_closing, self._end = True, reason
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._clock.callLater(self._limits.stalled_seconds, self._abort, reason)
+        self._flow.stopProducing()
+        self.transport.unregisterProducer()  # a transport waits for its producer before it closes
+        self.transport.loseConnection()
+
+    def _abort(self, reason: str) -> None:
+        if not self.is_lost:
+            self._is_closing, self._end = True, reason
+            self.transport.abortConnection()
+
+    # Times
+
+    def _stalled(self) -> None:
+        self._abort("client does not read")
+
+    def _expired(self, reason: str) -> None:
+        """Close without a word (RFC 1939 §3: no response, and nothing removed)."""
+        self._abort(reason)
+
+    def _check_idle(self) -> None:
+        left = self._active_at + self._limits.idle_seconds - self._clock.seconds()
+        if self._is_busy or self._flow.is_paused:
+            left = self._limits.idle_seconds  # it is we who are at work, or the other timer runs
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._check_idle)
+        else:
+            self._expired("idle")
