@@ -88,9 +88,10 @@ def test_an_unknown_user_is_refused_at_once(house: House) -> None:
 
 def test_no_password_in_the_clear(house: House, alice: Person, bob: Person) -> None:
     words = [*login(alice), "--from", alice.address, "--to", bob.address]
-    assert "AUTH" not in re.findall(
-        r"^<-  250[ -](\S+)", swaks(house, house.ports.submission, *words, expect=NO_AUTHENTICATION)
-    )
+    said = swaks(house, house.ports.submission, *words, expect=NO_AUTHENTICATION)
+    assert "STARTTLS" in said
+    assert not re.search(r"^<-  250[ -]AUTH", said, re.MULTILINE)
+    assert not re.search(r"^ -> AUTH", said, re.MULTILINE)
 
 
 def test_submission_wants_authentication(house: House, alice: Person, bob: Person) -> None:

@@ -81,18 +81,7 @@ def fetch_by_curl(url: str, person: Person, *, ca: Path | None) -> bytes:
 
 def send_by_curl(url: str, person: Person, recipient: str, file: Path, *, ca: Path) -> None:
     """Send a file as a message by curl."""
+    account = ["--ssl-reqd", "--cacert", ca, "--user", f"{person.address}:{person.password}"]
     run(
-        [
-            *(
-                "curl",
-                "--silent",
-                "--show-error",
-                "--ssl-reqd",
-                "--cacert",
-                ca,
-                "--user",
-                f"{person.address}:{person.password}",
-            ),
-            *("--mail-from", person.address, "--mail-rcpt", recipient, "--upload-file", file, url),
-        ]
+        ["curl", "--silent", "--show-error", *account, "--mail-from", person.address, "--mail-rcpt", recipient, "-T", file, url]
     )

@@ -179,12 +179,16 @@ class House:
         """Return an account of the domain; it is made, with a password of its own, when it is asked for first."""
         address = f"{local_part}@{self.domain}"
         if address not in self._people:
-            password = f"secret of {local_part} {CHOICES.randrange(10**12)}"
-            self.mailstack(
-                "account", "add", address, *self.directory_options, "--password-stdin", octets=password.encode() + b"\n"
-            )
+            password = f"secret-of-{local_part}-{CHOICES.randrange(10**12)}"
+            self.set_password("add", address, password)
             self._people[address] = Person(address, password)
         return self._people[address]
+
+    def set_password(self, command: str, address: str, password: str) -> None:
+        """Run `mailstack account add` or `mailstack account passwd`."""
+        self.mailstack(
+            "account", command, address, *self.directory_options, "--password-stdin", octets=f"{password}\n".encode()
+        )
 
     @property
     def directory_options(self) -> Sequence[str | os.PathLike[str]]:

@@ -26,8 +26,8 @@ class NameServer:
         self.port = free_port()
         self.zone = folder / "zone"
         self._log = folder / "dns.log"
-        lines = [f"{domain}. 60 IN MX 10 {host}.\n" for domain, host in exchangers.items()]
-        lines += [f"{host}. 60 IN A 127.0.0.1\n" for host in sorted(set(exchangers.values()))]
+        lines = [f"{domain} MX 10 {host}.\n" for domain, host in exchangers.items()]
+        lines += [f"{host} A 127.0.0.1\n" for host in sorted(set(exchangers.values()))]
         self.zone.write_text("".join(lines))
 
     def used_by_relay(self, smtp_port: int) -> Callable[[str], str]:
