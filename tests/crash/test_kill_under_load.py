@@ -1,0 +1,135 @@
+"""
+SIGKILL at random moments under load: every message that got its 250 is in its maildir once, whole, and nothing else is.
+
+`make crash` runs 100 rounds; MAILSTACK_CRASH_ROUNDS says how many, and MAILSTACK_CRASH_SEED repeats the moments of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import smtplib
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from harness import messages
+from harness.house import House, Person
+from harness.programs import open_folder, wait_for
+
+ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "10"))
+SEED = int(os.environ.get("MAILSTACK_CRASH_SEED", str(random.SystemRandom().randrange(10**6))))
+SESSIONS = 8
+SIZES_OCTETS = (300, 4_000, 4_000, 60_000, 700_000)
+
+
+@dataclass
+class Tally:
+    """What the sessions were told: `accepted` got their 250, `unsure` were cut off before any answer."""
+
+    accepted: list[str] = field(default_factory=list)
+    unsure: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+
+
+class Sender(threading.Thread):
+    """Sends one self-checking message after the other, until it is stopped; connects again when the server is back."""
+
+    def __init__(self, house: House, number: int, person: Person, recipients: list[Person], tally: Tally) -> None:
+        super().__init__(name=f"sender{number}", daemon=True)
+        self._house, self._number, self._person, self._recipients, self._tally = house, number, person, recipients, tally
+        self._chance = random.Random(f"{SEED}-{number}")
+        self._sent = 0
+        self.pause = threading.Event()
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        """Send until it is over."""
+        while not self.over.is_set():
+            if self.pause.is_set():
+                time.sleep(0.005)
+                continue
+            try:
+                self._session()
+            except (OSError, smtplib.SMTPServerDisconnected, smtplib.SMTPConnectError, smtplib.SMTPHeloError):
+                time.sleep(0.01)
+            except smtplib.SMTPResponseException as error:
+                if error.smtp_code // 100 != 4:
+                    self._tally.strange.append(f"{error.smtp_code} {error.smtp_error!r}")
+                time.sleep(0.01)
+
+    def _session(self) -> None:
+        with self._house.submission(self._person) if self._number % 4 == 0 else self._house.smtp() as client:
+            for _ in range(self._chance.randrange(1, 20)):
+                if self.over.is_set() or self.pause.is_set():
+                    return
+                self._send(client)
+
+    def _send(self, client: smtplib.SMTP) -> None:
+        self._sent += 1
+        name = f"s{self._number}-{self._sent}"
+        recipient = self._chance.choice(self._recipients)
+        sender = self._person.address if self._number % 4 == 0 else "load@elsewhere.test"
+        content = messages.self_checking(name, sender, recipient.address, self._chance.choice(SIZES_OCTETS))
+        client.ehlo_or_helo_if_needed()
+        if (answer := client.mail(sender))[0] != 250 or (answer := client.rcpt(recipient.address))[0] != 250:
+            raise smtplib.SMTPResponseException(*answer)
+        self._tally.unsure.append(name)
+        code, text = client.data(content)
+        self._tally.unsure.remove(name)
+        if code != 250:
+            raise smtplib.SMTPResponseException(code, text)
+        self._tally.accepted.append(name)
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with open_folder("crash") as folder, House(folder / "var") as house:
+        yield house
+
+
+def stored(house: House, people: list[Person]) -> Counter[str]:
+    """Count the messages in all maildirs by name; each must be whole."""
+    return Counter(messages.check_whole(file.read_bytes()) for person in people for file in house.files(person.address))
+
+
+@pytest.mark.timeout(120 + 30 * ROUNDS)
+def test_every_250_is_kept_once_and_whole(house: House) -> None:
+    chance = random.Random(SEED)
+    people = [house.person(name) for name in ("ann", "ben", "cleo")]
+    tally = Tally()
+    senders = [Sender(house, number, people[number % 3], people, tally) for number in range(SESSIONS)]
+    for sender in senders:
+        sender.start()
+    for _ in range(ROUNDS):
+        before = len(tally.accepted)
+        wait_for(lambda seen=before: len(tally.accepted) > seen, "traffic flows again")  # type: ignore[misc]
+        time.sleep(chance.uniform(0.0, 0.6))
+        for sender in senders:
+            sender.pause.set()  # those in the middle of a message go on, so that the kill meets them
+        house.kill()
+        seen = stored(house, people)
+        assert max(seen.values(), default=1) == 1, f"twice in a maildir (seed {SEED}): {[n for n in seen if seen[n] > 1]}"
+        house.start()
+        for sender in senders:
+            sender.pause.clear()
+    for sender in senders:
+        sender.over.set()
+    for sender in senders:
+        sender.join(60)
+        assert not sender.is_alive()
+    accepted, unsure = set(tally.accepted), set(tally.unsure)
+    wait_for(lambda: accepted <= set(stored(house, people)), "everything accepted is delivered", timeout_seconds=120)
+    assert house.stop() == 0
+    seen = stored(house, people)
+    sys.stderr.write(
+        f"\n{ROUNDS} kills, seed {SEED}: {len(accepted)} accepted, {len(unsure)} unanswered, {seen.total()} stored\n"
+    )
+    assert tally.strange == []
+    assert [name for name in seen if seen[name] > 1] == [], f"delivered twice (seed {SEED})"
+    assert accepted - set(seen) == set(), f"accepted and lost (seed {SEED})"
+    assert set(seen) - accepted - unsure == set(), f"delivered though refused (seed {SEED})"
