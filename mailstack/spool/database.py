@@ -111,6 +111,8 @@ def connect(path: Path) -> sqlite3.Connection:
         f"cache_size = -{CACHE_KIB}",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
+    # A damaged text must not make the rows beside it unreadable; whoever reads it looks at what it says.
+    connection.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
     return connection
 
 

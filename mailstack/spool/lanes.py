@@ -52,21 +52,21 @@ class Lanes:
         """Whether anything more may be put into memory."""
         return self.works < self._limits.works and self.octets < self._limits.octets
 
-    def has_room_for(self, lane: str) -> bool:
-        """Whether more for that lane may be put into memory."""
-        return self._is_within(lane, 1.0)
+    def has_room_for(self, lane: str, works: int = 0) -> bool:
+        """Whether more for that lane may be put into memory, after so many other works of it."""
+        return self._is_within(lane, 1.0, works)
 
     def is_low(self, lane: str) -> bool:
         """Whether it is time to look for more on disk."""
         return self._is_within(lane, LOW)
 
-    def _is_within(self, lane: str, part: float) -> bool:
+    def _is_within(self, lane: str, part: float, more: int = 0) -> bool:
         limits = self._limits
         if lane != LOCAL_LANE:
-            if len(self._ready.get(lane, ())) >= limits.works_per_destination * part:
+            if len(self._ready.get(lane, ())) + more >= limits.works_per_destination * part:
                 return False
             part *= REMOTE_SHARE
-        return self.works < limits.works * part and self.octets < limits.octets * part
+        return self.works + more < limits.works * part and self.octets < limits.octets * part
 
     def add(self, work: Work) -> None:
         """Take work into memory."""

@@ -23,6 +23,7 @@ from mailstack.spool.identifiers import format_number
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, Change, State
 from mailstack.spool.record import RecordError, format_envelope, parse_envelope
 
+UNREADABLE_SECONDS: Final = 600.0
 ROW_OCTETS: Final = 4_096  # what a change of rows adds to the WAL, about
 
 Position = tuple[float, int, int]
@@ -119,8 +120,10 @@ class Record:
             "SELECT 1 FROM recipient WHERE entry = ? AND due_at IS NOT NULL LIMIT 1", (self.number,)
         ).fetchone():
             return False
+        if not connection.execute("DELETE FROM entry WHERE number = ? AND state = 'active'", (self.number,)).rowcount:
+            # Either this was done before, by a commit that seemed to fail, or the entry was set aside and must be kept.
+            return connection.execute("SELECT 1 FROM entry WHERE number = ?", (self.number,)).fetchone() is None
         connection.execute("DELETE FROM recipient WHERE entry = ?", (self.number,))
-        connection.execute("DELETE FROM entry WHERE number = ?", (self.number,))
         return True
 
 
@@ -166,10 +169,11 @@ class Due(_Reads):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Entries with those of their recipients that are due, by lane; and those that had to be set aside, with the reason."""
+    """Entries with those of their recipients that are due, by lane; those that were set aside or put off, with the reason."""
 
     entries: list[tuple[Entry, dict[str, dict[int, Pending]]]]
     set_aside: list[tuple[int, str]]
+    unreadable: list[tuple[int, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +186,23 @@ class Load(_Reads):
 
     def apply(self, connection: sqlite3.Connection) -> Loaded:
         """Do it."""
-        loaded = Loaded([], [])
+        loaded = Loaded([], [], [])
         for number in self.numbers:
             try:
                 entry = _read_entry(connection, number, self.folder)
+                if entry is None:
+                    connection.execute("DELETE FROM recipient WHERE entry = ?", (number,))
+                    continue
                 lanes = _read_pending(connection, entry, self.now)
-            except RecordError as error:
+            except (ValueError, TypeError) as error:
                 set_aside(connection, number)
                 loaded.set_aside.append((number, str(error)))
+            except OSError as error:  # the disk may be better another time
+                connection.execute(
+                    "UPDATE recipient SET due_at = ? WHERE entry = ? AND due_at <= ?",
+                    (self.now + UNREADABLE_SECONDS, number, self.now),
+                )
+                loaded.unreadable.append((number, str(error)))
             else:
                 if lanes:
                     loaded.entries.append((entry, lanes))
@@ -202,12 +215,12 @@ def set_aside(connection: sqlite3.Connection, number: int) -> None:
     connection.execute("UPDATE recipient SET due_at = NULL WHERE entry = ?", (number,))
 
 
-def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> Entry:
+def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> Entry | None:
     row = connection.execute(
         "SELECT envelope, expires_at, content_octets, content FROM entry WHERE number = ?", (number,)
     ).fetchone()
     if row is None:
-        raise RecordError("there is no such entry")
+        return None  # finished since it was seen to be due
     envelope, expires_at, octets, inline = row
     content: Content
     if inline is None:
@@ -229,8 +242,12 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
         " WHERE entry = ? AND due_at <= ? ORDER BY ordinal",
         (entry.number, now),
     ):
-        if not 0 <= ordinal < len(recipients) or lane_of(recipients[ordinal].destination) != lane:
-            raise RecordError(f"recipient {ordinal} is not in the envelope")
+        if (
+            not isinstance(attempts, int)
+            or not 0 <= ordinal < len(recipients)
+            or lane_of(recipients[ordinal].destination) != lane
+        ):
+            raise RecordError(f"recipient {ordinal} does not go with the envelope")
         failure = None
         if state == State.UNREPORTED.value:
             failure = Disposition(

@@ -50,8 +50,8 @@ def parse_envelope(text: object) -> Envelope:
 
     Raises:  RecordError.
     """
-    if not isinstance(text, str):
-        raise RecordError("no text")
+    if not isinstance(text, str) or not text.isascii():
+        raise RecordError("not our text")
     try:
         fields = json.loads(text)
         if fields["version"] != VERSION:

@@ -356,19 +356,24 @@ class Runner:
 
     def _wanted(self, rows: Sequence[tuple[float, int, int, str]]) -> list[int]:
         """Return the entries of a page that are not held and find room."""
-        wanted: dict[int, None] = {}
+        wanted: dict[tuple[int, str], None] = {}  # in order
+        more: dict[str, int] = {}
         for _due_at, number, _ordinal, lane in rows:
-            if (number, lane) in self._held:
+            work = (number, lane)
+            if work in self._held or work in wanted:
                 continue
-            if self._lanes.has_room_for(lane):
-                wanted[number] = None
+            if self._lanes.has_room_for(lane, more.get(lane, 0)):
+                wanted[work] = None
+                more[lane] = more.get(lane, 0) + 1
             else:
                 self._is_behind = True
-        return list(wanted)
+        return list(dict.fromkeys(number for number, _ in wanted))
 
     def _take_up_loaded(self, loaded: Loaded) -> None:
         for number, why in loaded.set_aside:
             self.entries -= 1
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
+        for number, why in loaded.unreadable:
+            events.unexpected(f"{format_number(number)}: cannot be read now", Failure(OSError(why)))
         for entry, lanes in loaded.entries:
             self._take_up(entry, lanes, may_repeat=True)

@@ -99,6 +99,7 @@ class House:
         self.courier = FakeCourier()
         self.route: Callable[[Any], tuple[Recipient, ...] | Refuse] = lambda address: (local(str(address)),)
         self.supervisor = Supervisor()
+        self.dead: list[Any] = []
         self.batches: dict[str, InlineBatch[Any, Any]] = {}
         self.spool = self.make()
 
@@ -147,6 +148,7 @@ class House:
         """Leave this process's spool as it is and open what is on disk as the next process would find it."""
         after = self.folder.with_name(self.folder.name + "+")
         shutil.copytree(self.folder, after, ignore=shutil.ignore_patterns("*-shm"))
+        self.dead.append((self.spool, self.courier, self.clock))  # were it collected, its coroutines would go on
         moment = self.clock.seconds()
         self.clock = Clock()  # the timers of the dead process died with it
         self.clock.advance(moment)
