@@ -1,0 +1,90 @@
+"""
+The border to twisted.cred: a checker that asks the directory, and a realm that makes avatars of whatever it was given.
+
+Only a wrong name or password becomes UnauthorizedLogin. Everything else passes through as it is, and the protocols answer
+"temporary": a directory that cannot be read must not look like a wrong password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from twisted.cred.checkers import ANONYMOUS, ICredentialsChecker
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.portal import IRealm
+from twisted.internet.defer import Deferred
+from zope.interface import Interface, implementer
+
+Avatars = Mapping[Any, Callable[[str], Any]]
+"""
+For each interface, what makes its avatar from the name of an account: it returns the avatar, or an awaitable of (avatar,
+logout).
+"""
+
+
+class Verifies(Protocol):
+    """What the checker asks: a `live.Directory`."""
+
+    async def verify(self, username: bytes | str, password: bytes | str) -> str | None:
+        """Return the account's name, or None."""
+
+
+@implementer(ICredentialsChecker)
+class DirectoryChecker:
+    """Checks user name and password; the avatar's id is the account's name as UTF-8 octets."""
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def __init__(self, directory: Verifies) -> None:
+        self._directory = directory
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """
+        Return the account's name.
+
+        Raises:  UnauthorizedLogin: no such account, or disabled, or the wrong password; which of them it is, is not said.
+        """
+        return Deferred.fromCoroutine(self._check(credentials.username, credentials.password))
+
+    async def _check(self, username: bytes | str, password: bytes | str) -> bytes | tuple[()]:
+        account = await self._directory.verify(username, password)
+        if account is None:
+            raise UnauthorizedLogin
+        return account.encode()
+
+
+@implementer(IRealm)
+class Realm:
+    """Gives an account the avatar of the first requested interface for which there is one."""
+
+    def __init__(self, avatars: Avatars) -> None:
+        self._avatars = dict(avatars)
+
+    def requestAvatar(
+        self, avatarId: bytes | tuple[()], mind: object, *interfaces: type[Interface]
+    ) -> Deferred[tuple[type[Interface], object, Callable[[], None]]]:
+        """
+        Make the avatar.
+
+        Raises:  UnauthorizedLogin: an anonymous login. NotImplementedError: there is none for any of these interfaces.
+        """
+        return Deferred.fromCoroutine(self._make(avatarId, interfaces))
+
+    async def _make(
+        self, avatar_id: bytes | str | tuple[()], interfaces: tuple[type[Interface], ...]
+    ) -> tuple[type[Interface], object, Callable[[], None]]:
+        if avatar_id == ANONYMOUS or isinstance(avatar_id, tuple):
+            raise UnauthorizedLogin
+        account = avatar_id.decode() if isinstance(avatar_id, bytes) else avatar_id
+        for interface in interfaces:
+            if interface in self._avatars:
+                made = self._avatars[interface](account)
+                avatar, logout = await made if isinstance(made, Awaitable) else (made, _nothing)
+                return interface, avatar, logout
+        raise NotImplementedError(f"no avatar for {', '.join(each.__name__ for each in interfaces)}")
+
+
+def _nothing() -> None:
+    """Log out where there is nothing to end."""
