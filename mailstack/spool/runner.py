@@ -34,7 +34,7 @@ from mailstack.spool.database import Database
 from mailstack.spool.entry import Entry, Pending, Work, lane_of
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits
-from mailstack.spool.operations import Due, Load, Loaded, MakeDue, Position, Record
+from mailstack.spool.operations import UNREADABLE_SECONDS, Due, Load, Loaded, MakeDue, Position, Record
 from mailstack.spool.ports import Chance, Clock, Couriers, Start
 from mailstack.spool.report import Dropped, Postponed, Ready, Report, Reporter
 
@@ -375,5 +375,6 @@ class Runner:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         for number, why in loaded.unreadable:
             events.unexpected(f"{format_number(number)}: cannot be read now", Failure(OSError(why)))
+            self._wake_in(UNREADABLE_SECONDS)
         for entry, lanes in loaded.entries:
             self._take_up(entry, lanes, may_repeat=True)

@@ -1,0 +1,208 @@
+"""Notifications: read back by the standard library, and with hostile octets in all that comes from outside."""
+
+from __future__ import annotations
+
+from email import message_from_bytes
+from email.message import Message
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailstack.mail.address import Address, parse_address
+from mailstack.mail.disposition import Action, Disposition
+from mailstack.mail.dsn import ORIGINAL_OCTETS, build
+from mailstack.mail.envelope import Envelope, Origin, Recipient, Remote, Service
+from mailstack.mail.status import EnhancedStatus
+
+ORIGINAL = b"Received: from a\r\n\tby b\r\nSubject: hello\r\nMessage-ID: <1@x>\r\n\r\nSecret body\r\n"
+
+
+def recipient(text: str = "bob@example.net", original: str | None = None) -> Recipient:
+    address = parse_address(text)
+    return Recipient(address=address, original=parse_address(original or text), destination=Remote(address.domain))
+
+
+def outcome(
+    action: Action = Action.FAILED,
+    diagnostic: str = "550 5.1.1 No such user",
+    remote_mta: str | None = "mx.example.net",
+    ordinal: int = 0,
+) -> Disposition:
+    kind = {Action.FAILED: 5, Action.DELAYED: 4}.get(action, 2)
+    return Disposition(
+        ordinal=ordinal, action=action, status=EnhancedStatus(kind, 1, 1), diagnostic=diagnostic, remote_mta=remote_mta
+    )
+
+
+def make(*outcomes, sender: Address | None = None, original: bytes = ORIGINAL, boundary: str = "=_b", **more) -> bytes:
+    return build(
+        outcomes or [(recipient(), outcome())],
+        envelope=Envelope(
+            reverse_path=sender or Address("alice", "example.org"),
+            recipients=(recipient(),),
+            origin=Origin(service=Service.SMTP),
+            accepted_at=1_800_000_000.0,
+        ),
+        hostname="mx.example.org",
+        entry="0123456789abc",
+        date="Fri, 15 Jan 2027 08:00:00 +0000",
+        message_id="xyz@mx.example.org",
+        boundary=boundary,
+        original=original,
+        **more,
+    )
+
+
+def parts(octets: bytes) -> tuple[Message, str, list[Message], Message]:
+    """Parse strictly what must hold of every notification, and return it: the whole, the words, the groups, the original."""
+    assert b"\r" not in octets.replace(b"\r\n", b"")
+    assert b"\n" not in octets.replace(b"\r\n", b"")
+    assert octets.endswith(b"\r\n")
+    assert max(map(len, octets.split(b"\r\n"))) <= 998
+    message = message_from_bytes(octets)
+    assert not message.defects
+    assert message.get_content_type() == "multipart/report"
+    assert message.get_param("report-type") == "delivery-status"
+    human, machine, original = message.get_payload()
+    assert human.get_content_type() == "text/plain"
+    assert machine.get_content_type() == "message/delivery-status"
+    groups = machine.get_payload()
+    assert not any(group.defects for group in groups)
+    return message, human.get_payload(decode=True).decode("utf-8"), groups, original
+
+
+class TestForm:
+    def test_header(self):
+        message, *_ = parts(make())
+        assert message["From"] == "Mail Delivery System <MAILER-DAEMON@mx.example.org>"
+        assert message["To"] == "<alice@example.org>"
+        assert message["Auto-Submitted"] == "auto-replied"
+        assert message["Message-ID"] == "<xyz@mx.example.org>"
+        assert message["Date"] == "Fri, 15 Jan 2027 08:00:00 +0000"
+        assert message["MIME-Version"] == "1.0"
+
+    def test_words(self):
+        _, human, _, _ = parts(make())
+        assert "could not be delivered" in human
+        assert "will not be tried again" in human
+        assert "<bob@example.net>" in human
+        assert "The host mx.example.net said: 550 5.1.1 No such user" in human
+        assert "0123456789abc" in human
+
+    def test_fields(self):
+        _, _, [message, about], _ = parts(make((recipient("bob@example.net", "team@example.org"), outcome())))
+        assert message["Reporting-MTA"] == "dns; mx.example.org"
+        assert message["Arrival-Date"] == "Fri, 15 Jan 2027 08:00:00 +0000"
+        assert dict(about.items()) == {
+            "Original-Recipient": "rfc822; team@example.org",
+            "Final-Recipient": "rfc822; bob@example.net",
+            "Action": "failed",
+            "Status": "5.1.1",
+            "Remote-MTA": "dns; mx.example.net",
+            "Diagnostic-Code": "smtp; 550 5.1.1 No such user",
+            "Last-Attempt-Date": "Fri, 15 Jan 2027 08:00:00 +0000",
+        }
+
+    def test_our_own_words_are_not_said_to_be_smtp(self):
+        _, human, [_, about], _ = parts(make((recipient(), outcome(diagnostic="No route", remote_mta=None))))
+        assert about["Diagnostic-Code"] == "x-mailstack; No route"
+        assert about["Remote-MTA"] is None
+        assert "Reason: No route" in human
+
+    def test_several_recipients_and_actions(self):
+        octets = make(*[(recipient(f"{action.value}@example.net"), outcome(action)) for action in Action])
+        message, human, groups, _ = parts(octets)
+        assert [group["Action"] for group in groups[1:]] == [action.value for action in Action]
+        assert message["Subject"] == "Your message could not be delivered"
+        assert "will be tried again" in human
+        assert "was delivered to" in human
+
+    def test_a_delay_says_so(self):
+        message, human, _, _ = parts(make((recipient(), outcome(Action.DELAYED))))
+        assert message["Subject"] == "Your message is delayed"
+        assert "could not be delivered yet" in human
+
+    def test_wants_outcomes_and_somebody_to_tell(self):
+        null = Envelope(reverse_path=None, recipients=(), origin=Origin(service=Service.SMTP), accepted_at=0.0)
+        common = {"hostname": "h", "entry": "e", "date": "d", "message_id": "m", "boundary": "b", "original": b""}
+        with pytest.raises(ValueError, match="return address"):
+            build([(recipient(), outcome())], envelope=null, **common)
+        with pytest.raises(ValueError, match="outcomes"):
+            build([], envelope=null, **common)
+
+
+class TestOriginal:
+    def test_quotes_the_header_section_only(self):
+        octets = make()
+        *_, original = parts(octets)
+        assert original.get_content_type() == "text/rfc822-headers"
+        assert original.get_payload().encode() == ORIGINAL.partition(b"\r\n\r\n")[0] + b"\r\n"
+        assert b"Secret" not in octets
+
+    def test_quotes_the_whole_on_demand(self):
+        *_, original = parts(make(whole=True))
+        assert original.get_content_type() == "message/rfc822"
+        assert original.get_payload()[0]["Subject"] == "hello"
+
+    @pytest.mark.parametrize("octets", [b"S: \xe9\r\n\r\nbody\r\n", b"S: x\r\n\r\n" + b"y" * 2_000 + b"\r\n"])
+    def test_quotes_the_header_section_when_the_whole_would_not_pass_every_host(self, octets):
+        *_, original = parts(make(original=octets, whole=True))
+        assert original.get_content_type() == "text/rfc822-headers"
+
+    def test_is_cut_at_a_line(self):
+        section = b"".join(b"X-%d: y\r\n" % number for number in range(20_000))
+        *_, original = parts(make(original=section + b"\r\nbody"))
+        quoted = original.get_payload(decode=True)
+        assert ORIGINAL_OCTETS - 20 < len(quoted) <= ORIGINAL_OCTETS
+        assert section.startswith(quoted)
+        assert quoted.endswith(b": y\r\n")
+
+    @pytest.mark.parametrize(
+        "octets", [b"", b"\r\nno header", b"x" * 100_000, b"Subject: \xff\xfe\r\n\r\n", b"A: b\rc\nd\0e\r\n\r\n"]
+    )
+    def test_whatever_it_is(self, octets):
+        *_, original = parts(make(original=octets))
+        section = octets.partition(b"\r\n\r\n")[0][:ORIGINAL_OCTETS]
+        if b"\r\n\r\n" in octets:
+            assert original.get_payload(decode=True).rstrip(b"\r\n") == section.rstrip(b"\r\n")
+
+    def test_cannot_end_its_part(self):
+        message, _, _, original = parts(make(original=b"X: y\r\n--=_b--\r\n--=_b_\r\n\r\n"))
+        assert message.get_boundary() == "=_b__"
+        assert "--=_b--" in original.get_payload()
+
+
+HOSTILE = "550 no\r\nAction: delivered\r\n\r\n--=_b--\r\n\x00\x1b[2J\x85\u2028é"
+
+
+class TestInjection:
+    def test_by_the_diagnostic(self):
+        _, human, groups, _ = parts(make((recipient(), outcome(diagnostic=HOSTILE, remote_mta=HOSTILE))))
+        assert len(groups) == 2
+        assert groups[1].get_all("Action") == ["failed"]
+        assert "\x1b" not in human
+        assert "\x00" not in human
+
+    @pytest.mark.parametrize(
+        "address", [Address("a\r\nBcc: x", "y.net"), Address('"<>"', "y.net"), Address("a b\0", "y\n.net")]
+    )
+    def test_by_addresses(self, address):
+        about = Recipient(address=address, original=address, destination=Remote("y.net"))
+        message, _, groups, _ = parts(make((about, outcome()), sender=address))
+        assert message["Bcc"] is None
+        assert len(groups) == 2
+
+    def test_addresses_that_are_not_ascii(self):
+        octets = make((recipient("bjørn@example.net"), outcome()), sender=Address("zoë", "example.org"))
+        message = message_from_bytes(octets)
+        assert b"To: <zo\xc3\xab@example.org>\r\n" in octets
+        assert message.get_payload(1).get_payload(1)["Final-Recipient"] == "utf-8; bj\\x{F8}rn@example.net"
+        assert "bjørn@example.net" in message.get_payload(0).get_payload(decode=True).decode()
+
+    @given(st.text(max_size=1_500), st.one_of(st.none(), st.text(max_size=300)), st.binary(max_size=3_000))
+    def test_by_anything(self, diagnostic, remote_mta, original):
+        octets = make((recipient(), outcome(diagnostic=diagnostic, remote_mta=remote_mta)), original=original)
+        assert octets.isascii()
+        _, _, groups, _ = parts(octets)
+        assert [group.get_all("Action") for group in groups] == [None, ["failed"]]
