@@ -76,6 +76,10 @@ class LineBuffer:
             return TOO_LONG
         return None
 
+    def begins_with(self, octets: bytes) -> bool:
+        """Say whether what is pending begins so."""
+        return self._octets.startswith(octets)
+
     def take(self) -> bytes:
         """Return everything that is pending, which then is no longer; what follows is not a line."""
         octets = bytes(self._octets)

@@ -1,0 +1,375 @@
+"""
+The server side of SMTP, submission and LMTP, without I/O.
+
+Theory of operation: the peer's octets go in by `receive`; `next_event` takes the next line off them, or in a content whatever
+has come of it, and says what it is; `send` writes the reply and moves the state by the table. While a reply is owed nothing
+further is looked at, so pipelined commands are answered one by one and in order, however long one of them takes.
+
+Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, is read to that end and
+then refused, since octets of a content must never run as commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+from mailstack.mail import reply as replies
+from mailstack.mail.reply import Reply, format_reply, reply
+from mailstack.wire import grammar
+from mailstack.wire.dots import DotUnstuffer
+from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslError
+from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
+from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, BareNewline, Limits
+from mailstack.wire.lines import TOO_LONG, LineBuffer, Overlong
+from mailstack.wire.sasl import MECHANISMS, Challenge, Exchange
+from mailstack.wire.smtp_commands import (
+    Answered,
+    Authenticate,
+    Command,
+    ContentChunk,
+    ContentEnd,
+    Data,
+    Event,
+    Hello,
+    Quit,
+    Rcpt,
+    Refused,
+    Reset,
+    StartTLS,
+    Verb,
+    parse_command,
+    parse_hello,
+    parse_mail,
+    parse_rcpt,
+)
+from mailstack.wire.smtp_table import REFUSAL, RULES, UNKNOWN, Role, Rule, State, Step, next_state, out_of_place
+
+NOT_SMTP: Final = reply(421, "4.7.0", "This is not what you seek")
+BEHIND_STARTTLS: Final = reply(503, "5.5.1", "Nothing may be pipelined behind STARTTLS")
+RESPONSE_TOO_LONG: Final = reply(500, "5.5.6", "Authentication exchange line is too long")
+ALREADY_AUTHENTICATED: Final = reply(503, "5.5.1", "Already authenticated")
+ALREADY_TLS: Final = reply(503, "5.5.1", "TLS is already active")
+HELP: Final = reply(214, "2.0.0", "See RFC 5321")
+_E = TypeVar("_E", bound=Event)
+_TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 §5.1, the first octet of a ClientHello
+
+
+class SMTPServerCore:
+    """
+    One session. The first thing owed is the greeting.
+
+    Shape:  `tls_active`: TLS came with the connection; `tls_available`: STARTTLS can be done. `closed` says that after what
+            `send` returned last the connection ends.
+    """
+
+    def __init__(
+        self, role: Role, limits: Limits, hostname: str, *, tls_active: bool = False, tls_available: bool = False
+    ) -> None:
+        self._role = role
+        self._limits = limits
+        self._hostname = hostname
+        self._tls_active = tls_active
+        self._tls_available = tls_available
+        self._lines = LineBuffer(limits.command_line_octets)
+        self._rule: Rule | None = None
+        self._forget()
+        self._state, self._rule = State.GREETING, RULES[State.GREETING, Step.GREET]
+
+    def _forget(self) -> None:
+        """Be as at the start of a session."""
+        self._state = State.START
+        self._rule = None
+        self._event: Event | None = None
+        self._owed = 1
+        self._authenticated = False
+        self._end_transaction()
+
+    def _end_transaction(self) -> None:
+        self._recipients = 0
+        self._exchange: Exchange | None = None
+        self._mechanism = ""
+        self._unstuffer: DotUnstuffer | None = None
+        self._unread = b""
+        self._content_octets = 0
+        self._refusal: Reply | None = None
+        self._lines.limit_octets = self._limits.command_line_octets
+
+    @property
+    def state(self) -> State:
+        """Where the session is."""
+        return self._state
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over."""
+        return self._state is State.CLOSED
+
+    @property
+    def owes_reply(self) -> bool:
+        """Whether the peer waits for us."""
+        return self._rule is not None
+
+    @property
+    def pending(self) -> int:
+        """The octets that were received and not looked at."""
+        return len(self._unread) + self._lines.pending
+
+    def receive(self, octets: bytes) -> None:
+        """Take octets from the peer; the caller stops reading when too many are pending."""
+        if self._state is State.CLOSED:
+            return
+        unstuffer = self._unstuffer
+        if unstuffer is None or unstuffer.ended:
+            self._lines.receive(octets)
+        elif not self._unread and not self._lines.pending:
+            self._unread = octets  # the common case of a content: not copied
+        else:
+            self._lines.receive(self._unread + octets if self._unread else octets)
+            self._unread = b""
+
+    def next_event(self) -> Event | Pause:
+        """Return what the peer says next."""
+        if self._rule is not None:
+            return AWAITING_REPLY
+        if self._unstuffer is not None:
+            return self._next_of_content(self._unstuffer)
+        if self._state in (State.CLOSED, State.STARTING_TLS):
+            return NEED_OCTETS
+        line = self._lines.next_line()
+        if line is None:
+            return self._judge_beginning()
+        if self._state is State.EXCHANGE:
+            return self._respond(line)
+        if line is TOO_LONG:
+            return self._refuse(replies.LINE_TOO_LONG)
+        command = parse_command(line)
+        if isinstance(command, Reply):
+            return self._refuse(NOT_SMTP if line.startswith(_TLS_HANDSHAKE) else command)
+        return self._obey(command)
+
+    def send(self, answer: Reply) -> bytes:
+        """
+        Write the reply that is owed.
+
+        Raises:  LocalProtocolError: none is owed.
+        """
+        rule, event = self._rule, self._event
+        if rule is None:
+            raise LocalProtocolError("no reply is owed")
+        if isinstance(event, StartTLS) and answer.is_success and self._lines.pending:
+            # They came while the reply was made; in the clear, so whoever sits on the line may have written them.
+            answer, event = BEHIND_STARTTLS, Refused(BEHIND_STARTTLS, closes=True)
+        self._owed -= 1
+        if answer.code == 421 or (isinstance(event, Refused) and event.closes):
+            self._close()
+        elif self._owed == 0:
+            self._move(rule, event, answer)
+        return format_reply(answer)
+
+    def end(self, answer: Reply) -> bytes:
+        """End the session from our side with a 421, whatever it is doing (RFC 5321 §3.8)."""
+        self._close()
+        return format_reply(answer)
+
+    def tls_started(self) -> None:
+        """
+        Forget everything learned in the clear (RFC 3207 §4.2).
+
+        Raises:  LocalProtocolError: no 220 to STARTTLS was sent.
+        """
+        if self._state is not State.STARTING_TLS:
+            raise LocalProtocolError("TLS out of place")
+        self._lines.clear()
+        self._forget()
+        self._tls_active = True
+
+    # How the state moves
+
+    def _move(self, rule: Rule, event: Event | None, answer: Reply) -> None:
+        before = self._state
+        self._rule, self._event, self._owed = None, None, 1
+        self._state = next_state(before, rule, answer)
+        if self._state is State.CLOSED:
+            self._close()
+            return
+        if answer.is_success:
+            if isinstance(event, Rcpt):
+                self._recipients += 1
+            elif isinstance(event, Authenticate):
+                self._authenticated = True
+        if self._state is before:
+            return
+        if self._state is State.READY:
+            self._end_transaction()
+        elif self._state is State.CONTENT:
+            self._unstuffer = DotUnstuffer(normalise=self._limits.bare_newline is BareNewline.NORMALISE)
+        elif self._state is State.EXCHANGE:
+            self._lines.limit_octets = self._limits.sasl_octets
+
+    def _close(self) -> None:
+        self._state, self._rule, self._event = State.CLOSED, None, None
+        self._end_transaction()
+        self._lines.clear()
+
+    def _owe(self, event: _E, rule: Rule) -> _E:
+        self._rule, self._event = rule, event
+        return event
+
+    def _refuse(self, answer: Reply, *, closes: bool = False) -> Refused:
+        return self._owe(Refused(answer, closes), REFUSAL)
+
+    def _judge_beginning(self) -> Event | Pause:
+        """Look at a line that is not complete: does it go on for ever, and is it TLS?"""
+        if self._lines.discarded > DISCARDED_OCTETS:
+            return self._refuse(replies.LINE_TOO_LONG, closes=True)
+        if self._lines.begins_with(_TLS_HANDSHAKE):
+            return self._refuse(NOT_SMTP)
+        return NEED_OCTETS
+
+    # Commands
+
+    def _obey(self, command: Command) -> Event:
+        verb = command.verb
+        if verb is Verb.HTTP:
+            return self._refuse(NOT_SMTP)
+        if verb is Verb.BDAT:
+            # Not announced, so nobody should send it; what follows it is content, and must not run as commands.
+            return self._refuse(replies.NOT_IMPLEMENTED, closes=True)
+        unknown = UNKNOWN[self._role].get(verb)
+        if unknown is not None:
+            return self._refuse(unknown)
+        rule = RULES.get((self._state, verb))
+        if rule is None:
+            return self._refuse(out_of_place(self._state, verb))
+        if command.argument and verb in _WITHOUT_ARGUMENT:
+            return self._refuse(replies.BAD_ARGUMENTS)
+        made = _MAKE[verb](self, command)
+        if isinstance(made, Reply):
+            return self._refuse(made)
+        return self._owe(made, REFUSAL if isinstance(made, Refused) else rule)
+
+    def _hello(self, command: Command) -> Event | Reply:
+        name = parse_hello(command.argument)
+        if isinstance(name, Reply):
+            return name
+        if command.verb is Verb.HELO:
+            return Hello(name, False, Reply(250, (self._hostname,)))
+        return Hello(name, True, Reply(250, (self._hostname, *self._keywords())))
+
+    def _keywords(self) -> list[str]:
+        """List the extensions that there are at this moment."""
+        keywords = ["PIPELINING", f"SIZE {self._limits.message_octets}", "8BITMIME", "ENHANCEDSTATUSCODES"]
+        if self._tls_available and not self._tls_active:
+            keywords.append("STARTTLS")
+        if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
+            keywords.append("AUTH " + " ".join(MECHANISMS))
+        if self._role is not Role.LMTP:
+            keywords.append("HELP")
+        return keywords
+
+    def _mail(self, command: Command) -> Event | Reply:
+        if self._role is Role.SUBMISSION and not self._authenticated:
+            return replies.AUTH_REQUIRED if self._tls_active else replies.TLS_REQUIRED
+        return parse_mail(
+            command.argument,
+            size_limit_octets=self._limits.message_octets,
+            authentication=self._role is Role.SUBMISSION,
+        )
+
+    def _rcpt(self, command: Command) -> Event | Reply:
+        if self._recipients >= self._limits.recipients:
+            return replies.TOO_MANY_RECIPIENTS
+        return parse_rcpt(command.argument)
+
+    def _starttls(self, command: Command) -> Event | Reply:
+        if self._tls_active:
+            return ALREADY_TLS
+        if not self._tls_available:
+            return replies.NOT_IMPLEMENTED
+        if self._lines.pending:
+            return Refused(BEHIND_STARTTLS, closes=True)
+        return StartTLS()
+
+    # Authentication
+
+    def _auth(self, command: Command) -> Event | Reply:
+        if self._authenticated:
+            return ALREADY_AUTHENTICATED
+        if not self._tls_active:
+            return replies.ENCRYPTION_REQUIRED
+        mechanism, _, initial = command.argument.partition(b" ")
+        if not grammar.SASL_MECHANISM.match(mechanism):
+            return replies.BAD_ARGUMENTS
+        self._mechanism = mechanism.decode("ascii").upper()
+        make = MECHANISMS.get(self._mechanism)
+        if make is None:
+            return replies.UNKNOWN_MECHANISM
+        self._exchange = make()
+        return self._step(initial.lstrip(b" ") or None)
+
+    def _respond(self, line: bytes | Overlong) -> Event:
+        """Take a line of an exchange."""
+        rule = RULES[State.EXCHANGE, Step.RESPOND]
+        made = RESPONSE_TOO_LONG if line is TOO_LONG else self._step(line)
+        return self._owe(Refused(made) if isinstance(made, Reply) else made, rule)
+
+    def _step(self, line: bytes | None) -> Event | Reply:
+        assert self._exchange is not None
+        try:
+            said = self._exchange.step(line)
+        except SaslCancelledError:
+            return replies.AUTH_CANCELLED
+        except SaslError:
+            return replies.BAD_AUTH_RESPONSE
+        if isinstance(said, Challenge):
+            return Answered(Reply(334, (said.encoded,)))
+        return Authenticate(self._mechanism, said)
+
+    # Content
+
+    def _next_of_content(self, unstuffer: DotUnstuffer) -> Event | Pause:
+        limit_octets = self._limits.message_octets
+        while not unstuffer.ended:
+            octets = self._unread or self._lines.take()
+            self._unread = b""
+            if not octets:
+                return NEED_OCTETS
+            content = unstuffer.feed(octets)
+            self._content_octets += len(content)
+            self._lines.receive(unstuffer.rest)
+            self._refusal = self._judge_content(unstuffer)
+            if self._refusal is None and content:
+                return ContentChunk(content)
+            if self._content_octets > limit_octets * CLOSE_AT_TIMES_SIZE:
+                return self._refuse(replies.MESSAGE_TOO_BIG, closes=True)
+        self._owed = self._recipients if self._role is Role.LMTP else 1
+        end = ContentEnd(self._content_octets, self._owed, self._refusal)
+        return self._owe(end, RULES[State.CONTENT, Step.END_CONTENT])
+
+    def _judge_content(self, unstuffer: DotUnstuffer) -> Reply | None:
+        # Size first, so that the answer does not depend on the pieces in which the content came.
+        if self._content_octets > self._limits.message_octets:
+            return replies.MESSAGE_TOO_BIG
+        if unstuffer.has_bare_newline and self._limits.bare_newline is BareNewline.REJECT:
+            return replies.BARE_NEWLINE
+        return None
+
+
+_WITHOUT_ARGUMENT: Final = frozenset((Verb.DATA, Verb.RSET, Verb.QUIT, Verb.STARTTLS))
+
+_MAKE: Final[Mapping[Verb, Callable[[SMTPServerCore, Command], Event | Reply]]] = {
+    Verb.HELO: SMTPServerCore._hello,
+    Verb.EHLO: SMTPServerCore._hello,
+    Verb.LHLO: SMTPServerCore._hello,
+    Verb.MAIL: SMTPServerCore._mail,
+    Verb.RCPT: SMTPServerCore._rcpt,
+    Verb.DATA: lambda core, command: Data(),
+    Verb.RSET: lambda core, command: Reset(),
+    Verb.QUIT: lambda core, command: Quit(),
+    Verb.NOOP: lambda core, command: Answered(replies.OK),
+    Verb.VRFY: lambda core, command: Answered(replies.CANNOT_VERIFY),
+    Verb.HELP: lambda core, command: Answered(HELP),
+    Verb.STARTTLS: SMTPServerCore._starttls,
+    Verb.AUTH: SMTPServerCore._auth,
+}

@@ -1,0 +1,204 @@
+"""
+Dialogues as text, run against the core of the SMTP server.
+
+    role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`)
+    C: a line of the client           R: raw octets with Python's escapes, without CRLF
+    S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
+    TLS                               the handshake is done
+    CONTENT: octets                   what the last accepted message was, with Python's escapes
+    CLOSED                            the session is over
+    step by step                      is not run pipelined
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mailstack.mail import reply as replies
+from mailstack.mail.reply import Reply, reply
+from mailstack.wire.events import Pause
+from mailstack.wire.limits import BareNewline, Limits
+from mailstack.wire.smtp_commands import (
+    Answered,
+    Authenticate,
+    ContentChunk,
+    ContentEnd,
+    Data,
+    Event,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Refused,
+    Reset,
+    StartTLS,
+)
+from mailstack.wire.smtp_server import SMTPServerCore
+from mailstack.wire.smtp_table import Role
+
+FOLDER = Path(__file__).parent.parent / "dialogues"
+GREETING = Reply(220, ("mx.example.org ESMTP",))
+
+
+class Session:
+    """A core with a shell that agrees to almost everything."""
+
+    def __init__(self, core: SMTPServerCore) -> None:
+        self.core = core
+        self.output = core.send(GREETING)
+        self.events: list[Event] = []
+        self.messages: list[bytes] = []
+        self.chunks: list[bytes] = []
+
+    def feed(self, octets: bytes) -> None:
+        self.core.receive(octets)
+        while not isinstance(event := self.core.next_event(), Pause):
+            self.events.append(event)
+            if isinstance(event, ContentChunk):
+                assert event.octets
+                self.chunks.append(event.octets)
+            else:
+                self.output += b"".join(self.core.send(each) for each in self.answer(event))
+
+    def answer(self, event: Event) -> list[Reply]:
+        match event:
+            case Answered(answer) | Refused(answer) | Hello(reply=answer):
+                return [answer]
+            case Mail(reverse_path=path):
+                refused = path is not None and path.local_part == "refused"
+                return [replies.RELAYING_DENIED if refused else replies.SENDER_OK]
+            case Rcpt(forward_path=path):
+                return [replies.NO_SUCH_USER if path.local_part == "unknown" else replies.RECIPIENT_OK]
+            case Data():
+                self.chunks = []
+                return [replies.START_CONTENT]
+            case ContentEnd():
+                return self.answer_content(event)
+            case Authenticate(credentials=credentials):
+                right = credentials.password == b"secret" and not credentials.acts_for_other
+                return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
+            case StartTLS():
+                return [replies.START_TLS]
+            case Quit():
+                return [replies.CLOSING]
+            case Reset():
+                return [replies.OK]
+        raise AssertionError(event)
+
+    def answer_content(self, event: ContentEnd) -> list[Reply]:
+        content = b"".join(self.chunks)
+        if event.refusal is not None:
+            return [event.refusal] * event.replies
+        assert event.octets == len(content)
+        if b"REJECT ME" in content:
+            return [reply(554, "5.7.1", "Content refused")] * event.replies
+        self.messages.append(content)
+        return [replies.OK] * event.replies
+
+
+@dataclass
+class Dialogue:
+    """What a file says."""
+
+    name: str
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+    pipelined: bool = True
+
+    def core(self) -> SMTPServerCore:
+        limits = Limits(
+            message_octets=int(self.options.get("size", "10000000")),
+            recipients=int(self.options.get("recipients", "100")),
+            bare_newline=BareNewline(self.options.get("bare", "reject")),
+        )
+        tls = self.options.get("tls", "")
+        return SMTPServerCore(
+            Role(self.options.get("role", "mx")),
+            limits,
+            "mx.example.org",
+            tls_active=tls == "active",
+            tls_available=tls == "available",
+        )
+
+
+def octets_of(kind: str, text: str) -> bytes:
+    if kind == "R":
+        octets = ast.literal_eval('b"' + text.replace('"', '\\"') + '"')
+        assert isinstance(octets, bytes)
+        return octets
+    return text.encode() + b"\r\n"
+
+
+def load(path: Path) -> list[Dialogue]:
+    """Read a file; a line of `=== name` begins a dialogue."""
+    dialogues: list[Dialogue] = []
+    options: dict[str, str] = {}
+    for line in path.read_text().split("\n"):
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("=== "):
+            dialogues.append(Dialogue(line[4:], options=dict(options)))
+            continue
+        if line in ("TLS", "CLOSED"):
+            dialogues[-1].steps.append((line, ""))
+        elif line == "step by step":
+            dialogues[-1].pipelined = False
+        else:
+            kind, colon, text = line.partition(":")
+            assert colon, line
+            text = text.removeprefix(" ")
+            if kind in ("role", "tls", "bare", "size", "recipients"):
+                (dialogues[-1].options if dialogues else options)[kind] = text
+            else:
+                assert kind in ("C", "R", "S", "S+", "S-", "CONTENT"), line
+                dialogues[-1].steps.append((kind, text))
+    return dialogues
+
+
+def all_dialogues() -> list[tuple[str, Dialogue]]:
+    return [(f"{path.stem}: {each.name}", each) for path in sorted(FOLDER.glob("*.txt")) for each in load(path)]
+
+
+def split_replies(octets: bytes) -> list[list[str]]:
+    """Cut the output into replies, each a list of its lines."""
+    whole: list[list[str]] = [[]]
+    assert octets.endswith(b"\r\n") or not octets
+    for line in octets.decode("ascii").split("\r\n")[:-1]:
+        whole[-1].append(line)
+        if line[3:4] == " ":
+            whole.append([])
+    assert whole[-1] == []
+    return whole[:-1]
+
+
+def run(dialogue: Dialogue, cut: Callable[[bytes], list[bytes]], *, pipelined: bool = False) -> Session:
+    """Run a dialogue, with the client's octets cut by `cut`; pipelined means that the client does not wait at all."""
+    session = Session(dialogue.core())
+    if pipelined:
+        for piece in cut(b"".join(octets_of(*step) for step in dialogue.steps if step[0] in "CR")):
+            session.feed(piece)
+    seen = 0
+    for number, (kind, text) in enumerate(dialogue.steps):
+        where = f"{dialogue.name}, step {number}: {kind}: {text}\n{session.output.decode()}"
+        if kind in ("C", "R"):
+            for piece in [] if pipelined else cut(octets_of(kind, text)):
+                session.feed(piece)
+        elif kind == "TLS":
+            session.core.tls_started()
+        elif kind == "CLOSED":
+            assert session.core.closed, where
+        elif kind == "CONTENT":
+            assert octets_of("R", text) in session.messages, where + repr(session.messages)
+        elif kind == "S":
+            found = split_replies(session.output)
+            assert len(found) > seen, where
+            assert found[seen][0].replace("-", " ", 1).startswith(text), where
+            seen += 1
+        else:
+            lines = [line[4:] for line in split_replies(session.output)[seen - 1]]
+            assert (text in lines) if kind == "S+" else not any(line.startswith(text) for line in lines), where
+    assert len(split_replies(session.output)) == seen, session.output.decode()
+    return session
