@@ -60,11 +60,11 @@ class Argon2Hasher:
 
     def verify(self, encoded: str, password: bytes) -> bool:
         """Say whether the password is the one that was hashed; a hash that is none is nobody's."""
-        from argon2.exceptions import Argon2Error, InvalidHashError
+        from argon2.exceptions import Argon2Error
 
         try:
             return self._argon2.verify(encoded, password)
-        except (Argon2Error, InvalidHashError):
+        except (Argon2Error, ValueError):
             return False
 
 

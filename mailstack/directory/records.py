@@ -85,7 +85,7 @@ def account_name(text: str) -> str:
     Raises:  DirectoryError.
     """
     address = _address(text)
-    local_part = address.local_part.lower()
+    local_part = _in_lower_case(address.local_part)
     if not _LOCAL_PART.fullmatch(local_part):
         raise DirectoryError(
             f"{text!r} cannot be the name of an account: before the @ only a-z, 0-9, and . _ + = - are allowed. "
@@ -116,13 +116,18 @@ def target(text: str) -> Address:
 
 def key_of(address: Address) -> str:
     """Return the form in which addresses are compared: everything in lower case (RFC 5321 §2.3.11 leaves that to us)."""
-    return str(Address(address.local_part.lower(), address.domain))
+    return str(Address(_in_lower_case(address.local_part), address.domain))
 
 
 def base_of(address: Address, delimiter: str) -> Address | None:
     """Return the address without its subaddress (RFC 5233), or None when it has none."""
     local_part, found, _ = address.local_part.partition(delimiter) if delimiter else (address.local_part, "", "")
     return Address(local_part, address.domain) if found and local_part else None
+
+
+def _in_lower_case(local_part: str) -> str:
+    # Of ASCII only: str.lower() would make a plain "k" of the Kelvin sign, and so one account of two addresses.
+    return local_part.encode().lower().decode()
 
 
 def _address(text: str) -> Address:
