@@ -41,7 +41,7 @@ crash: $(VENV)/dev.stamp ## Kill the server CRASH_ROUNDS times under load, and c
 	MAILSTACK_CRASH_ROUNDS=$(CRASH_ROUNDS) $(PYTEST) tests/crash -s --timeout=7200
 
 wheel: $(VENV)/dev.stamp ## Build the wheel and the source distribution into dist/
-	$(BIN)/python -m build
+	$(BIN)/python -m build --no-isolation
 
 clean: ## Remove what was built (var/ stays: it holds mail)
 	rm -rf $(VENV) build dist mailstack.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
