@@ -46,7 +46,10 @@ class Flow:
             self._resumed()
 
     def stopProducing(self) -> None:
-        """Let whoever waits go on; the connection is lost, and it will see that."""
+        """Do nothing: the protocol's connectionLost follows, and releases."""
+
+    def release(self) -> None:
+        """Let whoever waits go on, to see that the connection is closed or lost."""
         if self.is_paused:
             self._open()
 

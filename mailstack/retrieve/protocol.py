@@ -56,6 +56,7 @@ class POP3Protocol(Protocol):
         )
         self._flow = Flow(self._clock, self._limits.stalled_seconds, resumed=self._advance, stalled=self._stalled)
         self._maildrop: MaildropSession | None = None
+        self._account = ""
         self._logout: Callable[[], Any] | None = None
         self._timer: IDelayedCall | None = None
         self._sleep: tuple[Deferred[None], IDelayedCall] | None = None
@@ -106,7 +107,7 @@ class POP3Protocol(Protocol):
                 timer.cancel()
         if self._sleep is not None:
             self._sleep[0].callback(None)
-        self._flow.stopProducing()
+        self._flow.release()
         if not self._is_busy:
             self._leave()
 
@@ -121,7 +122,7 @@ class POP3Protocol(Protocol):
         """Write a reply, and close after it if it is the last."""
         self.write(self._core.send(reply))
         if reply.closes:
-            self._close(self._end if self._end != "connection lost" else reply.text)
+            self._close("quit" if reply is words.BYE else reply.text)
 
     def write(self, octets: bytes) -> None:
         """Write octets, unless the connection is gone."""
@@ -131,8 +132,6 @@ class POP3Protocol(Protocol):
     # The loop
 
     def _greet(self) -> None:
-        if self._is_draining:
-            return
         self.send(words.GREETING)
         self._advance()
 
@@ -142,9 +141,11 @@ class POP3Protocol(Protocol):
             return
         self._is_advancing = True
         try:
-            while not (self._is_busy or self._is_closing or self._flow.is_paused):
-                if self._is_draining and not self._core.owes_reply:
+            while not (self._is_busy or self._is_closing):
+                if self._is_draining:
                     self._end_session(words.SHUTTING_DOWN)
+                    break
+                if self._flow.is_paused:
                     break
                 event = self._core.next_event()
                 if isinstance(event, Pause):
@@ -179,7 +180,7 @@ class POP3Protocol(Protocol):
             if self.is_lost:
                 self._leave()
         if self._core.is_closed:
-            self._close(self._end)
+            self._close("failed")
         self._advance()
 
     def _answer(self, event: Event) -> Duty | None:
@@ -218,6 +219,7 @@ class POP3Protocol(Protocol):
     async def _log_in(self, login: Login) -> None:
         credentials = UsernamePassword(login.username, login.password)
         username = login.username.decode("utf-8", "replace")
+        avatar: Any
         try:
             interface, avatar, logout = await self.factory.portal.login(credentials, None, IMaildrop, IMailboxPOP3)
         except (UnauthorizedLogin, LoginDenied):
@@ -265,7 +267,6 @@ class POP3Protocol(Protocol):
     # The end
 
     def _quit(self, leave: Leave) -> Duty | None:
-        self._end = "quit"
         if not leave.commit:
             self.send(words.BYE)
             return None
@@ -293,8 +294,13 @@ class POP3Protocol(Protocol):
         if self._maildrop is not None:
             events.maildrop_closed(self.session, self._account, 0, 0)
             self._maildrop = None
-        self.factory.start(self._release(), f"POP3 session {self.session}: logout")
-        self.factory.forget(self)
+        self.factory.start(self._left(), f"POP3 session {self.session}: logout")
+
+    async def _left(self) -> None:
+        try:
+            await self._release()
+        finally:
+            self.factory.forget(self)
 
     async def _release(self) -> None:
         logout, self._logout = self._logout, None
@@ -314,7 +320,7 @@ class POP3Protocol(Protocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = self._clock.callLater(self._limits.stalled_seconds, self._abort, reason)
-        self._flow.stopProducing()
+        self._flow.release()
         self.transport.unregisterProducer()  # a transport waits for its producer before it closes
         self.transport.loseConnection()
 

@@ -78,6 +78,8 @@ class Maildrop:
         self._path = path
         self._lock = lock
         self._messages = messages
+        self.listing = [(message.octets, message.uid) for message in messages]
+        """Octets and unique id of each message."""
         self._now = now
         self._disk = disk
         self._gone: set[int] = set()
@@ -99,11 +101,6 @@ class Maildrop:
         except BaseException:
             disk.close(lock)
             raise
-
-    @property
-    def listing(self) -> list[tuple[int, bytes]]:
-        """Octets and unique id of each message."""
-        return [(message.octets, message.uid) for message in self._messages]
 
     def read(self, index: int) -> bytes | MessageReader | None:
         """

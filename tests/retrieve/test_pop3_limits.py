@@ -1,0 +1,412 @@
+"""How POP3 sessions end other than by QUIT, and what they may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pop3_fakes import Client, House
+from twisted.internet.address import IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import connectionDone
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.python.failure import Failure
+
+from mailstack.mail.envelope import Service
+from mailstack.retrieve.limits import POP3Limits
+
+SMALL = b"a: b\r\n\r\nx\r\n"
+LARGE = b"y" * 49_999_998 + b"\r\n"
+
+
+def lose(client: Client) -> None:
+    client.connected = False
+    client.protocol.connectionLost(Failure(ConnectionLost()))
+
+
+STAGES: dict[str, Callable[[House], Client]] = {}
+
+
+def stage(make: Callable[[House], Client]) -> Callable[[House], Client]:
+    STAGES[make.__name__] = make
+    return make
+
+
+@stage
+def greeted(house: House) -> Client:
+    return house.connect()
+
+
+@stage
+def in_the_middle_of_a_line(house: House) -> Client:
+    client = house.connect()
+    client.say(b"USER al")
+    return client
+
+
+@stage
+def challenged(house: House) -> Client:
+    client = house.connect()
+    client.say(b"AUTH PLAIN\r\n")
+    return client
+
+
+@stage
+def logging_in(house: House) -> Client:
+    client = house.connect()
+    house.realm.logging_in = Deferred()
+    client.say(b"USER alice\r\nPASS sec ret\r\nDELE 1\r\nQUIT\r\n")
+    return client
+
+
+@stage
+def failed_and_waiting(house: House) -> Client:
+    client = house.connect()
+    client.say(b"USER alice\r\nPASS wrong\r\n")
+    return client
+
+
+@stage
+def logged_in(house: House) -> Client:
+    return house.log_in()
+
+
+@stage
+def with_marks(house: House) -> Client:
+    client = house.log_in()
+    client.say(b"DELE 1\r\nQUI")
+    return client
+
+
+@stage
+def fetching(house: House) -> Client:
+    client = house.log_in()
+    house.maildrop.held = True
+    client.say(b"DELE 2\r\nRETR 1\r\nQUIT\r\n")
+    return client
+
+
+@stage
+def sending(house: House) -> Client:
+    house.maildrop.contents[0] = LARGE[-400_000:]
+    client = house.log_in()
+    write = client.write
+
+    def fill(octets: bytes) -> None:
+        write(octets)
+        if len(octets) > 65_536:
+            client.producer.pauseProducing()
+
+    client.write = fill  # type: ignore[method-assign]  # a peer that does not read
+    client.say(b"DELE 2\r\nRETR 1\r\nQUIT\r\n")
+    return client
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_lost_connection_removes_nothing_and_gives_all_back(name: str) -> None:
+    house = House(SMALL, SMALL)
+    client = STAGES[name](house)
+    lose(client)
+    if house.realm.logging_in is not None:
+        assert len(house.factory) == 1
+        house.realm.logging_in.callback(None)
+    house.maildrop.release()
+    assert house.maildrop.committed == []
+    assert house.realm.logouts == (
+        0 if name in ("greeted", "in_the_middle_of_a_line", "challenged", "failed_and_waiting") else 1
+    )
+    assert len(house.factory) == len(house.supervisor) == 0
+    assert house.clock.getDelayedCalls() == []
+    assert all(reader.is_closed for reader in house.maildrop.readers)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_draining_ends_every_session_after_its_command_and_removes_nothing(name: str) -> None:
+    house = House(SMALL, SMALL)
+    client = STAGES[name](house)
+    client.hear()
+    over: list[None] = []
+    house.factory.drain().addCallback(over.append)
+    if name == "sending":
+        assert over == []
+        for _ in range(3):
+            if client.producer:
+                client.producer.resumeProducing()
+    if house.realm.logging_in is not None:
+        house.realm.logging_in.callback(None)
+    house.maildrop.release()
+    house.clock.advance(2)
+    heard = client.hear()
+    assert heard.endswith(b"-ERR [SYS/TEMP] shutting down\r\n")
+    if name in ("fetching", "sending"):
+        assert heard.count(b"\r\n.\r\n-ERR") == 1
+    assert house.maildrop.committed == []
+    assert client.was_closed
+    assert over == [None]
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_draining_lets_a_quit_in_progress_remove() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    house.maildrop.held = True
+    client.say(b"DELE 1\r\nQUIT\r\n")
+    client.hear()
+    over: list[None] = []
+    house.factory.drain().addCallback(over.append)
+    assert over == []
+    house.maildrop.release()
+    assert client.hear() == b"+OK Bye\r\n"
+    assert house.maildrop.committed == [{0}]
+    assert over == [None]
+
+
+def test_a_lost_connection_does_not_stop_a_quit_in_progress() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    house.maildrop.held = True
+    client.say(b"DELE 1\r\nQUIT\r\n")
+    lose(client)
+    assert house.realm.logouts == 0  # the lock is kept until the removal is over
+    house.maildrop.release()
+    assert house.maildrop.committed == [{0}]
+    assert house.realm.logouts == 1
+
+
+def test_after_draining_nobody_comes_in_and_draining_again_is_over_at_once() -> None:
+    house = House()
+    over: list[None] = []
+    house.factory.drain().addCallback(over.append)
+    house.factory.drain().addCallback(over.append)
+    assert over == [None, None]
+    assert house.factory.buildProtocol(None) is None
+
+
+def test_who_does_not_log_in_in_time_is_dropped_without_a_word() -> None:
+    house = House(SMALL)
+    client = house.connect()
+    client.hear()
+    for _ in range(11):
+        house.clock.advance(10)
+        assert client.say(b"CAPA\r\n")
+    house.clock.advance(9)
+    assert not client.was_aborted
+    house.clock.advance(1)
+    assert client.was_aborted
+    assert client.hear() == b""
+
+
+def test_ten_minutes_of_silence_end_a_session_without_a_word_and_without_removing() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    house.clock.advance(400)
+    client.say(b"DELE 1\r\n")
+    house.clock.advance(400)
+    assert not client.was_aborted
+    client.say(b"N")  # an octet is no command
+    house.clock.advance(199)
+    assert not client.was_aborted
+    house.clock.advance(2)
+    assert client.was_aborted
+    assert client.hear() == b""
+    assert house.maildrop.committed == []
+
+
+def test_our_own_work_is_no_silence() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    house.maildrop.held = True
+    client.say(b"RETR 1\r\n")
+    house.clock.pump([300] * 5)
+    assert not client.was_aborted
+    house.maildrop.release()
+    house.clock.advance(599)
+    assert not client.was_aborted
+    house.clock.pump([300] * 4)
+    assert client.was_aborted
+
+
+def test_idle_time_cannot_be_less_than_the_standard_allows() -> None:
+    with pytest.raises(ValueError, match="600"):
+        POP3Limits(idle_seconds=599)
+
+
+def test_a_client_that_stops_reading_costs_bounded_memory_and_is_dropped() -> None:
+    house = House(LARGE)
+    client = house.log_in()
+    write = client.write
+
+    def fill(octets: bytes) -> None:
+        write(octets)
+        if len(client.value()) > 65_536:
+            client.producer.pauseProducing()
+
+    client.write = fill  # type: ignore[method-assign]  # a peer that does not read
+    client.protocol.dataReceived(b"RETR 1\r\n")
+    for _ in range(20):
+        assert len(client.value()) <= 262_144 + 100
+        client.hear()
+        client.producer.resumeProducing()
+    waiting = len(client.value())
+    house.clock.advance(299)
+    assert not client.was_aborted
+    assert len(client.value()) == waiting
+    house.clock.advance(1)
+    assert client.was_aborted
+    assert len(house.factory) == 0
+    assert house.maildrop.readers[0].is_closed
+
+
+def test_a_client_that_reads_gets_everything() -> None:
+    house = House(LARGE[-2_000_000:])
+    client = house.log_in()
+    write = client.write
+
+    def fill(octets: bytes) -> None:
+        write(octets)
+        client.producer.pauseProducing()
+
+    client.write = fill  # type: ignore[method-assign]  # a slow peer
+    client.protocol.dataReceived(b"RETR 1\r\nSTAT\r\n")
+    heard = b""
+    for _ in range(20):
+        heard += client.hear()
+        house.clock.advance(100)
+        client.producer.resumeProducing()
+    assert heard == b"+OK Message follows\r\n" + LARGE[-2_000_000:] + b".\r\n+OK 1 2000000\r\n"
+
+
+def test_replies_to_pipelined_commands_wait_for_the_reader_too() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    client.producer.pauseProducing()
+    assert client.say(b"STAT\r\n" * 20_000) == b""
+    assert client.producerState == "paused"
+    client.producer.resumeProducing()
+    assert client.hear() == b"+OK 1 11\r\n" * 20_000
+    assert client.producerState == "producing"
+
+
+def test_long_lists_wait_for_the_reader() -> None:
+    house = House(*[b"x\r\n"] * 10_000)
+    client = house.log_in()
+    write = client.write
+
+    def fill(octets: bytes) -> None:
+        write(octets)
+        client.producer.pauseProducing()
+
+    client.write = fill  # type: ignore[method-assign]  # a slow peer
+    client.protocol.dataReceived(b"UIDL\r\n")
+    heard, most = b"", 0
+    for _ in range(12):
+        part = client.hear()
+        heard, most = heard + part, max(most, len(part))
+        client.producer.resumeProducing()
+    assert heard.count(b"\r\n") == 10_002
+    assert heard.endswith(b"10000 uid-10000\r\n.\r\n")
+    assert most < 60_000
+
+
+def test_a_last_reply_that_nobody_reads_does_not_keep_the_connection() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    client.loseConnection = lambda: None  # type: ignore[method-assign]  # its buffer never empties
+    client.say(b"QUIT\r\n")
+    house.clock.advance(300)
+    assert client.was_aborted
+
+
+def test_too_many_bad_commands_end_a_session() -> None:
+    house = House(SMALL)
+    client = house.connect()
+    client.hear()
+    assert client.say(b"GET / HTTP/1.1\r\n" * 10) == b"-ERR Unknown command\r\n" * 4 + b"-ERR Too many errors\r\n"
+    assert client.was_closed
+    client = house.log_in()
+    assert client.say(b"X\r\n" * 30) == b"-ERR Unknown command\r\n" * 19 + b"-ERR Too many errors\r\n"
+    assert client.was_closed
+
+
+def test_connections_are_counted_by_peer_and_in_all() -> None:
+    house = House(limits=POP3Limits(sessions=3, sessions_per_peer=2))
+    first, _ = house.connect(), house.connect()
+    refused = house.connect()
+    assert refused.hear() == b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
+    assert not refused.connected
+    house.connect("192.0.2.2")
+    assert house.connect("192.0.2.3").hear().startswith(b"-ERR")
+    lose(first)
+    assert house.connect().hear().startswith(b"+OK")
+
+
+def test_one_ipv6_network_is_one_peer() -> None:
+    house = House(limits=POP3Limits(sessions_per_peer=1))
+    assert house.factory.buildProtocol(IPv6Address("TCP", "2001:db8::1", 1)) is not None
+    refusal = house.factory.buildProtocol(IPv6Address("TCP", "2001:db8::2", 1))
+    transport = StringTransportWithDisconnection()
+    transport.protocol = refusal
+    assert refusal is not None
+    refusal.makeConnection(transport)
+    assert transport.value().startswith(b"-ERR [SYS/TEMP]")
+    assert len(house.factory) == 1
+    house.factory.buildProtocol(IPv6Address("TCP", "2001:db8:0:1::1", 1))
+    house.factory.buildProtocol(IPv6Address("TCP", "fe80::1%lo", 1))
+    assert len(house.factory) == 3
+
+
+def test_with_implicit_tls_the_greeting_waits_for_the_handshake_and_refusals_are_mute() -> None:
+    house = House(SMALL, service=Service.POP3S, limits=POP3Limits(sessions=1), require_tls=True)
+    client = house.connect()
+    assert client.hear() == b""
+    assert house.factory.buildProtocol(None) is None
+    client.protocol.handshakeCompleted()
+    assert client.hear() == b"+OK POP3 server ready\r\n"
+    assert client.say(b"USER alice\r\nPASS sec ret\r\n").endswith(b"+OK 1 messages (11 octets)\r\n")
+
+
+def test_a_handshake_that_does_not_end_is_dropped_and_draining_waits_for_none() -> None:
+    house = House(service=Service.POP3S, limits=POP3Limits(sessions_per_peer=2))
+    client, other = house.connect(), house.connect()
+    house.clock.advance(120)
+    assert client.was_aborted
+    assert other.was_aborted
+    late = house.connect()
+    house.factory.drain()
+    assert late.was_closed
+    late.protocol.handshakeCompleted()
+    assert late.hear() == b"-ERR [SYS/TEMP] shutting down\r\n"
+
+
+def test_without_tls_nothing_secret_is_taken() -> None:
+    house = House(SMALL, require_tls=True)
+    client = house.connect()
+    client.hear()
+    assert client.say(b"USER alice\r\nPASS sec ret\r\n") == (
+        b"-ERR [SYS/PERM] Log in over TLS only\r\n-ERR Command not valid in this state\r\n"
+    )
+    assert b"SASL" not in client.say(b"CAPA\r\n")
+    assert client.say(b"STLS\r\n") == b"-ERR TLS is not available\r\n"
+
+
+def test_cancelling_what_runs_ends_the_session() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    house.maildrop.held = True
+    client.say(b"RETR 1\r\n")
+    for running in list(house.supervisor._running):
+        running.cancel()
+    assert client.was_aborted
+    assert house.realm.logouts == 1
+    assert len(house.factory) == 0
+
+
+def test_a_session_that_is_over_hears_no_more() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    client.loseConnection = lambda: None  # type: ignore[method-assign]  # the peer goes on sending
+    client.say(b"QUIT\r\n")
+    assert client.say(b"STAT\r\n" * 100_000) == b""
+    client.protocol.connectionLost(Failure(connectionDone.value))
+    assert len(house.factory) == 0
