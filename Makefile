@@ -12,6 +12,7 @@ TWISTD := $(BIN)/twistd -n --pidfile= mailstack
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help run test lint unit peers crash wheel clean distclean
 
 help: ## Say what there is

@@ -39,6 +39,10 @@ NEEDS_A_REAL_HOST = {
 """The beginning of a command, and why it is not run here."""
 
 
+OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHON", "VENV", "VAR", "BASE_PORT", "CRASH_ROUNDS")
+CLEAN = {name: value for name, value in os.environ.items() if name not in OF_AN_OUTER_MAKE}
+
+
 def blocks(*languages: str) -> list[str]:
     """Return the fenced blocks of these languages."""
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -108,7 +112,7 @@ class Foreground:
 def test_the_commands_work_in_a_fresh_clone(clone: Path, tmp_path: Path) -> None:
     """Run them in order; `make run` twice, since the second finds its state again and builds nothing."""
     base = free_base_port()
-    env = {**os.environ, "BASE_PORT": str(base)}
+    env = {**CLEAN, "BASE_PORT": str(base)}
     printed: list[str] = []
     for turn in range(2):
         began = time.monotonic()
@@ -141,7 +145,7 @@ def test_an_old_python_is_refused_with_a_reason(clone: Path, tmp_path: Path) -> 
     old = tmp_path / "python-old"
     old.write_text('#!/bin/sh\ncase "$1" in --version) echo "Python 3.9.2";; *) exit 1;; esac\n')
     old.chmod(0o755)
-    done = subprocess.run(["make", "run", f"PYTHON={old}"], cwd=clone, capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", "run", f"PYTHON={old}"], cwd=clone, env=CLEAN, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "needs Python 3.11 or newer" in done.stderr
     assert "Python 3.9.2" in done.stderr
@@ -152,7 +156,7 @@ def test_a_python_without_venv_is_refused_with_what_to_install(clone: Path, tmp_
     bare = tmp_path / "python-bare"
     bare.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) exit 0;; esac\n')
     bare.chmod(0o755)
-    done = subprocess.run(["make", "run", f"PYTHON={bare}"], cwd=clone, capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", "run", f"PYTHON={bare}"], cwd=clone, env=CLEAN, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "apt-get install python3-venv" in done.stderr
 
