@@ -78,7 +78,7 @@ class Exchanges:
         endpoint = kind(self._reactor, server.address, server.port, timeout=self._timeout_seconds)
         protocol = _Stream(query)
         try:
-            await endpoint.connect(_once(protocol))
+            await endpoint.connect(_Once(protocol))
             return await self._in_time(protocol.response)
         except CancelledError:
             raise
@@ -97,11 +97,16 @@ class Exchanges:
             raise NoAnswerError("timeout") from None
 
 
-def _once(protocol: Protocol) -> Factory:
-    factory = Factory()
-    factory.noisy = False
-    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign]
-    return factory
+class _Once(Factory):
+    """Gives the one protocol that there is."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        return self._protocol
 
 
 class _Datagrams(DatagramProtocol):

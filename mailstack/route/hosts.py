@@ -113,8 +113,15 @@ def hops_of(host: str, ipv6: Answer[str], ipv4: Answer[str], *, allow_private: b
             if isinstance(answer, Failed):
                 return NoRoute(EnhancedStatus(4, 4, 3), f"The DNS does not answer for {host}", answer.cause)
         return NoRoute(EnhancedStatus(5, 4, 4), f"Host {host} has no address")
-    hops = tuple(Hop(host, each) for each in addresses if allow_private or is_public(each))
-    return hops or NoRoute(EnhancedStatus(5, 4, 6), f"Host {host} has only private addresses", " ".join(addresses[:5]))
+    hops = tuple(Hop(host, each) for each in addresses)
+    return hops if allow_private else public_hops(hops)
+
+
+def public_hops(hops: tuple[Hop, ...]) -> tuple[Hop, ...] | NoRoute:
+    """Leave out the hops that no host on the Internet can be."""
+    addresses = " ".join(hop.address for hop in hops[:5])
+    public = tuple(hop for hop in hops if is_public(hop.address))
+    return public or NoRoute(EnhancedStatus(5, 4, 6), f"Host {hops[0].host} has only private addresses", addresses)
 
 
 def _records(answer: Answer[str]) -> tuple[str, ...]:

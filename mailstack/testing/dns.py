@@ -9,10 +9,10 @@ A domain name system of one's own: a zone, a resolver that answers from it, and 
         dead.test        DROP
     ''')
 
-A line is a name and a type with its text form (RFC 1035 §5), or a name and a behaviour: SERVFAIL, REFUSED, FORMERR (to EDNS only),
-DROP (no answer), GARBAGE, FORGE (a forged answer comes first), TRUNCATE (the answer is only to be had by TCP). A name that stands
-nowhere, nor above one that does, does not exist. `python -m mailstack.testing.dns ZONEFILE PORT` serves a file until it is ended,
-and says on its first line of output where.
+A line is a name and a type with its text form (RFC 1035 §5), or a name and a behaviour: SERVFAIL, REFUSED, FORMERR (to EDNS
+only), DROP (no answer), GARBAGE, FORGE (a forged answer comes first), TRUNCATE (the answer is only to be had by TCP). A name
+that stands nowhere, nor above one that does, does not exist. `python -m mailstack.testing.dns ZONEFILE PORT` serves a file
+until it is ended, and says on its first line of output where.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ def main(arguments: list[str]) -> None:
     port = Nameserver(zone).listen(reactor, int(arguments[1]))
     sys.stdout.write(f"127.0.0.1 {port}\n")
     sys.stdout.flush()
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from twisted.internet import reactor
@@ -183,19 +184,22 @@ class ResolverOwnTests(Served):
         self.assertEqual(await self.resolver.mx("bücher.test"), NoSuchDomain())
         self.assertEqual(self.nameserver.asked[0][0], "xn--bcher-kva.test")
 
-    async def test_as_a_process(self):
-        path = self.mktemp()
-        with open(path, "w") as zone:
+    def test_as_a_process(self):
+        with tempfile.NamedTemporaryFile("w") as zone:
             zone.write("example.test MX 10 mx.example.test\n")
-        process = subprocess.Popen([sys.executable, "-m", "mailstack.testing.dns", path, "0"], stdout=subprocess.PIPE)
-        try:
+            zone.flush()
+            process = subprocess.Popen([sys.executable, "-m", "mailstack.testing.dns", zone.name, "0"], stdout=subprocess.PIPE)
             host, port = process.stdout.readline().split()
-            resolver = Resolver(reactor, [Server(host.decode(), int(port))], timeout_seconds=5)
-            self.assertEqual(await resolver.mx("example.test"), Found((Exchange(10, "mx.example.test"),)))
-        finally:
+
+        def end(answer):
             process.kill()
             process.wait()
             process.stdout.close()
+            return answer
+
+        resolver = Resolver(reactor, [Server(host.decode(), int(port))], timeout_seconds=5)
+        answer = Deferred.fromCoroutine(resolver.mx("example.test")).addBoth(end)
+        return answer.addCallback(self.assertEqual, Found((Exchange(10, "mx.example.test"),)))
 
 
 class ClockTests(SynchronousTestCase):

@@ -1,0 +1,109 @@
+"""
+What an attempt has brought so far: dispositions, and the recipients that still have none.
+
+The rule for hosts: what a host says of a recipient, or of the message, stands; for those it said nothing of, the next host is
+tried. When no host is left, it is FAILED only if every one of them had a final reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from mailstack.mail.disposition import Action, Disposition
+from mailstack.mail.envelope import Recipient
+from mailstack.mail.reply import Reply
+from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.protocol import Trouble
+from mailstack.route.hosts import Hop, NoRoute
+from mailstack.wire.smtp_mailing import Phase, Result
+
+DIAGNOSTIC_CHARACTERS: Final = 400
+_TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
+
+
+class Attempt:
+    """The state of one attempt."""
+
+    def __init__(self, recipients: Mapping[int, Recipient]) -> None:
+        self._recipients = recipients
+        self._done: dict[int, Disposition] = {}
+        self._obstacles: list[tuple[Hop | None, Trouble | NoRoute]] = []
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The ordinals without a disposition."""
+        return tuple(ordinal for ordinal in self._recipients if ordinal not in self._done)
+
+    def groups(self, size: int) -> Iterable[tuple[int, ...]]:
+        """Return the open ordinals in groups, one for each transaction."""
+        left = self.open
+        return [left[start : start + size] for start in range(0, len(left), size)]
+
+    def take(self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None]) -> None:
+        """Note what a host said of recipients."""
+        for ordinal, result in zip(ordinals, results, strict=True):
+            if result is not None:
+                self._done[ordinal] = _disposition(ordinal, hop, result)
+
+    def delay(self, hop: Hop, ordinals: Sequence[int], trouble: Trouble) -> None:
+        """Note that a host failed with the content under way: the next host is for the next attempt."""
+        for ordinal in ordinals:
+            if ordinal not in self._done:
+                self._done[ordinal] = _from_obstacle(ordinal, hop, trouble, is_final=False)
+
+    def note(self, hop: Hop | None, obstacle: Trouble | NoRoute) -> None:
+        """Note why a host took nothing, or that it cannot even be reached."""
+        self._obstacles.append((hop, obstacle))
+
+    def conclude(self) -> list[Disposition]:
+        """Return a disposition for every recipient."""
+        temporary = [each for each in self._obstacles if not each[1].status.is_permanent]
+        hop, obstacle = (temporary or self._obstacles or [(None, _NOTHING_TRIED)])[-1]
+        for ordinal in self.open:
+            self._done[ordinal] = _from_obstacle(ordinal, hop, obstacle, is_final=obstacle.status.is_permanent)
+        return [self._done[ordinal] for ordinal in self._recipients]
+
+
+_NOTHING_TRIED: Final = Trouble(EnhancedStatus(4, 4, 0), "No host was tried")
+
+
+def _disposition(ordinal: int, hop: Hop, result: Result) -> Disposition:
+    reply = result.reply
+    action = Action.RELAYED if result.is_accepted else Action.FAILED if _is_final(result) else Action.DELAYED
+    return Disposition(
+        ordinal=ordinal,
+        action=action,
+        status=_status(action, reply),
+        diagnostic=str(reply)[:DIAGNOSTIC_CHARACTERS],
+        remote_mta=hop.host,
+        cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
+    )
+
+
+def _is_final(result: Result) -> bool:
+    if not result.reply.is_permanent:
+        return False
+    # RFC 5321 §4.5.3.1.10: some hosts say 552 where they mean 452, too many recipients.
+    too_many = result.phase is Phase.RCPT and result.reply.code == 552 and result.reply.enhanced in (None, _TOO_MANY_RECIPIENTS)
+    return not too_many
+
+
+def _status(action: Action, reply: Reply) -> EnhancedStatus:
+    kind = {Action.RELAYED: 2, Action.DELAYED: 4, Action.FAILED: 5}[action]
+    if reply.enhanced is None:
+        return EnhancedStatus(kind, 0, 0)
+    return EnhancedStatus(kind, reply.enhanced.subject, reply.enhanced.detail)
+
+
+def _from_obstacle(ordinal: int, hop: Hop | None, obstacle: Trouble | NoRoute, *, is_final: bool) -> Disposition:
+    text = obstacle.text if isinstance(obstacle, Trouble) else obstacle.diagnostic
+    where = f"address={hop.address} " if hop is not None else ""
+    return Disposition(
+        ordinal=ordinal,
+        action=Action.FAILED if is_final else Action.DELAYED,
+        status=obstacle.status,
+        diagnostic=text[:DIAGNOSTIC_CHARACTERS],
+        remote_mta=hop.host if hop is not None and isinstance(obstacle, Trouble) and not obstacle.is_local else None,
+        cause=(where + obstacle.cause)[:DIAGNOSTIC_CHARACTERS],
+    )

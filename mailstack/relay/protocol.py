@@ -1,0 +1,366 @@
+"""
+The Protocol around the client core: octets, TLS, time limits, and the content with backpressure.
+
+    trouble = await sender.open()                      None: the session can take mailings
+    trouble = await sender.mail(mailing, content)      sender.results tells what became of each recipient
+    sender.quit()                                      in the background: whatever QUIT does, the message is delivered
+
+A trouble is a value: why the host did not take the recipients that have no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from OpenSSL import SSL
+from twisted.internet import interfaces
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailstack.mail.envelope import Content
+from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.ports import Clock, RunInThread, Start
+from mailstack.wire.errors import RemoteProtocolError
+from mailstack.wire.events import NEED_OCTETS
+from mailstack.wire.smtp_client import SMTPClientCore
+from mailstack.wire.smtp_mailing import (
+    Closed,
+    Finished,
+    Mailing,
+    Phase,
+    Ready,
+    Refused,
+    Result,
+    Send,
+    SendContent,
+    StartTLS,
+    Unusable,
+)
+
+CHUNK_OCTETS: Final = 65_536
+
+_LOST: Final = EnhancedStatus(4, 4, 2)
+_BAD_PROTOCOL: Final = EnhancedStatus(4, 5, 0)
+_TLS_FAILED: Final = EnhancedStatus(4, 7, 5)
+_LOCAL: Final = EnhancedStatus(4, 3, 0)
+
+# A refusal here says that the host takes no mail from us at all, now or ever; of STARTTLS and AUTH it says that something is
+# configured wrongly, and that mends.
+_FINAL_REFUSALS: Final = (Phase.GREETING, Phase.EHLO, Phase.HELO)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """
+    Why a host took nothing, or nothing more.
+
+    Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had.
+    """
+
+    status: EnhancedStatus
+    text: str
+    cause: str = ""
+    is_remote: bool = False
+    is_tls: bool = False
+    is_local: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a sender is given: clock, threads, the way to start coroutines, and the time limit of each phase."""
+
+    clock: Clock
+    start: Start
+    run_in_thread: RunInThread
+    timeouts_seconds: Mapping[Phase, float]
+
+
+@implementer(interfaces.IHandshakeListener, interfaces.IPushProducer)
+class Sender(Protocol):
+    """One session with one host."""
+
+    def __init__(
+        self, core: SMTPClientCore, surroundings: Surroundings, tls_creator: Any, *, implicit_tls: bool = False
+    ) -> None:
+        self._core = core
+        self._around = surroundings
+        self._tls_creator = tls_creator
+        self._implicit_tls = implicit_tls
+        self._handshaking = False
+        self._waiting: Deferred[Trouble | None] | None = None
+        self._trouble: Trouble | None = None
+        self._is_ready = False
+        self._timer: interfaces.IDelayedCall | None = None
+        self._timed: tuple[Phase, int] | None = None
+        self._content: Content | None = None
+        self._pump_running: Deferred[None] | None = None
+        self._room: Deferred[None] | None = None
+        self._is_lost = False
+        self.content_begun = False
+
+    # For the courier
+
+    @property
+    def results(self) -> tuple[Result | None, ...]:
+        """What became of each recipient of the last mailing; None: nothing that was heard."""
+        return self._core.results
+
+    @property
+    def tls_active(self) -> bool:
+        """Whether the session is within TLS."""
+        return self._core.tls_active
+
+    async def open(self) -> Trouble | None:
+        """Wait until the session can take a mailing."""
+        if self._trouble is None and not self._is_ready:
+            return await self._wait()
+        return self._trouble
+
+    async def mail(self, mailing: Mailing, content: Content) -> Trouble | None:
+        """Do one transaction."""
+        if self._trouble is not None:
+            return self._trouble
+        self.content_begun = False
+        self._content = content
+        waiting = self._wait()
+        self._core.begin(mailing)
+        self._go_on()
+        return await waiting
+
+    def quit(self) -> None:
+        """End the session; nobody waits for it."""
+        if not self._is_lost:
+            self._core.quit()
+            self._go_on()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._stop_timer()
+        if not self._is_lost:
+            self._wire.abortConnection()
+
+    @property
+    def _wire(self) -> Any:
+        return self.transport
+
+    def _wait(self) -> Deferred[Trouble | None]:
+        self._waiting = Deferred(lambda _: self.abort())
+        return self._waiting
+
+    def _tell(self, trouble: Trouble | None) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(trouble)
+
+    # For Twisted
+
+    def connectionMade(self) -> None:
+        """Begin to wait for the greeting."""
+        self._wire.setTcpNoDelay(True)
+        if self._implicit_tls:
+            self._start_tls()
+        self._set_timer()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take octets."""
+        try:
+            self._core.receive(data)
+        except RemoteProtocolError as error:
+            self._fail_protocol(error)
+        else:
+            self._go_on()
+
+    def handshakeCompleted(self) -> None:
+        """Go on within TLS; before this, nothing may be sent."""
+        self._handshaking = False
+        if self._core.phase is not Phase.HANDSHAKE:
+            return
+        try:
+            self._core.tls_started()
+        except RemoteProtocolError as error:
+            self._fail_protocol(error)
+        else:
+            self._go_on()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell whoever waits that there will be no more."""
+        self._is_lost = True
+        self._stop_timer()
+        phase = self._core.phase
+        self._core.connection_lost()
+        self._stop_content()
+        # In TLS 1.3 our side of the handshake is done before the host can object to it.
+        if self._handshaking or (reason.check(SSL.Error) and not self._is_ready):
+            self._end(Trouble(_TLS_FAILED, "The TLS handshake failed", _describe(reason), is_tls=True))
+        else:
+            text = "The connection was lost while sending the message" if self.content_begun else "The connection was lost"
+            self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}"))
+
+    # The loop around the core
+
+    def _go_on(self) -> None:
+        while self._trouble is None or self._core.phase is Phase.QUIT:
+            try:
+                event = self._core.next_event()
+            except RemoteProtocolError as error:
+                self._fail_protocol(error)
+                return
+            if event is NEED_OCTETS:
+                break
+            self._obey(event)
+        self._set_timer()
+
+    def _obey(self, event: object) -> None:
+        match event:
+            case Send(octets):
+                self._wire.write(octets)
+            case Ready():
+                self._is_ready = True
+                self._tell(None)
+            case Finished(_, is_open):
+                if not is_open:
+                    self._leave(Trouble(_LOST, "The host ended the session"))
+                self._tell(None)
+            case SendContent():
+                self._send_content()
+            case StartTLS():
+                self._start_tls()
+            case Refused(phase, reply):
+                kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS else 4
+                status = reply.enhanced if reply.enhanced and reply.enhanced.kind == kind else EnhancedStatus(kind, 3, 0)
+                self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True))
+                self.quit()
+            case Unusable(status, text):
+                self._end(Trouble(status, text))
+                self.quit()
+            case Closed():
+                self._wire.loseConnection()
+
+    def _leave(self, trouble: Trouble) -> None:
+        self._trouble = trouble
+        self._wire.loseConnection()
+
+    def _end(self, trouble: Trouble) -> None:
+        if self._trouble is None:
+            self._trouble = trouble
+        self._tell(self._trouble)
+
+    def _fail_protocol(self, error: RemoteProtocolError) -> None:
+        self._fail(Trouble(_BAD_PROTOCOL, "The host does not keep to SMTP", f"in {self._core.phase.value}: {error}"))
+
+    def _fail(self, trouble: Trouble) -> None:
+        """End at once: what is in the buffers must not be sent, and what comes is not to be trusted."""
+        self._end(trouble)
+        self.abort()
+
+    def _start_tls(self) -> None:
+        self._handshaking = True
+        self._wire.startTLS(self._tls_creator)
+
+    # Time limits: one for each reply that is awaited, whatever the octets that trickle in meanwhile
+
+    def _set_timer(self) -> None:
+        now = (Phase.HANDSHAKE if self._handshaking else self._core.phase, self._core.awaited)
+        if now != self._timed:
+            self._restart_timer(now)
+
+    def _restart_timer(self, now: tuple[Phase, int]) -> None:
+        self._stop_timer()
+        self._timed = now
+        limit = self._around.timeouts_seconds.get(now[0])
+        if limit is not None and not self._is_lost:
+            self._timer = self._around.clock.callLater(limit, self._time_out, now[0])
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _time_out(self, phase: Phase) -> None:
+        self._timer = None
+        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=phase is Phase.HANDSHAKE))
+
+    # The content
+
+    def _send_content(self) -> None:
+        content = self._content
+        assert content is not None
+        self.content_begun = True
+        whole = content.in_memory
+        if whole is not None and len(whole) <= CHUNK_OCTETS:
+            self._write_end(self._core.content(whole))
+            return
+        self._wire.registerProducer(self, True)
+        self._pump_running = self._around.start(self._pump(content, whole), "sending a content")
+
+    async def _pump(self, content: Content, whole: bytes | None) -> None:
+        chunks = content.chunks(CHUNK_OCTETS) if whole is None else _slices(whole)
+        try:
+            while True:
+                chunk = await self._around.run_in_thread(next, chunks, None) if whole is None else next(chunks, None)
+                if self._room is not None:
+                    await self._room
+                if chunk is None:
+                    break
+                if not self._is_sending():
+                    return
+                self._wire.write(self._core.content(chunk))
+        except CancelledError:
+            return
+        except Exception as error:  # a bulkhead: a content that cannot be read must not be ended with a dot
+            self._pump_running = None
+            self._fail(Trouble(_LOCAL, "Local error", f"reading the content: {error!r}", is_local=True))
+            return
+        self._pump_running = None
+        if self._is_sending():
+            self._wire.unregisterProducer()
+            self._write_end()
+            self._go_on()
+
+    def _is_sending(self) -> bool:
+        return not self._is_lost and self._core.phase is Phase.CONTENT
+
+    def _write_end(self, octets: bytes = b"") -> None:
+        try:
+            end = self._core.end_content()
+        except RemoteProtocolError as error:
+            self._fail_protocol(error)
+        else:
+            self._wire.write(octets + end)
+
+    def _stop_content(self) -> None:
+        running, self._pump_running = self._pump_running, None
+        if running is not None:
+            running.cancel()
+
+    def pauseProducing(self) -> None:
+        """Wait with the next chunk: the transport is full."""
+        if self._room is None:
+            self._room = Deferred()
+
+    def resumeProducing(self) -> None:
+        """Go on: a block has left, and the next has its own time limit."""
+        room, self._room = self._room, None
+        if self._core.phase is Phase.CONTENT:
+            self._restart_timer((Phase.CONTENT, self._core.awaited))
+        if room is not None and not room.called:
+            room.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is gone; connectionLost will say so."""
+
+
+def _slices(whole: bytes) -> Iterator[bytes]:
+    for start in range(0, len(whole), CHUNK_OCTETS):
+        yield whole[start : start + CHUNK_OCTETS]
+
+
+def _describe(reason: Failure) -> str:
+    if reason.check(ConnectionDone):
+        return "closed by the host"
+    return reason.getErrorMessage()[:200]

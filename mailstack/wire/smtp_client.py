@@ -1,0 +1,479 @@
+"""
+The client side of SMTP and LMTP, without I/O.
+
+    core.receive(octets)                keep octets that came
+    core.next_event()                   an event, or NEED_OCTETS
+    core.begin(mailing), core.quit()    after Ready or Finished; what to write comes as events
+    core.content(chunk) → octets        after SendContent; then core.end_content() → octets
+    core.tls_started()                  after StartTLS, when the handshake is done
+    core.connection_lost()              the server is gone; what it said before may still count
+
+Theory of operation: `_awaited` holds what is to be answered, in order; each reply belongs to its first. With PIPELINING a whole
+transaction is there at once, without it one command. So attribution is the same code for both, and a reply that nothing
+awaits is an error: a server that says too much could otherwise answer for a recipient, or for the content, that it has not
+seen.
+
+Deviates: RFC 6152 §3 — a message with 8-bit octets is sent as it is to a host that does not offer 8BITMIME. Converting it
+would break its signatures, and hosts that cannot take 8 bits are no longer met. Likewise RFC 6531 §3.5 for header fields in
+UTF-8; but an address that is not ASCII is refused, since without SMTPUTF8 it cannot be written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from mailstack.mail.address import format_path
+from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_SMTPUTF8, Reply
+from mailstack.mail.status import EnhancedStatus
+from mailstack.wire.dots import DotStuffer
+from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
+from mailstack.wire.events import NEED_OCTETS, Pause
+from mailstack.wire.sasl import login_responses, plain_initial_response
+from mailstack.wire.smtp_mailing import (
+    TLS,
+    Closed,
+    Event,
+    Finished,
+    Login,
+    Mailing,
+    Phase,
+    Ready,
+    Refused,
+    Result,
+    Send,
+    SendContent,
+    StartTLS,
+    Unusable,
+)
+from mailstack.wire.smtp_replies import ReplyReader, capabilities
+
+_ENCRYPTION_NEEDED: Final = EnhancedStatus(4, 7, 10)  # RFC 7672 §2.2 defers, since an attacker on the line can strip STARTTLS
+_NO_LOGIN: Final = EnhancedStatus(4, 7, 0)
+
+
+class SMTPClientCore:
+    """
+    One session.
+
+    Shape:  `tls_active`: TLS came with the connection. `login` is used in TLS only, unless `login_in_clear`.
+    """
+
+    def __init__(
+        self,
+        hostname: str,
+        *,
+        tls: TLS = TLS.MAY,
+        tls_active: bool = False,
+        login: Login | None = None,
+        login_in_clear: bool = False,
+        lmtp: bool = False,
+    ) -> None:
+        self._hostname = hostname
+        self._tls = tls
+        self._tls_active = tls_active
+        self._login = login
+        self._login_in_clear = login_in_clear
+        self._lmtp = lmtp
+        self._replies = ReplyReader()
+        self._events: deque[Event] = deque()
+        self._awaited: deque[tuple[Phase, int]] = deque([(Phase.GREETING, 0)])
+        self._unsent: deque[tuple[Phase, int, bytes]] = deque()
+        self._idle = Phase.READY
+        self._offered: Mapping[str, tuple[str, ...]] = {}
+        self._secrets: Iterator[bytes] = iter(())
+        self._needs_reset = False
+        self._mailing: Mailing | None = None
+        self._results: list[Result | None] = []
+        self._accepted: list[int] = []
+        self._mail_refused = False
+        self._stuffer = DotStuffer()
+
+    @property
+    def phase(self) -> Phase:
+        """What is awaited, or done."""
+        return self._awaited[0][0] if self._awaited else self._idle
+
+    @property
+    def offered(self) -> Mapping[str, tuple[str, ...]]:
+        """What the server offers: keywords in upper case with their parameters."""
+        return self._offered
+
+    @property
+    def awaited(self) -> int:
+        """How many replies are to come; every one is progress."""
+        return len(self._awaited)
+
+    @property
+    def tls_active(self) -> bool:
+        """Whether the session is within TLS."""
+        return self._tls_active
+
+    @property
+    def results(self) -> tuple[Result | None, ...]:
+        """What is known of each recipient of the last mailing."""
+        return tuple(self._results)
+
+    # What the shell says
+
+    def receive(self, octets: bytes) -> None:
+        """
+        Keep octets.
+
+        Raises:  RemoteProtocolError.
+        """
+        if self.phase is not Phase.ENDED:
+            self._replies.receive(octets)
+
+    def next_event(self) -> Event | Pause:
+        """
+        Return what is to be done next.
+
+        Raises:  RemoteProtocolError: the server cannot be understood; the session is over.
+        """
+        while not self._events:
+            if self.phase in (Phase.ENDED, Phase.CONTENT):
+                return NEED_OCTETS
+            if self.phase is Phase.HANDSHAKE:
+                self._refuse_surplus()
+                return NEED_OCTETS
+            reply = self._replies.next_reply()
+            if reply is None:
+                return NEED_OCTETS
+            self._take(reply)
+        return self._events.popleft()
+
+    def begin(self, mailing: Mailing) -> None:
+        """
+        Begin a transaction.
+
+        Raises:  LocalProtocolError: the session is not ready, or nobody is to get it.
+        """
+        if self.phase is not Phase.READY or not mailing.recipients:
+            raise LocalProtocolError("a mailing out of place")
+        self._mailing = mailing
+        self._results = [self._judge(mailing, number) for number in range(len(mailing.recipients))]
+        self._accepted = []
+        self._mail_refused = False
+        if None not in self._results:
+            self._finish()
+            return
+        self._unsent.extend(self._commands(mailing))
+        self._send_commands()
+
+    def content(self, chunk: bytes) -> bytes:
+        """Return what to write for the next chunk of the content."""
+        if self.phase is not Phase.CONTENT:
+            raise LocalProtocolError("content out of place")
+        return self._stuffer.feed(chunk)
+
+    def end_content(self) -> bytes:
+        """
+        Return what ends the content; from now on the server may have taken it.
+
+        Raises:  RemoteProtocolError: it accepted the content before its end, so the replies would be one off.
+        """
+        if self.phase is not Phase.CONTENT:
+            raise LocalProtocolError("content out of place")
+        if self._replies.pending and not self._replies.begins_with_refusal():
+            raise RemoteProtocolError("a reply before the end of the content")
+        self._await_end()
+        return self._stuffer.finish()
+
+    def _await_end(self) -> None:
+        self._idle = Phase.READY
+        self._needs_reset = False
+        ends = self._accepted if self._lmtp else [-1]
+        self._awaited.extend((Phase.CONTENT_END, number) for number in ends)
+
+    def quit(self) -> None:
+        """End the session; anything but an answer to QUIT no longer matters."""
+        self._idle = Phase.ENDED
+        self._unsent.clear()
+        self._awaited.clear()
+        self._awaited.append((Phase.QUIT, 0))
+        self._events.append(Send(b"QUIT\r\n"))
+
+    def tls_started(self) -> None:
+        """
+        Forget what was learned in the clear, and greet again (RFC 3207 §4.2).
+
+        Raises:  RemoteProtocolError: octets came between the 220 and TLS. Whoever sits on the line may have written them, to
+                 speak for the server within TLS (CVE-2021-38371 and others).
+        """
+        if self.phase is not Phase.HANDSHAKE:
+            raise LocalProtocolError("TLS out of place")
+        self._refuse_surplus()
+        self._tls_active = True
+        self._offered = {}
+        self._idle = Phase.READY
+        self._greet()
+
+    def connection_lost(self) -> None:
+        """
+        Note that the server is gone. A refusal that it sent during the content is the answer to it; an acceptance then was
+        none, and is not looked at.
+        """
+        if self.phase is Phase.CONTENT and self._replies.begins_with_refusal():
+            self._await_end()
+            try:
+                while self._awaited and (reply := self._replies.next_reply()) is not None and not reply.is_success:
+                    self._take(reply)
+            except RemoteProtocolError:
+                pass
+        self._end()
+        self._events.clear()
+
+    # What the server says
+
+    def _take(self, reply: Reply) -> None:
+        if not self._awaited:
+            if reply.code == 421:
+                self._refuse(self._idle, reply)
+                return
+            raise RemoteProtocolError(f"a reply to nothing: {str(reply)[:80]!r}")
+        phase, number = self._awaited.popleft()
+        if reply.code == 421 and phase not in (Phase.CONTENT_END, Phase.QUIT):
+            self._refuse(phase, reply)
+            return
+        if 300 <= reply.code < 400 and reply.code != _GOES_ON.get(phase):
+            raise RemoteProtocolError(f"{reply.code} to {phase.value}")
+        _TAKE[phase](self, reply, number)
+
+    def _take_greeting(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            self._greet()
+        else:
+            self._refuse(Phase.GREETING, reply)
+
+    def _greet(self) -> None:
+        self._send(Phase.EHLO, f"{'LHLO' if self._lmtp else 'EHLO'} {self._hostname}")
+
+    def _take_ehlo(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            self._offered = capabilities(reply)
+            self._secure()
+        elif reply.is_permanent and not self._lmtp:
+            self._send(Phase.HELO, f"HELO {self._hostname}")
+        else:
+            self._refuse(Phase.EHLO, reply)
+
+    def _take_helo(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            self._offered = {}
+            self._secure()
+        else:
+            self._refuse(Phase.HELO, reply)
+
+    def _secure(self) -> None:
+        if self._tls_active or self._tls is TLS.NEVER:
+            self._authenticate()
+        elif "STARTTLS" in self._offered:
+            self._send(Phase.STARTTLS, "STARTTLS")
+        elif self._tls is TLS.MAY:
+            self._authenticate()
+        else:
+            self._give_up(_ENCRYPTION_NEEDED, "The host does not offer STARTTLS, which is required")
+
+    def _take_starttls(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            self._refuse_surplus()
+            self._idle = Phase.HANDSHAKE
+            self._events.append(StartTLS())
+        elif self._tls is TLS.MAY:
+            self._authenticate()
+        else:
+            self._refuse(Phase.STARTTLS, reply)
+
+    def _authenticate(self) -> None:
+        login = self._login
+        if login is None:
+            self._events.append(Ready())
+            return
+        mechanisms = self._offered.get("AUTH", ())
+        if not self._tls_active and not self._login_in_clear:
+            self._give_up(_ENCRYPTION_NEEDED, "A password is not sent without TLS")
+        elif "PLAIN" in mechanisms:
+            self._send(Phase.AUTH, f"AUTH PLAIN {plain_initial_response(login.username, login.password).decode('ascii')}")
+        elif "LOGIN" in mechanisms:
+            self._secrets = iter(login_responses(login.username, login.password))
+            self._send(Phase.AUTH, "AUTH LOGIN")
+        else:
+            self._give_up(_NO_LOGIN, "The host offers no authentication that we know")
+
+    def _take_auth(self, reply: Reply, number: int) -> None:
+        if reply.code == 334:
+            secret = next(self._secrets, None)
+            if secret is None:
+                raise RemoteProtocolError("more challenges than the mechanism has")
+            self._send(Phase.AUTH, secret.decode("ascii"))
+        elif reply.is_success:
+            self._events.append(Ready())
+        else:
+            self._refuse(Phase.AUTH, reply)
+
+    def _take_rset(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            self._needs_reset = False
+            self._send_commands()
+        else:
+            self._refuse(Phase.RSET, reply)
+
+    def _take_mail(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            self._needs_reset = True
+        else:
+            self._mail_refused = True
+            self._decide(Phase.MAIL, reply)
+        self._go_on()
+
+    def _take_rcpt(self, reply: Reply, number: int) -> None:
+        if self._mail_refused:
+            pass  # its recipients have their result; this only says 503
+        elif reply.is_success:
+            self._accepted.append(number)
+        else:
+            self._results[number] = Result(Phase.RCPT, reply)
+        self._go_on()
+
+    def _take_data(self, reply: Reply, number: int) -> None:
+        if reply.is_success:
+            raise RemoteProtocolError(f"{reply.code} to DATA")
+        if reply.code != 354:
+            self._decide(Phase.DATA, reply)
+            self._finish()
+        elif self._accepted and not self._mail_refused:
+            self._idle = Phase.CONTENT
+            self._stuffer = DotStuffer()
+            self._events.append(SendContent())
+        else:
+            # RFC 2920 §3.1: DATA was pipelined, and the server wants a content although it took no recipient.
+            self._send(Phase.ABANDONED, ".")
+            if self._lmtp:
+                self._awaited.pop()
+                self._finish()
+            self._needs_reset = False
+
+    def _take_end(self, reply: Reply, number: int) -> None:
+        for each in self._accepted if number < 0 else [number]:
+            self._results[each] = Result(Phase.CONTENT_END, reply)
+        if reply.code == 421:
+            self._decide(Phase.CONTENT_END, reply)
+            self._awaited.clear()
+            self._end()
+        if not self._awaited:
+            self._finish()
+
+    def _take_abandoned(self, reply: Reply, number: int) -> None:
+        if reply.code == 421:
+            self._end()
+        self._finish()
+
+    def _take_quit(self, reply: Reply, number: int) -> None:
+        self._end()
+        self._events.append(Closed())
+
+    # The transaction
+
+    def _judge(self, mailing: Mailing, number: int) -> Result | None:
+        """Judge what the server would refuse anyway, so that it need not be tried."""
+        limit = self._offered.get("SIZE", ())[:1]
+        if limit and limit[0].isdigit() and len(limit[0]) < 20 and 0 < int(limit[0]) < mailing.octets:
+            return Result(Phase.MAIL, MESSAGE_TOO_BIG, is_local=True)
+        ascii_only = mailing.has_ascii_reverse_path and mailing.recipients[number].is_ascii
+        if not ascii_only and "SMTPUTF8" not in self._offered:
+            return Result(Phase.RCPT, NEEDS_SMTPUTF8, is_local=True)
+        return None
+
+    def _commands(self, mailing: Mailing) -> Iterator[tuple[Phase, int, bytes]]:
+        wanted = [number for number, result in enumerate(self._results) if result is None]
+        text = f"MAIL FROM:{format_path(mailing.reverse_path)}"
+        if "SIZE" in self._offered:
+            text += f" SIZE={mailing.octets}"
+        if mailing.eight_bit and "8BITMIME" in self._offered:
+            text += " BODY=8BITMIME"
+        all_ascii = mailing.has_ascii_reverse_path and all(mailing.recipients[number].is_ascii for number in wanted)
+        if (mailing.smtputf8 or not all_ascii) and "SMTPUTF8" in self._offered:
+            text += " SMTPUTF8"
+        if self._needs_reset:
+            yield Phase.RSET, 0, b"RSET\r\n"
+        yield Phase.MAIL, 0, _line(text)
+        for number in wanted:
+            yield Phase.RCPT, number, _line(f"RCPT TO:{format_path(mailing.recipients[number])}")
+        yield Phase.DATA, 0, b"DATA\r\n"
+
+    def _send_commands(self) -> None:
+        """Send what is left of the transaction: all of it, or the next command when the server does not do PIPELINING."""
+        count = len(self._unsent) if "PIPELINING" in self._offered else 1
+        sent = [self._unsent.popleft() for _ in range(min(count, len(self._unsent)))]
+        if sent:
+            self._refuse_surplus()
+            self._awaited.extend((phase, number) for phase, number, _ in sent)
+            self._events.append(Send(b"".join(line for _, _, line in sent)))
+
+    def _go_on(self) -> None:
+        if self._awaited:
+            return
+        if self._mail_refused or (self._unsent[0][0] is Phase.DATA and not self._accepted):
+            self._unsent.clear()
+            self._finish()
+        else:
+            self._send_commands()
+
+    def _decide(self, phase: Phase, reply: Reply) -> None:
+        """Give the reply to every recipient that has no result."""
+        self._results = [result or Result(phase, reply) for result in self._results]
+
+    def _finish(self) -> None:
+        results = tuple(result for result in self._results if result is not None)
+        self._events.append(Finished(results, is_open=self._idle is not Phase.ENDED))
+
+    # The session
+
+    def _send(self, phase: Phase, text: str) -> None:
+        self._refuse_surplus()
+        self._awaited.append((phase, 0))
+        self._events.append(Send(_line(text)))
+
+    def _refuse_surplus(self) -> None:
+        if self._replies.pending:
+            raise RemoteProtocolError("octets before they were asked for")
+
+    def _refuse(self, phase: Phase, reply: Reply) -> None:
+        self._end()
+        self._events.append(Refused(phase, reply))
+
+    def _give_up(self, status: EnhancedStatus, text: str) -> None:
+        self._end()
+        self._events.append(Unusable(status, text))
+
+    def _end(self) -> None:
+        self._idle = Phase.ENDED
+        self._awaited.clear()
+        self._unsent.clear()
+
+
+def _line(text: str) -> bytes:
+    """Write a command. A value with a control character cannot be made; should one come here, it goes no further."""
+    if any(character < " " or character == "\x7f" for character in text):
+        raise LocalProtocolError("a control character in a command")
+    return text.encode() + b"\r\n"
+
+
+_GOES_ON: Final[Mapping[Phase, int]] = {Phase.DATA: 354, Phase.AUTH: 334}
+
+_TAKE: Final[Mapping[Phase, Callable[[SMTPClientCore, Reply, int], None]]] = {
+    Phase.GREETING: SMTPClientCore._take_greeting,
+    Phase.EHLO: SMTPClientCore._take_ehlo,
+    Phase.HELO: SMTPClientCore._take_helo,
+    Phase.STARTTLS: SMTPClientCore._take_starttls,
+    Phase.AUTH: SMTPClientCore._take_auth,
+    Phase.RSET: SMTPClientCore._take_rset,
+    Phase.MAIL: SMTPClientCore._take_mail,
+    Phase.RCPT: SMTPClientCore._take_rcpt,
+    Phase.DATA: SMTPClientCore._take_data,
+    Phase.CONTENT_END: SMTPClientCore._take_end,
+    Phase.ABANDONED: SMTPClientCore._take_abandoned,
+    Phase.QUIT: SMTPClientCore._take_quit,
+}

@@ -1,0 +1,148 @@
+"""
+What a client core is told and what it says: mailings, results, phases and events.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from mailstack.mail.address import Address
+from mailstack.mail.reply import Reply
+from mailstack.mail.status import EnhancedStatus
+
+
+class Phase(enum.Enum):
+    """What the client waits for, or does; each has a time limit of its own (RFC 5321 §4.5.3.2)."""
+
+    GREETING = "greeting"
+    EHLO = "EHLO"
+    HELO = "HELO"
+    STARTTLS = "STARTTLS"
+    HANDSHAKE = "TLS handshake"
+    AUTH = "AUTH"
+    READY = "ready"
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    CONTENT = "content"
+    CONTENT_END = "end of content"
+    ABANDONED = "end of an empty content that nobody wants"
+    QUIT = "QUIT"
+    ENDED = "ended"
+
+
+class TLS(enum.Enum):
+    """Whether STARTTLS is used: never, when offered, or always."""
+
+    NEVER = "never"
+    MAY = "may"
+    MUST = "must"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What AUTH proves. The password is not in its repr."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.username!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailing:
+    """
+    One transaction.
+
+    Shape:  `octets` is the length of the content; `eight_bit` and `smtputf8` say what the content may hold.
+    """
+
+    reverse_path: Address | None
+    recipients: tuple[Address, ...]
+    octets: int
+    eight_bit: bool = False
+    smtputf8: bool = False
+
+    @property
+    def has_ascii_reverse_path(self) -> bool:
+        """Whether a host without SMTPUTF8 can send it back."""
+        return self.reverse_path is None or self.reverse_path.is_ascii
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """
+    What became of one recipient.
+
+    Shape:  `phase` is where it was decided; `is_local` says that the reply is our own judgement and not the server's.
+    """
+
+    phase: Phase
+    reply: Reply
+    is_local: bool = False
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the server has taken over the message for the recipient."""
+        return self.phase is Phase.CONTENT_END and self.reply.is_success
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write these octets."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StartTLS:
+    """Begin TLS on the connection; when the handshake is done, call `tls_started()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The session can take a mailing: call `begin(mailing)` or `quit()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendContent:
+    """Write the content now: `content(chunk)` for each chunk, and then `end_content()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """
+    The mailing is done: a result for each recipient, in their order.
+
+    Shape:  with `is_open` the session can take another, as after Ready.
+    """
+
+    results: tuple[Result, ...]
+    is_open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server ends the session, or does not let it begin; recipients without a result have none from this host."""
+
+    phase: Phase
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """The server lacks what we insist on."""
+
+    status: EnhancedStatus
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """QUIT is answered; close the connection."""
+
+
+Event = Send | StartTLS | Ready | SendContent | Finished | Refused | Unusable | Closed
