@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from mailstack.mail.crlf import CRLFNormaliser
-from mailstack.store.names import Name, delivery_key, parse_name
+from mailstack.store.names import parse_name
 
 FOLDERS: Final = ("new", "cur")
 UID_OCTETS: Final = 70  # RFC 1939 §7
@@ -26,6 +26,10 @@ CHUNK_OCTETS: Final = 262_144
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _UID: Final = re.compile(rf"[!-~]{{1,{UID_OCTETS}}}")
+# A name as we write it, whole, so that one look at it tells all: a maildrop may hold 100,000 of them.
+_OURS: Final = re.compile(
+    r"(([0-9]{1,12})\.M([0-9]{1,6})E[0-9a-z]{13}R[0-9]{1,6}\.[A-Za-z0-9._-]{1,100}),S=([0-9]{1,18}),W=\4(?::2,[A-Za-z]*)?"
+)
 _MOMENT: Final = re.compile(r"([0-9]{1,12})\.(?:M([0-9]{1,6}))?")
 
 
@@ -73,7 +77,7 @@ class Message:
     A message of a maildir.
 
     Shape:  `octets` with CRLF line ends, `uid` as in UIDL; `is_ours` when we wrote the file, so that it has CRLF; `folder` and
-            `name` may be out of date.
+            `name` may be out of date. `seconds` and `microseconds` are the moment of delivery that the name tells, or 0.
     """
 
     folder: str
@@ -83,6 +87,8 @@ class Message:
     octets: int
     uid: bytes
     is_ours: bool
+    seconds: int
+    microseconds: int
     is_twin: bool = False
 
 
@@ -96,18 +102,17 @@ def read_inventory(disk: Disk, maildir: str) -> list[Message]:
     singles: dict[str, Message] = {}
     twins: dict[str, dict[int, Message]] = {}
     for folder, name, inode in scan(disk, maildir):
-        parsed = parse_name(name)
-        message = _message(folder, name, inode, parsed)
-        if parsed.base in twins:
-            twins[parsed.base][inode] = message
-            continue
-        other = singles.setdefault(parsed.base, message)
+        message = _message(folder, name, inode)
+        base = message.base
+        other = singles.setdefault(base, message)
         if other is message:
             continue
-        if other.inode == inode:  # seen before and after it was moved
-            singles[parsed.base] = message
+        if base in twins:
+            twins[base][inode] = message
+        elif other.inode == inode:  # seen before and after it was moved
+            singles[base] = message
         else:
-            twins[parsed.base] = {other.inode: other, inode: message}
+            twins[base] = {other.inode: other, inode: message}
     for base, group in twins.items():
         del singles[base]
         _tell_apart(group)
@@ -127,16 +132,32 @@ def scan(disk: Disk, maildir: str) -> Iterator[tuple[str, str, int]]:
         with entries:
             for entry in entries:
                 name = entry.name
-                if name[0] != "." and entry.is_file(follow_symlinks=False) and not _CONTROL.search(name):
+                if (
+                    name[0] != "."
+                    and entry.is_file(follow_symlinks=False)
+                    and (name.isprintable() or not _CONTROL.search(name))
+                ):
                     yield folder, name, entry.inode()
 
 
-def _message(folder: str, name: str, inode: int, parsed: Name) -> Message:
+def _message(folder: str, name: str, inode: int) -> Message:
+    ours = _OURS.fullmatch(name)
+    if ours is not None:
+        base, seconds, microseconds, size = ours.groups()
+        uid = base.encode("ascii") if len(base) <= UID_OCTETS else _hashed(base)
+        return Message(folder, name, base, inode, int(size), uid, True, int(seconds), int(microseconds))
+    parsed = parse_name(name)
     base = parsed.base
-    is_ours = parsed.octets is not None and delivery_key(name) == base
-    octets = parsed.octets if is_ours else parsed.crlf_octets
     uid = base.encode("ascii") if _UID.fullmatch(base) else _hashed(base)
-    return Message(folder, name, base, inode, -1 if octets is None else octets, uid, is_ours)
+    octets = -1 if parsed.crlf_octets is None else parsed.crlf_octets
+    moment = _MOMENT.match(base)
+    seconds, microseconds = moment.groups(default="0") if moment else ("0", "0")
+    return Message(folder, name, base, inode, octets, uid, False, int(seconds), int(microseconds))
+
+
+def _order(message: Message) -> str:
+    # One text sorts several times faster than a tuple.
+    return f"{message.seconds:012d}{message.microseconds:06d}{message.base} {message.inode}"
 
 
 def _hashed(base: str, inode: int | None = None) -> bytes:
@@ -151,13 +172,6 @@ def _tell_apart(group: dict[int, Message]) -> None:
         message.is_twin = True
     for inode in sorted(group)[1:]:
         group[inode].uid = _hashed(group[inode].base, inode)
-
-
-def _order(message: Message) -> tuple[int, int, str, int]:
-    moment = _MOMENT.match(message.base)
-    if not moment:
-        return 0, 0, message.base, message.inode
-    return int(moment[1]), int(moment[2] or 0), message.base, message.inode
 
 
 def _measured(disk: Disk, maildir: str, message: Message) -> bool:
