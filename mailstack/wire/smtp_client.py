@@ -366,8 +366,6 @@ class SMTPClientCore:
             self._finish()
 
     def _take_abandoned(self, reply: Reply, number: int) -> None:
-        if reply.code == 421:
-            self._end()
         self._finish()
 
     def _take_quit(self, reply: Reply, number: int) -> None:

@@ -1,0 +1,716 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailstack.mail.address import Address, parse_address
+from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
+from mailstack.wire.events import NEED_OCTETS
+from mailstack.wire.smtp_client import SMTPClientCore
+from mailstack.wire.smtp_mailing import (
+    TLS,
+    Closed,
+    Finished,
+    Login,
+    Mailing,
+    Phase,
+    Ready,
+    Refused,
+    Send,
+    SendContent,
+    StartTLS,
+    Unusable,
+)
+
+BARE = b"220 mx.test\r\n", b"250 mx.test\r\n"
+PIPELINING = b"220 mx.test\r\n", b"250-mx.test\r\n250 PIPELINING\r\n"
+LOGIN = Login("alice", "secret")
+
+
+def mailing(*recipients: str, octets: int = 100, sender: str | None = "alice@us.test", **more) -> Mailing:
+    return Mailing(
+        reverse_path=None if sender is None else parse_address(sender),
+        recipients=tuple(parse_address(each) for each in recipients or ("bob@example.test",)),
+        octets=octets,
+        **more,
+    )
+
+
+class Session:
+    """Drives a core: `said` are the commands it sent, `seen` the other events."""
+
+    def __init__(self, *replies: bytes, cut: int | None = None, **options) -> None:
+        self.core = SMTPClientCore("us.test", **options)
+        self.said = b""
+        self.seen: list[object] = []
+        self.cut = cut
+        for reply in replies:
+            self.hear(reply)
+
+    def hear(self, octets: bytes) -> list[object]:
+        for piece in [octets[at : at + self.cut] for at in range(0, len(octets), self.cut)] if self.cut else [octets]:
+            self.core.receive(piece)
+            self.look()
+        return self.seen
+
+    def look(self) -> None:
+        while (event := self.core.next_event()) is not NEED_OCTETS:
+            if isinstance(event, Send):
+                self.said += event.octets
+            else:
+                self.seen.append(event)
+
+    def begin(self, value: Mailing | None = None) -> None:
+        self.core.begin(value or mailing())
+        self.look()
+
+    def take_said(self) -> bytes:
+        said, self.said = self.said, b""
+        return said
+
+    def codes(self) -> list[tuple[str, int]]:
+        finished = self.seen[-1]
+        assert isinstance(finished, Finished), self.seen
+        return [(each.phase.value, each.reply.code) for each in finished.results]
+
+
+def ready(hello=BARE, **options) -> Session:
+    session = Session(*hello, **options)
+    assert session.seen == [Ready()]
+    session.take_said()
+    session.seen.clear()
+    return session
+
+
+@pytest.mark.parametrize("cut", [None, 1, 7])
+class TestWholeSessions:
+    """Whole, octet by octet, and cut oddly."""
+
+    def test_one_command_at_a_time(self, cut):
+        session = ready(cut=cut)
+        session.begin(mailing("bob@example.test", "carol@example.test"))
+        assert session.take_said() == b"MAIL FROM:<alice@us.test>\r\n"
+        session.hear(b"250 ok\r\n")
+        assert session.take_said() == b"RCPT TO:<bob@example.test>\r\n"
+        session.hear(b"250 ok\r\n")
+        assert session.take_said() == b"RCPT TO:<carol@example.test>\r\n"
+        session.hear(b"550-5.1.1 no\r\n550 5.1.1 such\r\n")
+        assert session.take_said() == b"DATA\r\n"
+        assert session.hear(b"354 go\r\n") == [SendContent()]
+        assert session.core.content(b".a\r\n") + session.core.end_content() == b"..a\r\n.\r\n"
+        session.hear(b"250 2.0.0 queued\r\n")
+        assert session.codes() == [("end of content", 250), ("RCPT", 550)]
+        assert [each.is_accepted for each in session.core.results] == [True, False]
+        refusal = session.core.results[1].reply
+        assert (str(refusal.enhanced), refusal.lines) == ("5.1.1", ("no", "such"))
+        session.core.quit()
+        session.look()
+        assert session.take_said() == b"QUIT\r\n"
+        assert session.hear(b"221 bye\r\n")[-1] == Closed()
+        assert session.core.phase is Phase.ENDED
+
+    def test_all_at_once_with_pipelining(self, cut):
+        session = ready(PIPELINING, cut=cut)
+        session.begin(mailing("a@x.test", "b@x.test", "c@x.test"))
+        assert session.take_said() == (
+            b"MAIL FROM:<alice@us.test>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nRCPT TO:<c@x.test>\r\nDATA\r\n"
+        )
+        session.hear(b"250 ok\r\n450 later\r\n250 ok\r\n550 no\r\n354 go\r\n")
+        assert session.seen == [SendContent()]
+        session.core.end_content()
+        session.hear(b"250 ok\r\n")
+        assert session.codes() == [("RCPT", 450), ("end of content", 250), ("RCPT", 550)]
+
+    def test_a_second_transaction_needs_no_rset_after_a_content(self, cut):
+        session = ready(PIPELINING, cut=cut)
+        for _ in range(2):
+            session.begin()
+            assert session.take_said().startswith(b"MAIL")
+            session.hear(b"250 ok\r\n250 ok\r\n354 go\r\n")
+            session.core.end_content()
+            session.hear(b"250 ok\r\n")
+            assert session.codes() == [("end of content", 250)]
+
+    def test_starttls_and_authentication(self, cut):
+        session = Session(b"220 mx\r\n", b"250-mx\r\n250 starttls\r\n", cut=cut, tls=TLS.MUST, login=LOGIN)
+        assert session.take_said() == b"EHLO us.test\r\nSTARTTLS\r\n"
+        assert session.hear(b"220 go\r\n") == [StartTLS()]
+        assert session.core.phase is Phase.HANDSHAKE
+        session.core.tls_started()
+        assert session.core.offered == {}
+        session.look()
+        assert session.take_said() == b"EHLO us.test\r\n"
+        session.hear(b"250-mx\r\n250 Auth PLAIN LOGIN\r\n")
+        assert session.take_said() == b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret") + b"\r\n"
+        assert session.hear(b"235 yes\r\n")[-1] == Ready()
+
+
+class TestBeginning:
+    def test_helo_only_after_5yz(self):
+        session = Session(b"220 mx\r\n", b"502 what\r\n")
+        assert session.said == b"EHLO us.test\r\nHELO us.test\r\n"
+        assert session.hear(b"250 mx\r\n") == [Ready()]
+        assert session.core.offered == {}
+
+    @pytest.mark.parametrize("reply", [b"421 no\r\n", b"450 no\r\n"])
+    def test_no_helo_after_4yz(self, reply):
+        session = Session(b"220 mx\r\n", reply)
+        assert [(each.phase, each.reply.code) for each in session.seen] == [(Phase.EHLO, int(reply[:3]))]
+        assert session.said == b"EHLO us.test\r\n"
+
+    @pytest.mark.parametrize("reply", [b"421 no\r\n", b"450 no\r\n", b"554 no\r\n"])
+    def test_refused_at_the_greeting(self, reply):
+        session = Session(reply)
+        assert isinstance(session.seen[0], Refused)
+        assert session.seen[0].phase is Phase.GREETING
+        assert session.said == b""
+        assert session.core.phase is Phase.ENDED
+
+    def test_refused_at_helo(self):
+        assert Session(b"220 mx\r\n", b"500 x\r\n", b"550 x\r\n").seen[0].phase is Phase.HELO
+
+    def test_lhlo_has_no_fallback(self):
+        session = Session(b"220 mx\r\n", b"500 x\r\n", lmtp=True)
+        assert session.said == b"LHLO us.test\r\n"
+        assert session.seen[0].phase is Phase.EHLO
+
+    def test_capabilities(self):
+        session = Session(
+            b"220 mx\r\n", b"250-mx HELLO\r\n250-size 1000\r\n250-\r\n250-AUTH=LOGIN\r\n250-auth  Plain\r\n250 x y z\r\n"
+        )
+        assert session.core.offered == {"SIZE": ("1000",), "AUTH": ("LOGIN", "PLAIN"), "X": ("Y", "Z")}
+
+    def test_hostname_with_line_end_goes_no_further(self):
+        core = SMTPClientCore("a\r\nMAIL FROM:<x@y>")
+        core.receive(b"220 x\r\n")
+        with pytest.raises(LocalProtocolError):
+            core.next_event()
+
+
+class TestTLS:
+    OFFERED = b"220 mx\r\n", b"250-mx\r\n250 STARTTLS\r\n"
+
+    @pytest.mark.parametrize("surplus", [b"2", b"250-evil\r\n250 AUTH PLAIN\r\n", b"\x16\x03\x01"])
+    def test_octets_behind_the_220_are_an_injection(self, surplus):
+        session = Session(*self.OFFERED)
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"220 go\r\n" + surplus)
+
+    def test_octets_before_the_handshake_too(self):
+        session = Session(*self.OFFERED, b"220 go\r\n")
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"250 x\r\n")
+        with pytest.raises(RemoteProtocolError):
+            session.core.tls_started()
+
+    def test_refused_starttls_goes_on_in_clear_when_it_may(self):
+        assert Session(*self.OFFERED, b"454 not now\r\n").seen == [Ready()]
+
+    def test_refused_starttls_ends_when_it_must(self):
+        session = Session(*self.OFFERED, b"454 not now\r\n", tls=TLS.MUST)
+        assert session.seen[0].phase is Phase.STARTTLS
+
+    def test_not_offered_when_it_must(self):
+        (event,) = Session(*BARE, tls=TLS.MUST).seen
+        assert isinstance(event, Unusable)
+        assert str(event.status) == "4.7.10"
+
+    def test_never(self):
+        assert Session(*self.OFFERED, tls=TLS.NEVER).seen == [Ready()]
+
+    def test_not_twice(self):
+        session = Session(*self.OFFERED, b"220 go\r\n")
+        session.core.tls_started()
+        session.look()
+        assert session.hear(self.OFFERED[1])[-1] == Ready()
+
+    def test_out_of_place(self):
+        with pytest.raises(LocalProtocolError):
+            Session(*BARE).core.tls_started()
+
+
+class TestAuthentication:
+    def hello(self, mechanisms: bytes) -> tuple[bytes, bytes]:
+        return b"220 mx\r\n", b"250-mx\r\n250 AUTH " + mechanisms + b"\r\n"
+
+    def test_never_in_clear(self):
+        session = Session(*self.hello(b"PLAIN"), login=LOGIN)
+        assert isinstance(session.seen[0], Unusable)
+        assert b"AUTH" not in session.said
+
+    def test_login(self):
+        session = Session(*self.hello(b"LOGIN"), login=LOGIN, tls_active=True)
+        session.take_said()
+        session.hear(b"334 VXNlcm5hbWU6\r\n")
+        session.hear(b"334 UGFzc3dvcmQ6\r\n")
+        assert session.said == b"YWxpY2U=\r\nc2VjcmV0\r\n"
+        assert session.hear(b"235 ok\r\n") == [Ready()]
+
+    def test_in_clear_when_told(self):
+        assert b"AUTH PLAIN" in Session(*self.hello(b"PLAIN"), login=LOGIN, login_in_clear=True).said
+
+    def test_no_mechanism(self):
+        for session in (
+            Session(*self.hello(b"CRAM-MD5"), login=LOGIN, tls_active=True),
+            Session(*BARE, login=LOGIN, tls_active=True),
+        ):
+            assert isinstance(session.seen[0], Unusable)
+
+    def test_refused(self):
+        session = Session(*self.hello(b"PLAIN"), b"535 no\r\n", login=LOGIN, tls_active=True)
+        assert session.seen[0].phase is Phase.AUTH
+
+    def test_challenges_without_end(self):
+        session = Session(*self.hello(b"PLAIN"), login=LOGIN, tls_active=True)
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"334 \r\n")
+
+    def test_the_password_is_not_in_the_repr(self):
+        assert "secret" not in repr(LOGIN)
+
+
+class TestMail:
+    def offering(self, *keywords: bytes) -> Session:
+        return ready((b"220 mx\r\n", b"250-mx\r\n" + b"".join(b"250-" + each + b"\r\n" for each in keywords) + b"250 HELP\r\n"))
+
+    def test_parameters(self):
+        session = self.offering(b"SIZE 1000", b"8BITMIME", b"SMTPUTF8")
+        session.begin(mailing(octets=77, eight_bit=True, smtputf8=True))
+        assert session.said == b"MAIL FROM:<alice@us.test> SIZE=77 BODY=8BITMIME SMTPUTF8\r\n"
+
+    def test_parameters_that_are_not_offered(self):
+        session = ready()
+        session.begin(mailing(eight_bit=True, smtputf8=True))
+        assert session.said == b"MAIL FROM:<alice@us.test>\r\n"
+
+    def test_null_reverse_path(self):
+        session = ready()
+        session.begin(mailing(sender=None))
+        assert session.said == b"MAIL FROM:<>\r\n"
+
+    def test_quoted_local_part(self):
+        session = ready()
+        session.begin(mailing(sender='"a,b <x@y>\\""@us.test'))
+        assert session.said == b'MAIL FROM:<"a,b <x@y>\\""@us.test>\r\n'
+
+    @pytest.mark.parametrize(
+        ("size", "tried"), [(b"SIZE 99", False), (b"SIZE 100", True), (b"SIZE", True), (b"SIZE 0", True), (b"SIZE x", True)]
+    )
+    def test_size(self, size, tried):
+        session = self.offering(size)
+        session.begin(mailing(octets=100))
+        assert bool(session.said) is tried
+        if not tried:
+            assert session.codes() == [("MAIL", 552)]
+            assert session.core.results[0].is_local
+            assert str(session.core.results[0].reply.enhanced) == "5.3.4"
+
+    def test_addresses_that_are_not_ascii(self):
+        session = ready()
+        session.begin(mailing("bob@x.test", "jürgen@x.test"))
+        assert session.take_said() == b"MAIL FROM:<alice@us.test>\r\n"
+        session.hear(b"250 ok\r\n")
+        assert session.take_said() == b"RCPT TO:<bob@x.test>\r\n"
+        session.hear(b"250 ok\r\n")
+        assert session.take_said() == b"DATA\r\n"
+        session.hear(b"354 ok\r\n")
+        session.core.end_content()
+        session.hear(b"250 ok\r\n")
+        assert session.codes() == [("end of content", 250), ("RCPT", 553)]
+        assert str(session.core.results[1].reply.enhanced) == "5.6.7"
+
+    def test_a_sender_that_is_not_ascii_fails_all(self):
+        session = ready()
+        session.begin(mailing("bob@x.test", "eve@x.test", sender="jürgen@us.test"))
+        assert session.said == b""
+        assert session.codes() == [("RCPT", 553)] * 2
+
+    def test_addresses_that_are_not_ascii_with_smtputf8(self):
+        session = self.offering(b"SMTPUTF8")
+        session.begin(mailing("jürgen@x.test"))
+        assert session.said == b"MAIL FROM:<alice@us.test> SMTPUTF8\r\n"
+
+    def test_an_address_with_a_line_end_goes_no_further(self):
+        session = ready(PIPELINING)
+        evil = Mailing(reverse_path=None, recipients=(Address("a\r\nRCPT TO:<b@c>", "x"),), octets=1)
+        with pytest.raises(LocalProtocolError):
+            session.core.begin(evil)
+
+    def test_out_of_place(self):
+        session = ready()
+        session.begin()
+        for call in (lambda: session.core.begin(mailing()), lambda: session.core.content(b""), session.core.end_content):
+            with pytest.raises(LocalProtocolError):
+                call()
+        with pytest.raises(LocalProtocolError):
+            ready().core.begin(Mailing(reverse_path=None, recipients=(), octets=1))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("code", [450, 550])
+    def test_mail_refused(self, code):
+        session = ready()
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"%d no\r\n" % code)
+        assert session.codes() == [("MAIL", code)] * 2
+        session.seen.clear()
+        session.take_said()
+        session.begin()
+        assert session.said.startswith(b"MAIL")
+
+    def test_mail_refused_with_pipelining(self):
+        session = ready(PIPELINING)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"550 no\r\n503 a\r\n503 b\r\n503 c\r\n")
+        assert session.codes() == [("MAIL", 550)] * 2
+
+    def test_mail_refused_but_data_accepted(self):
+        session = ready(PIPELINING)
+        session.begin(mailing("a@x.test"))
+        session.take_said()
+        session.hear(b"450 no\r\n250 ok\r\n354 go\r\n")
+        assert session.said == b".\r\n"
+        session.hear(b"250 what a message\r\n")
+        assert session.codes() == [("MAIL", 450)]
+        assert not session.core.results[0].is_accepted
+
+    def test_all_recipients_refused_asks_no_content(self):
+        session = ready()
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n")
+        session.hear(b"550 no\r\n")
+        session.take_said()
+        session.hear(b"450 no\r\n")
+        assert session.take_said() == b""
+        assert session.codes() == [("RCPT", 550), ("RCPT", 450)]
+        session.seen.clear()
+        session.begin()
+        assert session.take_said() == b"RSET\r\n"
+        session.hear(b"250 ok\r\n")
+        assert session.take_said() == b"MAIL FROM:<alice@us.test>\r\n"
+
+    def test_all_recipients_refused_but_data_accepted(self):
+        session = ready(PIPELINING)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.take_said()
+        session.hear(b"250 ok\r\n550 no\r\n450 no\r\n354 go\r\n")
+        assert session.take_said() == b".\r\n"
+        session.hear(b"250 queued as nothing\r\n")
+        assert session.codes() == [("RCPT", 550), ("RCPT", 450)]
+        session.seen.clear()
+        session.begin()
+        assert session.take_said().startswith(b"MAIL")
+
+    @pytest.mark.parametrize("code", [451, 554])
+    def test_data_refused(self, code):
+        session = ready(PIPELINING)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.take_said()
+        session.hear(b"250 ok\r\n250 ok\r\n550 no\r\n%d no\r\n" % code)
+        assert session.codes() == [("DATA", code), ("RCPT", 550)]
+        session.seen.clear()
+        session.begin()
+        assert session.take_said().startswith(b"RSET\r\nMAIL")
+        session.hear(b"250 reset\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+        assert session.seen == [SendContent()]
+
+    @pytest.mark.parametrize("code", [451, 552])
+    def test_content_refused(self, code):
+        session = self.in_content()
+        session.core.end_content()
+        session.hear(b"%d no\r\n" % code)
+        assert session.codes() == [("end of content", code)] * 2
+        assert not any(each.is_accepted for each in session.core.results)
+
+    def in_content(self, **options) -> Session:
+        session = ready(PIPELINING, **options)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+        assert session.seen == [SendContent()]
+        session.take_said()
+        return session
+
+    def test_reset_refused(self):
+        session = ready(PIPELINING)
+        session.begin()
+        session.hear(b"250 ok\r\n250 ok\r\n451 no\r\n")
+        session.begin()
+        assert session.hear(b"500 no reset\r\n")[-1].phase is Phase.RSET
+
+    @pytest.mark.parametrize("early", [b"250 ok\r\n", b"2", b"354 again\r\n", b"\r\n"])
+    def test_a_reply_before_the_end_of_the_content_accepts_nothing(self, early):
+        session = self.in_content()
+        session.hear(early)
+        with pytest.raises(RemoteProtocolError):
+            session.core.end_content()
+        session.core.connection_lost()
+        assert session.core.results == (None, None)
+
+    def test_pipelined_acceptance_accepts_nothing(self):
+        session = ready(PIPELINING)
+        session.begin()
+        session.hear(b"250 ok\r\n250 ok\r\n354 go\r\n250 queued\r\n")
+        assert session.seen == [SendContent()]
+        with pytest.raises(RemoteProtocolError):
+            session.core.end_content()
+
+    def test_an_early_refusal_is_the_answer(self):
+        session = self.in_content()
+        session.hear(b"552 too big\r\n")
+        assert session.seen == [SendContent()]
+        session.core.end_content()
+        session.look()
+        assert session.codes() == [("end of content", 552)] * 2
+
+    @pytest.mark.parametrize(
+        ("heard", "codes"),
+        [(b"552 too big\r\n", [552, 552]), (b"552 too", [None, None]), (b"250 ok\r\n", [None, None]), (b"", [None, None])],
+    )
+    def test_connection_lost_in_the_content(self, heard, codes):
+        session = self.in_content()
+        session.hear(heard)
+        session.core.connection_lost()
+        assert [each and each.reply.code for each in session.core.results] == codes
+        assert session.core.next_event() is NEED_OCTETS
+
+    def test_connection_lost_after_the_dot(self):
+        session = self.in_content()
+        session.core.end_content()
+        session.hear(b"250 o")
+        session.core.connection_lost()
+        assert session.core.results == (None, None)
+
+    def test_connection_lost_keeps_what_was_said(self):
+        session = ready()
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n")
+        session.hear(b"550 no\r\n")
+        session.core.connection_lost()
+        assert [each and each.reply.code for each in session.core.results] == [550, None]
+
+    @pytest.mark.parametrize("before", range(5))
+    def test_421_anywhere(self, before):
+        replies = [b"250 ok\r\n", b"550 no\r\n", b"250 ok\r\n", b"354 go\r\n"]
+        session = ready()
+        session.begin(mailing("a@x.test", "b@x.test"))
+        for reply in replies[:before]:
+            session.hear(reply)
+        if before == 4:
+            session.core.end_content()
+        session.hear(b"421 bye\r\n")
+        last = session.seen[-1]
+        if before == 4:
+            assert last == Finished(last.results, is_open=False)
+            assert session.codes() == [("RCPT", 550), ("end of content", 421)]
+        else:
+            assert isinstance(last, Refused)
+            assert session.core.results[1] is None
+        assert session.core.phase is Phase.ENDED
+
+    def test_421_in_pipelining_is_not_attributed(self):
+        session = ready(PIPELINING)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n550 no\r\n421 bye\r\n")
+        assert session.seen[-1].phase is Phase.RCPT
+        assert [each and each.reply.code for each in session.core.results] == [550, None]
+        session.hear(b"250 ok\r\n354 go\r\n")
+        assert session.core.phase is Phase.ENDED
+
+    def test_421_unasked(self):
+        session = ready()
+        assert isinstance(session.hear(b"421 idle\r\n")[0], Refused)
+
+    def test_421_to_an_abandoned_content(self):
+        session = ready(PIPELINING)
+        session.begin()
+        session.hear(b"250 ok\r\n550 no\r\n354 go\r\n")
+        assert session.hear(b"421 bye\r\n")[-1].phase is Phase.ABANDONED
+        assert session.core.results[0].reply.code == 550
+
+    def test_quit_after_a_refusal(self):
+        session = Session(b"554 no\r\n")
+        session.core.quit()
+        session.look()
+        assert session.said == b"QUIT\r\n"
+        assert session.hear(b"221 bye\r\n")[-1] == Closed()
+
+    def test_quit_may_be_answered_with_anything(self):
+        session = ready()
+        session.core.quit()
+        session.look()
+        assert session.hear(b"421 bye\r\n")[-1] == Closed()
+
+
+class TestLMTP:
+    def test_a_reply_for_each_recipient(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test", "c@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
+        session.core.end_content()
+        session.hear(b"250 ok\r\n452 full\r\n")
+        assert session.codes() == [("end of content", 250), ("RCPT", 550), ("end of content", 452)]
+
+    def test_lost_between_them(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+        session.core.end_content()
+        session.hear(b"250 ok\r\n")
+        session.core.connection_lost()
+        assert [each and each.reply.code for each in session.core.results] == [250, None]
+
+    def test_421_between_them(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test", "c@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+        session.core.end_content()
+        session.hear(b"250 ok\r\n421 bye\r\n")
+        assert session.codes() == [("end of content", 250), ("end of content", 421), ("end of content", 421)]
+
+    def test_nobody_accepted_but_data(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin()
+        session.take_said()
+        session.hear(b"250 ok\r\n550 no\r\n354 go\r\n")
+        assert session.said == b".\r\n"
+        assert session.codes() == [("RCPT", 550)]
+        session.begin()
+
+    def test_lost_with_early_refusal(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n552 no\r\n250 yes\r\n")
+        session.core.connection_lost()
+        assert [each and each.reply.code for each in session.core.results] == [552, None]
+
+
+MALFORMED = [
+    b"\r\n",
+    b"hello\r\n",
+    b"22 x\r\n",
+    b"2200 x\r\n",
+    b"220xok\r\n",
+    b"220\tok\r\n",
+    b"120 x\r\n",
+    b"620 x\r\n",
+    b"999 x\r\n",
+    b"020 x\r\n",
+    b" 220 x\r\n",
+    b"-220 x\r\n",
+    b"220 x\n\r\n",
+    b"220 x\n220 y\r\n",
+    b"220-x\r\n221 y\r\n",
+    b"220-x\r\n220\r\n220-\r\n550 z\r\n",
+    b"220-x\r\n\r\n",
+    b"220-" + b"x" * 3000 + b"\r\n",
+    b"x" * 3000,
+    b"220-x\r\n" * 101,
+    b"HTTP/1.1 400 Bad Request\r\n",
+    b"\x16\x03\x01\x00\xa5\r\n",
+    b"354 go\r\n",
+    "\uff12\uff12\uff10 x\r\n".encode(),
+]
+
+
+@pytest.mark.parametrize("cut", [None, 1, 1000])
+@pytest.mark.parametrize("octets", MALFORMED)
+def test_malformed_replies(octets, cut):
+    with pytest.raises(RemoteProtocolError) as caught:
+        Session(octets, cut=cut)
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [b"220\r\n", b"220 \r\n", b"220-\r\n220\r\n", b"229 x\r\n", b"220 \xff\x00\x1b[2J\r\n", b"220-x\r\n" * 99 + b"220 x\r\n"],
+)
+def test_odd_replies(octets):
+    assert Session(octets).said == b"EHLO us.test\r\n"
+
+
+def test_an_answer_before_the_question():
+    with pytest.raises(RemoteProtocolError):
+        Session(b"220 x\r\n250 y\r\n")
+
+
+def test_text_from_outside_is_made_printable():
+    reply = Session(b"554 \x1b[2J\xe4\r\x00 5.1.1\r\n").seen[0].reply
+    assert reply.lines == ("?[2J??? 5.1.1",)
+    assert reply.enhanced is None
+
+
+def test_status_of_another_class_is_text():
+    assert Session(b"554 4.1.1 x\r\n").seen[0].reply.lines == ("4.1.1 x",)
+
+
+def test_unasked_octets_are_bounded():
+    session = ready()
+    session.begin()
+    session.hear(b"250 ok\r\n")
+    session.hear(b"250 ok\r\n")
+    session.hear(b"354 go\r\n")
+    for _ in range(262):
+        session.hear(b"4" * 1000)
+    with pytest.raises(RemoteProtocolError):
+        session.hear(b"4" * 1000)
+
+
+def test_3yz_where_nothing_goes_on():
+    session = ready()
+    session.begin()
+    with pytest.raises(RemoteProtocolError):
+        session.hear(b"354 go\r\n")
+
+
+@pytest.mark.parametrize("reply", [b"250 ok\r\n", b"334 x\r\n"])
+def test_data_wants_354(reply):
+    session = ready(PIPELINING)
+    session.begin()
+    with pytest.raises(RemoteProtocolError):
+        session.hear(b"250 ok\r\n250 ok\r\n" + reply)
+
+
+REPLIES = st.sampled_from(
+    [
+        b"220 x\r\n",
+        b"250 ok\r\n",
+        b"250-x\r\n250-PIPELINING\r\n250 STARTTLS\r\n",
+        b"354 go\r\n",
+        b"421 x\r\n",
+        b"450 x\r\n",
+        b"550 x\r\n",
+        b"334 \r\n",
+        b"235 x\r\n",
+        b"503",
+    ]
+)
+OCTETS = st.lists(st.one_of(REPLIES, st.binary(max_size=30)), max_size=12)
+
+
+@given(OCTETS, st.booleans(), st.sampled_from(list(TLS)), st.booleans(), st.sampled_from([None, 1, 5]))
+@settings(max_examples=400, deadline=None)
+def test_any_octets_give_results_or_a_remote_error(pieces, lmtp, tls, login, cut):
+    session = Session(cut=cut, lmtp=lmtp, tls=tls, login=LOGIN if login else None, login_in_clear=True)
+    ended = False
+    try:
+        for octets in pieces:
+            session.hear(octets)
+            match session.seen[-1:]:
+                case [Ready() | Finished(_, True)] if session.core.phase is Phase.READY:
+                    session.begin(mailing("a@x.test", "b@x.test"))
+                case [SendContent()] if session.core.phase is Phase.CONTENT:
+                    session.core.end_content()
+                    ended = True
+                    session.look()
+                case [StartTLS()] if session.core.phase is Phase.HANDSHAKE:
+                    session.core.tls_started()
+                    session.look()
+    except RemoteProtocolError:
+        pass
+    session.core.connection_lost()
+    assert ended or not any(each and each.is_accepted for each in session.core.results)

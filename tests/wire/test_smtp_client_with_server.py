@@ -1,0 +1,155 @@
+"""The client core against the server core: whatever is stored, one message arrives, and it is the one that was meant."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from smtp_dialogue import Session as Server
+
+from mailstack.mail.address import Address, parse_address
+from mailstack.wire.dots import normalise_newlines
+from mailstack.wire.events import NEED_OCTETS
+from mailstack.wire.limits import Limits
+from mailstack.wire.smtp_client import SMTPClientCore
+from mailstack.wire.smtp_commands import Mail, Rcpt
+from mailstack.wire.smtp_mailing import TLS, Closed, Finished, Login, Mailing, Ready, Send, SendContent, StartTLS
+from mailstack.wire.smtp_server import SMTPServerCore
+from mailstack.wire.smtp_table import Role
+
+PIECES = st.sampled_from(
+    [
+        b".",
+        b"..",
+        b"\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"a",
+        b" ",
+        b"\r\n.\r\n",
+        b"\n.\n",
+        b"\r.\r",
+        b"\n.\r\n",
+        b"\x00",
+        b"\xff",
+        b"MAIL FROM:<evil@x.test>\r\n",
+        b"QUIT\r\n",
+    ]
+)
+CONTENTS = st.one_of(st.lists(PIECES, max_size=30).map(b"".join), st.binary(max_size=200))
+
+
+def converse(
+    client: SMTPClientCore, server: Server, contents: list[tuple[Mailing, bytes]], cut: int, chunk: int
+) -> list[Finished]:
+    """Carry octets to and fro until both are silent."""
+    finished: list[Finished] = []
+    waiting = list(contents)
+
+    def carry(octets: bytes) -> None:
+        for at in range(0, len(octets), cut):
+            server.feed(octets[at : at + cut])
+
+    def next_mailing() -> None:
+        if waiting:
+            client.begin(waiting[0][0])
+        else:
+            client.quit()
+
+    while server.output:
+        octets, server.output = server.output, b""
+        for at in range(0, len(octets), cut):
+            client.receive(octets[at : at + cut])
+            while (event := client.next_event()) is not NEED_OCTETS:
+                match event:
+                    case Send(octets=written):
+                        carry(written)
+                    case Ready():
+                        next_mailing()
+                    case StartTLS():
+                        server.core.tls_started()
+                        client.tls_started()
+                    case SendContent():
+                        content = waiting[0][1]
+                        for start in range(0, len(content), chunk):
+                            carry(client.content(content[start : start + chunk]))
+                        carry(client.end_content())
+                    case Finished():
+                        finished.append(event)
+                        waiting.pop(0)
+                        next_mailing()
+                    case Closed():
+                        return finished
+                    case _:
+                        raise AssertionError(event)
+    raise AssertionError("silence before QUIT was answered")
+
+
+def whole(content: bytes) -> bytes:
+    canonical = normalise_newlines(content)
+    return canonical if not canonical or canonical.endswith(b"\r\n") else canonical + b"\r\n"
+
+
+def mailing(content: bytes, *recipients: str) -> Mailing:
+    return Mailing(
+        reverse_path=parse_address("alice@us.test"),
+        recipients=tuple(parse_address(each) for each in recipients or ("bob@example.org",)),
+        octets=len(whole(content)),
+        eight_bit=not content.isascii(),
+    )
+
+
+@given(
+    st.lists(CONTENTS, min_size=1, max_size=3),
+    st.sampled_from([1, 2, 7, 100_000]),
+    st.sampled_from([1, 2, 5, 65_536]),
+    st.sampled_from([Role.MX, Role.LMTP]),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_sent_is_what_arrives(contents, cut, chunk, role):
+    server = Server(SMTPServerCore(role, Limits(), "mx.example.org"))
+    client = SMTPClientCore("us.test", lmtp=role is Role.LMTP)
+    finished = converse(client, server, [(mailing(each), each) for each in contents], cut, chunk)
+    assert server.messages == [whole(each) for each in contents]
+    assert [[result.is_accepted for result in each.results] for each in finished] == [[True]] * len(contents)
+    assert sum(isinstance(event, Mail) for event in server.events) == len(contents)
+
+
+def test_results_belong_to_their_recipients():
+    for cut in (1, 1000):
+        server = Server(SMTPServerCore(Role.MX, Limits(), "mx.example.org"))
+        names = "a@x.test", "unknown@x.test", "b@x.test", "unknown@y.test"
+        (finished,) = converse(SMTPClientCore("us.test"), server, [(mailing(b"x\r\n", *names), b"x\r\n")], cut, 100)
+        assert [each.is_accepted for each in finished.results] == [True, False, True, False]
+        assert str(finished.results[1].reply.enhanced) == "5.1.1"
+
+
+def test_nobody_accepted_and_then_another():
+    server = Server(SMTPServerCore(Role.MX, Limits(), "mx.example.org"))
+    tries = [(mailing(b"1\r\n", "unknown@x.test"), b"1\r\n"), (mailing(b"2\r\n"), b"2\r\n")]
+    finished = converse(SMTPClientCore("us.test"), server, tries, 1000, 100)
+    assert [each.results[0].is_accepted for each in finished] == [False, True]
+    assert server.messages == [b"2\r\n"]
+
+
+def test_tls_and_login():
+    server = Server(SMTPServerCore(Role.SUBMISSION, Limits(), "mx.example.org", tls_available=True))
+    client = SMTPClientCore("us.test", tls=TLS.MUST, login=Login("alice", "secret"))
+    (finished,) = converse(client, server, [(mailing(b"x\r\n"), b"x\r\n")], 3, 100)
+    assert finished.results[0].is_accepted
+    assert client.tls_active
+
+
+LOCAL_PARTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20)
+
+
+@given(st.lists(LOCAL_PARTS, min_size=1, max_size=5, unique=True))
+@settings(max_examples=200, deadline=None)
+def test_any_local_part_arrives_as_it_is(local_parts):
+    names = tuple(Address(each, "x.test") for each in local_parts if each not in ("refused", "unknown"))
+    if names:
+        server = Server(SMTPServerCore(Role.MX, Limits(), "mx.example.org"))
+        value = Mailing(reverse_path=names[0], recipients=names, octets=0)
+        converse(SMTPClientCore("us.test"), server, [(value, b"")], 1000, 100)
+        assert [event.forward_path for event in server.events if isinstance(event, Rcpt)] == list(names)
+        assert [event.reverse_path for event in server.events if isinstance(event, Mail)] == [names[0]]
