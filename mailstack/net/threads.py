@@ -13,10 +13,34 @@ from typing import ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def kept(making: Deferred[R], give_back: Callable[[R], object]) -> Deferred[R]:
+    """
+    Wait for something that must be given back, and give it back oneself when nobody waits for it any more.
+
+    A call in a thread cannot be cancelled: who cancels the waiting would leave what comes of it, a lock for instance, without
+    an owner.
+    """
+
+    def abandon(_: Deferred[R]) -> None:
+        making.addCallbacks(give_back, lambda failure: None)  # the waiter has its CancelledError already
+
+    waiting: Deferred[R] = Deferred(abandon)
+
+    def hand_over(outcome: R | Failure) -> R | Failure | None:
+        if waiting.called:
+            return outcome
+        waiting.callback(outcome)  # a Failure fails it
+        return None
+
+    making.addBoth(hand_over)
+    return waiting
 
 
 class Threads:
