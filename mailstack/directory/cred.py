@@ -25,7 +25,7 @@ logout).
 
 
 class Verifies(Protocol):
-    """What the checker asks: a `live.Directory`."""
+    """What the checker asks: a `directory.Directory`."""
 
     async def verify(self, username: bytes | str, password: bytes | str) -> str | None:
         """Return the account's name, or None."""

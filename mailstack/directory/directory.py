@@ -1,5 +1,5 @@
 """
-The live directory: answers from memory, and sees every change of the file with the next question.
+The directory as the server asks it: answers from memory, and sees every change of the file with the next question.
 
 A question first compares the file's stamp with that of the snapshot in memory. When it differs, the file is read again in a
 thread, once for all who ask meanwhile, and the question is answered from the new snapshot. No lock and no signal is involved.

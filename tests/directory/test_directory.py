@@ -24,7 +24,7 @@ from mailstack.directory.editing import (
     set_enabled,
     set_password,
 )
-from mailstack.directory.live import RETRY_SECONDS, STALE_SECONDS, Directory
+from mailstack.directory.directory import RETRY_SECONDS, STALE_SECONDS, Directory
 from mailstack.directory.passwords import Verifier
 from mailstack.directory.records import DirectoryError, DirectoryUnavailable
 from mailstack.mail.address import Address, parse_address
