@@ -149,8 +149,13 @@ class Sender(Protocol):
         return self.transport
 
     def _wait(self) -> Deferred[Trouble | None]:
-        self._waiting = Deferred(lambda _: self.abort())
+        self._waiting = Deferred(self._cancelled)
         return self._waiting
+
+    def _cancelled(self, waiting: Deferred[Trouble | None]) -> None:
+        """Cut the connection, without telling why: who cancelled does not want to hear of the next host."""
+        self._waiting = None
+        self.abort()
 
     def _tell(self, trouble: Trouble | None) -> None:
         waiting, self._waiting = self._waiting, None

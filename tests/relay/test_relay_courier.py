@@ -1,0 +1,452 @@
+"""One attempt, whatever the hosts do."""
+
+from __future__ import annotations
+
+import pytest
+from relay_house import CLOSE, HANG, Host, Memory, OnDisk, World, delivery
+from twisted.internet.defer import CancelledError
+from twisted.mail.smtp import ESMTPSenderFactory
+from twisted.trial.unittest import SynchronousTestCase
+
+from mailstack.mail.disposition import Action
+from mailstack.mail.envelope import Account
+from mailstack.relay.factory import SenderFactory
+from mailstack.relay.settings import TIMEOUTS_SECONDS, Smarthost, TLSPolicy
+from mailstack.wire.smtp_mailing import Login, Phase
+
+ZONE = """
+    example.test  MX 10 mx1.example.test
+    example.test  MX 20 mx2.example.test
+    mx1.example.test A 192.0.2.1
+    mx2.example.test A 192.0.2.2
+    smart.test A 192.0.2.9
+    single.test A 192.0.2.1
+"""
+
+
+def brief(dispositions):
+    return [(each.action.value, str(each.status)) for each in dispositions]
+
+
+class Case(SynchronousTestCase):
+    settings: dict = {}
+
+    def setUp(self):
+        self.world = World(ZONE, **self.settings)
+        self.good = Host()
+        self.world.at("192.0.2.1", Host)
+        self.world.at("192.0.2.2", Host)
+
+    def outcome(self, value=None):
+        return self.successResultOf(self.world.attempt(value or delivery()))
+
+    def host(self, number=0):
+        return self.world.opened[number]
+
+    def at_first(self, **script):
+        self.world.at("192.0.2.1", lambda: Host(**script))
+
+
+class Success(Case):
+    def test_relayed(self):
+        (only,) = self.outcome()
+        self.assertEqual((only.ordinal, only.action, str(only.status)), (0, Action.RELAYED, "2.0.0"))
+        self.assertEqual(only.remote_mta, "mx1.example.test")
+        self.assertEqual(only.diagnostic, "250 2.0.0 queued")
+        self.assertIn("192.0.2.1", only.cause)
+        self.assertEqual(self.host().contents, [b"Subject: x\r\n\r\n..hello\r\n"])
+        self.assertEqual(
+            self.host().lines,
+            ["EHLO us.test", "MAIL FROM:<alice@us.test> SIZE=22", "RCPT TO:<bob@example.test>", "DATA", "QUIT"],
+        )
+        self.assertEqual(self.world.met, [("192.0.2.1", 25)])
+        self.assertTrue(self.host().lost)
+        self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+    def test_without_mx_the_domain_itself(self):
+        (only,) = self.outcome(delivery("bob@single.test", domain="single.test"))
+        self.assertEqual((only.action, only.remote_mta), (Action.RELAYED, "single.test"))
+
+    def test_address_literal(self):
+        self.assertEqual(brief(self.outcome(delivery(domain="[192.0.2.1]"))), [("relayed", "2.0.0")])
+        self.assertEqual(self.world.resolver.asked, [])
+
+    def test_null_reverse_path(self):
+        self.outcome(delivery(sender=None))
+        self.assertEqual(self.host().lines[1], "MAIL FROM:<> SIZE=22")
+
+    def test_ordinals_are_kept(self):
+        outcome = self.outcome(delivery("a@example.test", "b@example.test", "c@example.test"))
+        self.assertEqual([each.ordinal for each in outcome], [0, 2, 4])
+
+    def test_content_on_disk(self):
+        whole = b"".join(b"line %d\r\n" % n for n in range(40_000))
+        self.assertEqual(brief(self.outcome(delivery(content=OnDisk(whole)))), [("relayed", "2.0.0")])
+        self.assertEqual(self.host().contents, [whole])
+
+    def test_large_content_in_memory(self):
+        whole = b".\r\n" * 100_000
+        self.assertEqual(brief(self.outcome(delivery(content=Memory(whole)))), [("relayed", "2.0.0")])
+        self.assertEqual(self.host().contents, [b"..\r\n" * 100_000])
+
+    def test_empty_content(self):
+        self.assertEqual(brief(self.outcome(delivery(content=Memory(b"")))), [("relayed", "2.0.0")])
+        self.assertEqual(self.host().contents, [b""])
+
+    def test_many_recipients_go_in_several_transactions_of_one_session(self):
+        outcome = self.outcome(delivery(*(f"u{n}@example.test" for n in range(250))))
+        self.assertEqual({each.action for each in outcome}, {Action.RELAYED})
+        self.assertEqual(len(self.host().contents), 3)
+        self.assertEqual(len(self.world.opened), 1)
+
+    def test_hang_at_quit_is_delivered(self):
+        self.at_first(QUIT=HANG)
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertFalse(self.host().lost)
+        self.world.advance(TIMEOUTS_SECONDS[Phase.QUIT])
+        self.assertTrue(self.host().lost)
+        self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+    def test_nonsense_at_quit_is_delivered(self):
+        self.at_first(QUIT=b"\xff\xff\r\n")
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertTrue(self.host().lost)
+
+    def test_eight_bit(self):
+        self.at_first(EHLO=b"250-mx\r\n250 8BITMIME\r\n")
+        self.outcome(delivery(content=Memory(b"\xe4\r\n")))
+        self.assertEqual(self.host().lines[1], "MAIL FROM:<alice@us.test> BODY=8BITMIME")
+
+    def test_eight_bit_without_8bitmime_is_sent_as_it_is(self):
+        self.outcome(delivery(content=Memory(b"\xe4\r\n")))
+        self.assertEqual(self.host().contents, [b"\xe4\r\n"])
+
+
+class Recipients(Case):
+    """What a host says of a recipient stands, and the others are not concerned."""
+
+    THREE = "a@example.test", "b@example.test", "c@example.test"
+
+    def refuse_b(self, reply, hello=b"250-mx\r\n250 PIPELINING\r\n"):
+        self.at_first(EHLO=hello, RCPT=lambda argument: reply if "<b@" in argument else b"250 ok\r\n")
+        return brief(self.outcome(delivery(*self.THREE)))
+
+    def test_one_refused_for_good(self):
+        for hello in (b"250-mx\r\n250 PIPELINING\r\n", b"250 mx\r\n"):
+            found = self.refuse_b(b"550 5.1.1 no such user\r\n", hello)
+            self.assertEqual(found, [("relayed", "2.0.0"), ("failed", "5.1.1"), ("relayed", "2.0.0")])
+
+    def test_one_refused_for_now(self):
+        found = self.refuse_b(b"450 4.2.0 greylisted\r\n")
+        self.assertEqual(found, [("relayed", "2.0.0"), ("delayed", "4.2.0"), ("relayed", "2.0.0")])
+        self.assertEqual(len(self.world.met), 1)
+
+    def test_without_status(self):
+        self.assertEqual(self.refuse_b(b"550 no\r\n")[1], ("failed", "5.0.0"))
+
+    def test_552_at_rcpt_means_too_many(self):
+        self.assertEqual(self.refuse_b(b"552 too many\r\n")[1], ("delayed", "4.0.0"))
+        self.assertEqual(self.refuse_b(b"552 5.5.3 too many\r\n")[1], ("delayed", "4.5.3"))
+        self.assertEqual(self.refuse_b(b"552 5.2.2 full\r\n")[1], ("failed", "5.2.2"))
+
+    def test_all_refused(self):
+        self.at_first(RCPT=b"550 5.7.1 no\r\n", DATA=b"503 none\r\n")
+        self.assertEqual(brief(self.outcome(delivery(*self.THREE))), [("failed", "5.7.1")] * 3)
+        self.assertEqual(self.host().contents, [])
+
+    def test_all_refused_and_content_wanted(self):
+        self.at_first(RCPT=b"550 5.7.1 no\r\n")
+        self.assertEqual(brief(self.outcome(delivery(*self.THREE))), [("failed", "5.7.1")] * 3)
+        self.assertEqual(self.host().contents, [b""])
+
+    def test_diagnostic_is_printable_and_cut(self):
+        self.at_first(RCPT=b"550 \x1b[2J\xff" + b"x" * 1500 + b"\r\n")
+        (only,) = self.outcome()
+        self.assertTrue(only.diagnostic.isascii() and only.diagnostic.isprintable())
+        self.assertLessEqual(len(only.diagnostic), 400)
+
+    def test_each_stage(self):
+        for key in ("MAIL", "RCPT", "DATA", "dot"):
+            for reply, expected in ((b"451 4.3.0 no\r\n", ("delayed", "4.3.0")), (b"554 5.6.0 no\r\n", ("failed", "5.6.0"))):
+                self.at_first(**{key: reply})
+                self.assertEqual(brief(self.outcome()), [expected], (key, reply))
+        self.assertEqual({address for address, _ in self.world.met}, {"192.0.2.1"})
+
+    def test_too_big_is_not_tried(self):
+        self.at_first(EHLO=b"250-mx\r\n250 SIZE 5\r\n")
+        self.assertEqual(brief(self.outcome()), [("failed", "5.3.4")])
+        self.assertEqual(self.host().lines, ["EHLO us.test", "QUIT"])
+
+    def test_addresses_that_are_not_ascii(self):
+        found = brief(self.outcome(delivery("bob@example.test", "jürgen@example.test")))
+        self.assertEqual(found, [("relayed", "2.0.0"), ("failed", "5.6.7")])
+
+
+class Hosts(Case):
+    """The next host is for those of whom the first said nothing."""
+
+    def relayed_by_second(self):
+        (only,) = self.outcome()
+        self.assertEqual((only.action, only.remote_mta), (Action.RELAYED, "mx2.example.test"))
+
+    def test_no_connection(self):
+        self.world.at("192.0.2.1")
+        self.relayed_by_second()
+
+    def test_refused_at_the_beginning(self):
+        for script in (
+            {"greeting": b"421 busy\r\n"},
+            {"greeting": b"554 go away\r\n"},
+            {"greeting": CLOSE},
+            {"greeting": b"garbage\r\n"},
+            {"EHLO": b"421 x\r\n"},
+            {"EHLO": CLOSE},
+            {"EHLO": b"550 x\r\n", "HELO": b"550 x\r\n"},
+            {"MAIL": b"421 x\r\n"},
+            {"RCPT": b"421 x\r\n"},
+            {"RCPT": CLOSE},
+            {"DATA": b"421 x\r\n"},
+        ):
+            self.at_first(**script)
+            self.relayed_by_second()
+
+    def test_what_was_said_before_a_421_stands(self):
+        said = iter([b"550 5.1.1 no\r\n", b"421 4.3.2 bye\r\n"])
+        self.at_first(EHLO=b"250 mx\r\n", RCPT=lambda argument: next(said))
+        found = self.outcome(delivery("a@example.test", "b@example.test"))
+        self.assertEqual(brief(found), [("failed", "5.1.1"), ("relayed", "2.0.0")])
+        self.assertEqual(self.host(1).lines[2:4], ["RCPT TO:<b@example.test>", "DATA"])
+
+    def test_all_down(self):
+        self.world.at("192.0.2.1")
+        self.world.at("192.0.2.2")
+        (only,) = self.outcome()
+        self.assertEqual(brief([only]), [("delayed", "4.4.1")])
+        self.assertIn("ConnectionRefused", only.cause)
+
+    def test_all_refuse_for_good(self):
+        self.at_first(greeting=b"554 5.7.1 go away\r\n")
+        self.world.at("192.0.2.2", lambda: Host(greeting=b"554 5.7.1 go away too\r\n"))
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+
+    def test_one_refuses_for_good_and_one_is_down(self):
+        for order in (0, 1):
+            refuses = [lambda: Host(greeting=b"554 5.7.1 go away\r\n")]
+            self.world.at("192.0.2.1", *(refuses if order else []))
+            self.world.at("192.0.2.2", *([] if order else refuses))
+            self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
+
+    def test_lost_in_the_content_is_delayed_and_not_sent_elsewhere(self):
+        for script in ({"content": CLOSE}, {"dot": CLOSE}, {"dot": b"garbage\r\n"}, {"content": b"250 taken\r\n"}):
+            self.world.met.clear()
+            self.at_first(**script)
+            (only,) = self.outcome()
+            self.assertIs(only.action, Action.DELAYED, script)
+            self.assertEqual(len(self.world.met), 1, script)
+
+    def test_421_to_the_content_is_delayed(self):
+        self.at_first(dot=b"421 4.3.2 bye\r\n")
+        self.assertEqual(brief(self.outcome()), [("delayed", "4.3.2")])
+
+    def test_at_most_five_addresses(self):
+        self.world.resolver.__init__("example.test MX 1 mx.test\n" + "".join(f"mx.test A 192.0.2.{n}\n" for n in range(10, 30)))
+        self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
+        self.assertEqual(len(self.world.met), 5)
+
+    def test_a_mix_of_codes_in_one_reply(self):
+        self.at_first(RCPT=b"250-ok\r\n550 no\r\n")
+        self.relayed_by_second()
+
+    def test_a_line_without_end(self):
+        self.at_first(EHLO=b"250-" + b"x" * 1_000_000)
+        self.relayed_by_second()
+        self.assertTrue(self.host().lost)
+
+
+class DNS(Case):
+    def status(self, zone, **settings):
+        self.world = World(zone, **settings)
+        return brief(self.outcome())
+
+    def test_outcomes(self):
+        for zone, expected in (
+            ("", ("failed", "5.1.2")),
+            ("example.test MX 0 .", ("failed", "5.1.10")),
+            ("example.test SERVFAIL", ("delayed", "4.4.3")),
+            ("example.test DROP", ("delayed", "4.4.3")),
+            ("example.test TXT x", ("failed", "5.4.4")),
+            ("example.test MX 1 mx.test", ("failed", "5.4.4")),
+            ("example.test MX 1 mx.test\nmx.test SERVFAIL", ("delayed", "4.4.3")),
+            ("example.test MX 1 gone.test\nexample.test MX 2 mx.test\nmx.test SERVFAIL", ("delayed", "4.4.3")),
+            ("example.test MX 1 us.test", ("failed", "5.4.6")),
+        ):
+            self.assertEqual(self.status(zone), [expected], zone)
+            self.assertEqual(self.world.met, [])
+
+    def test_a_host_without_address_is_passed_over(self):
+        self.world = World("example.test MX 1 gone.test\nexample.test MX 2 mx.test\nmx.test A 192.0.2.1")
+        self.world.at("192.0.2.1", Host)
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+
+    def test_private_addresses_are_refused_unless_allowed(self):
+        zone = "example.test MX 1 mx.test\nmx.test A 127.0.0.1\nmx.test AAAA ::1"
+        self.assertEqual(self.status(zone, allow_private=False), [("failed", "5.4.6")])
+        self.assertEqual(self.world.met, [])
+        self.assertEqual(brief(self.outcome(delivery(domain="[127.0.0.1]"))), [("failed", "5.4.6")])
+
+    def test_mx_of_localhost(self):
+        self.assertEqual(self.status("example.test MX 1 localhost", allow_private=False), [("failed", "5.4.6")])
+
+
+class TimeLimits(Case):
+    """A host that falls silent holds us so long and no longer, in every phase."""
+
+    def silent_in(self, phase, **script):
+        self.at_first(**script)
+        self.world.at("192.0.2.2")
+        outcome = self.world.attempt(delivery())
+        self.world.advance(TIMEOUTS_SECONDS[phase] - 1)
+        self.assertNoResult(outcome)
+        self.world.advance(1)
+        (only,) = self.successResultOf(outcome)
+        self.assertIs(only.action, Action.DELAYED)
+        self.assertTrue(self.host().lost)
+        self.assertEqual(self.world.clock.getDelayedCalls(), [])
+        return only
+
+    def test_each_phase(self):
+        for phase, script in (
+            (Phase.GREETING, {"greeting": HANG}),
+            (Phase.EHLO, {"EHLO": HANG}),
+            (Phase.HELO, {"EHLO": b"500 x\r\n", "HELO": HANG}),
+            (Phase.STARTTLS, {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": HANG}),
+            (Phase.MAIL, {"MAIL": HANG, "RCPT": HANG, "DATA": HANG}),
+            (Phase.RCPT, {"RCPT": HANG, "DATA": HANG}),
+            (Phase.DATA, {"DATA": HANG}),
+            (Phase.CONTENT_END, {"dot": HANG}),
+        ):
+            self.setUp()
+            only = self.silent_in(phase, **script)
+            if phase is Phase.CONTENT_END:
+                self.assertEqual(str(only.status), "4.4.2")
+                self.assertEqual(self.world.met, [("192.0.2.1", 25)])
+
+    def test_trickling_octets_are_no_progress(self):
+        self.at_first(EHLO=b"250-mx\r\n")
+        self.world.at("192.0.2.2")
+        outcome = self.world.attempt(delivery())
+        for _ in range(29):
+            self.world.advance(10)
+            self.host().transport.write(b"250-more\r\n")
+            self.world.flush()
+        self.assertNoResult(outcome)
+        self.world.advance(10)
+        self.assertEqual(brief(self.successResultOf(outcome)), [("delayed", "4.4.1")])
+
+    def test_content_that_nobody_reads(self):
+        for content in (OnDisk(b"x\r\n" * 200_000), Memory(b"x\r\n" * 200_000)):
+            self.setUp()
+            self.world.throttled = True
+            outcome = self.world.attempt(delivery(content=content))
+            for _ in range(3):
+                self.world.advance(TIMEOUTS_SECONDS[Phase.CONTENT] - 1)
+                self.assertNoResult(outcome)
+                self.world.senders[0].resumeProducing()
+            self.world.advance(TIMEOUTS_SECONDS[Phase.CONTENT])
+            self.assertEqual(brief(self.successResultOf(outcome)), [("delayed", "4.4.2")])
+            self.assertEqual(len(self.world.met), 1)
+            self.assertEqual(self.host().contents, [])
+            self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+    def test_content_that_is_read_slowly(self):
+        self.world.throttled = True
+        whole = b"x\r\n" * 200_000
+        outcome = self.world.attempt(delivery(content=OnDisk(whole)))
+        while not outcome.called:
+            self.world.advance(60)
+            self.world.senders[0].resumeProducing()
+            self.world.flush()
+        self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")])
+        self.assertEqual(self.host().contents, [whole])
+
+    def test_cancelled(self):
+        self.at_first(RCPT=HANG, DATA=HANG)
+        outcome = self.world.attempt(delivery())
+        outcome.cancel()
+        self.failureResultOf(outcome, CancelledError)
+        self.world.flush()
+        self.assertTrue(self.host().lost)
+        self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+
+class LocalFailures(Case):
+    def test_a_content_that_cannot_be_read_is_never_ended(self):
+        (only,) = self.outcome(delivery(content=OnDisk(b"x\r\n" * 100_000, breaks_at=2)))
+        self.assertEqual(brief([only]), [("delayed", "4.3.0")])
+        self.assertEqual(only.diagnostic, "Local error")
+        self.assertIsNone(only.remote_mta)
+        self.assertIn("Input/output", only.cause)
+        self.world.flush()
+        self.assertEqual(self.host().contents, [])
+        self.assertTrue(self.host().lost)
+        self.assertEqual(len(self.world.met), 1)
+
+    def test_what_nobody_expects_is_delayed(self):
+        async def broken(domain):
+            raise RuntimeError("a bug")
+
+        self.world.resolver.mx = broken
+        found = self.outcome(delivery("a@example.test", "b@example.test"))
+        self.assertEqual(brief(found), [("delayed", "4.3.0")] * 2)
+        self.assertNotIn("bug", found[0].diagnostic)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_a_delivery_that_is_not_for_here(self):
+        value = delivery()
+        for ordinal, each in value.recipients.items():
+            value.recipients[ordinal] = type(each)(address=each.address, original=each.original, destination=Account("x"))
+        self.assertEqual(brief(self.outcome(value)), [("delayed", "4.3.0")])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class SmarthostCase(Case):
+    settings = {"smarthost": Smarthost(host="smart.test", tls=TLSPolicy.MAY)}
+
+    def test_everything_goes_there(self):
+        self.world.at("192.0.2.9", Host)
+        (only,) = self.outcome(delivery(domain="nowhere.test"))
+        self.assertEqual((only.action, only.remote_mta), (Action.RELAYED, "smart.test"))
+        self.assertEqual(self.world.met, [("192.0.2.9", 587)])
+
+    def test_a_wrong_name_fails_nobody(self):
+        self.world.resolver.__init__("")
+        self.assertEqual(brief(self.outcome()), [("delayed", "4.4.4")])
+
+    def test_a_password_is_not_sent_in_clear(self):
+        self.world = World(ZONE, smarthost=Smarthost(host="192.0.2.9", login=Login("a", "secret"), tls=TLSPolicy.MAY))
+        self.world.at("192.0.2.9", lambda: Host(EHLO=b"250-mx\r\n250 AUTH PLAIN LOGIN\r\n"))
+        self.assertEqual(brief(self.outcome()), [("delayed", "4.7.10")])
+        self.assertEqual(self.host().lines, ["EHLO us.test", "QUIT"])
+
+    def test_tls_must_be_offered(self):
+        for policy in (TLSPolicy.ENCRYPT, TLSPolicy.VERIFY):
+            self.world = World(ZONE, smarthost=Smarthost(host="localhost", port=2525, tls=policy))
+            self.world.at("127.0.0.1", Host)
+            self.assertEqual(brief(self.outcome()), [("delayed", "4.7.10")])
+            self.assertEqual(self.world.met, [("::1", 2525), ("127.0.0.1", 2525)])
+
+
+def test_the_factory_is_twisteds_and_knows_no_envelope():
+    sender = Host()
+    factory = SenderFactory(lambda: sender)
+    assert isinstance(factory, ESMTPSenderFactory)
+    assert factory.toEmail == []
+    assert factory.retries == 0
+    assert factory.buildProtocol(None) is sender
+    assert sender.factory is factory
+
+
+@pytest.mark.parametrize("policy", list(TLSPolicy))
+def test_defaults_are_safe(policy):
+    assert Smarthost(host="x").tls is TLSPolicy.VERIFY
+    assert Smarthost(host="x", port=465, tls=policy).is_implicit_tls
