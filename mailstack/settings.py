@@ -84,9 +84,9 @@ class Listen(Table):
 class Tls(Table):
     """The certificate that all services show; both keys or none."""
 
-    certificate: FolderPath | None = None
+    certificate: FolderPath | None = Field(default=None, examples=["fullchain.pem"])
     """Path of the certificate with its chain, PEM."""
-    key: SecretPath | None = None
+    key: SecretPath | None = Field(default=None, examples=["privkey.pem"])
     """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
 
 
@@ -116,14 +116,16 @@ class Relay(Table):
 
     port: int = Field(default=25, ge=1, le=65_535)
     """The port at which other servers receive; anything but 25 is for tests."""
-    smarthost: Remote | None = None
+    smarthost: Remote | None = Field(default=None, examples=["smtp.example.net:587"])
     """Send everything through this server, "HOST:PORT", instead of to the MX of each domain."""
-    smarthost_username: str | None = None
+    smarthost_username: str | None = Field(default=None, examples=["us@example.net"])
     """The name to log in with at the smarthost. Needs tls = "encrypt" or "verify"."""
-    smarthost_password_file: SecretPath | None = None
+    smarthost_password_file: SecretPath | None = Field(default=None, examples=["smarthost.password"])
     """Path of the file whose first line is the password for it. Others must not be able to read it."""
-    tls: Literal["may", "encrypt", "none", "verify"] = "may"
-    """"may": TLS where it is offered; "encrypt": never without; "verify": and the certificate must be right; "none": never."""
+    tls: Literal["may", "encrypt", "verify"] = "may"
+    """"may": TLS where it is offered and works; "encrypt": never without; "verify": and the certificate must be right."""
+    allow_private: bool = False
+    """Whether to connect to loopback and private addresses that the DNS names as another domain's; for tests and closed networks."""
     nameservers: Nameservers = ()
     """IP addresses of the DNS servers to ask, "ADDRESS" or "ADDRESS:PORT"; empty: those of the system."""
     connect_timeout_seconds: AtLeastOne = 30
@@ -173,11 +175,11 @@ class PolicyTable(Table):
 class Settings(Table):
     """The whole configuration."""
 
-    hostname: DomainName
+    hostname: DomainName = Field(examples=["mail.example.org"])
     """Our own name, as in the greeting and in Received fields: a domain name that leads to this machine. Required."""
     folder: FolderPath = Field(default=Path())
     """Path of the folder that holds spool/, mail/ and directory.db; relative paths start at the folder of this file."""
-    postmaster: AccountName | None = None
+    postmaster: AccountName | None = Field(default=None, examples=["alice@example.org"])
     """The account that receives mail for <postmaster>, which RFC 5321 §4.5.1 wants to work."""
     drain_seconds: int = Field(default=30, ge=0)
     """How long running transactions may go on when we are told to stop."""
@@ -308,7 +310,7 @@ def _smarthost_login(relay: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             yield ("relay", one), f"needs relay.{other} beside it: both or none"
         elif one in relay and "smarthost" not in relay:
             yield ("relay", one), "needs relay.smarthost: there is nobody to log in at"
-    if "smarthost_username" in relay and relay.get("tls", "may") in ("may", "none"):
+    if "smarthost_username" in relay and relay.get("tls", "may") == "may":
         yield (
             ("relay", "tls" if "tls" in relay else "smarthost_username"),
             'a password is to be sent, so relay.tls must be "verify" or "encrypt"',
