@@ -45,6 +45,7 @@ class Limits:
 
     errors: int = 20
     authentication_failures: int = 3
+    failure_delay_seconds: float = 1.0  # of the first, twice that of the second …
     idle_commands: int = 100  # NOOP, RSET, VRFY, HELP, EHLO … between two contents
 
     command_seconds: float = 300.0  # §4.5.3.2.7

@@ -1,0 +1,265 @@
+"""
+Duties: what a session does for each event, and what it knows of its peer meanwhile.
+
+Every duty returns the reply; what nobody expected it may raise, and the session answers 451.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, assert_never
+
+from twisted.cred.credentials import Anonymous, UsernamePassword
+from twisted.cred.error import LoginFailed
+from twisted.cred.portal import Portal
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.task import deferLater
+from twisted.mail import smtp
+from twisted.python.failure import Failure
+
+from mailstack import events
+from mailstack.mail import reply as replies
+from mailstack.mail.envelope import Origin
+from mailstack.mail.reply import Reply
+from mailstack.mail.verdict import Refuse, Stage
+from mailstack.receive.interfaces import ISubmitter
+from mailstack.receive.message_delivery import DeliveryReception
+from mailstack.receive.ports import Reception
+from mailstack.receive.transaction import Desk, SpoolReception
+from mailstack.wire.smtp_commands import (
+    Answered,
+    Authenticate,
+    ContentEnd,
+    Data,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Refused,
+    Reset,
+)
+
+if TYPE_CHECKING:
+    from mailstack.receive.factory import ReceiverFactory
+    from mailstack.receive.protocol import ReceiverProtocol
+
+Asked = Answered | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | Quit
+
+
+class Duties:
+    """The duties of one session."""
+
+    def __init__(self, factory: ReceiverFactory, protocol: ReceiverProtocol, session: str, peer: str) -> None:
+        self._factory = factory
+        self._protocol = protocol
+        self._judge = factory.judge
+        self._origin = Origin(service=factory.service, peer=peer, session=session)
+        self._delivery: Any = factory.delivery
+        self._logouts: list[Callable[[], Any]] = []
+        self._reception: Reception | None = None
+        self._failure: Failure | None = None  # of taking the content; can be said at its end only
+        self._errors = 0
+        self._failed_logins = 0
+        self._idle_commands = 0
+
+    # The session
+
+    async def greet(self) -> Reply:
+        """Make the greeting, or the refusal of the whole session (RFC 5321 §3.1)."""
+        refuse = await self._judge.connect(self._origin)
+        if refuse is None:
+            return Reply(220, (f"{self._factory.hostname} {'LMTP' if self._factory.is_lmtp else 'ESMTP'}",))
+        self._log(Stage.CONNECT, refuse)
+        return replace(refuse.reply, code=421 if refuse.reply.is_temporary else 554)
+
+    async def answer(self, event: Asked) -> Reply:
+        """Carry out what an event asks for."""
+        match event:
+            case Rcpt(forward_path=forward_path):
+                assert self._reception is not None, "the core knows the order"
+                return await self._reception.rcpt(forward_path)
+            case Mail():
+                return await self._begin(event)
+            case Data():
+                assert self._reception is not None, "the core knows the order"
+                return await self._reception.data()
+            case Answered(reply):
+                return reply
+            case Refused(reply):
+                events.command_refused(self._origin.session, reply)
+                return reply
+            case Hello():
+                return await self._hello(event)
+            case Reset():
+                self.abort()
+                return replies.OK
+            case Quit():
+                return replies.CLOSING
+            case Authenticate():
+                return await self._authenticate(event)
+            case _:
+                assert_never(event)
+
+    def counted(self, event: Asked, reply: Reply) -> Reply:
+        """Return the reply, or the one that ends a session in which nothing but errors or idle commands happens."""
+        if reply.is_permanent:
+            self._errors += 1
+        if isinstance(event, Answered | Hello | Reset) and reply.code != 334:
+            self._idle_commands += 1
+        limits = self._factory.limits
+        too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
+        return replies.TOO_MANY_ERRORS if too_many else reply
+
+    def tls_started(self, tls: str | None) -> None:
+        """Take note of TLS."""
+        self._origin = replace(self._origin, tls=tls or "TLS")
+
+    def forget(self) -> None:
+        """Forget what the peer said in the clear (RFC 3207 §4.2)."""
+        self.abort()
+        self._origin = Origin(service=self._origin.service, peer=self._origin.peer, session=self._origin.session)
+
+    def leave(self) -> None:
+        """End, when the connection is lost and nothing is being served any more."""
+        self.abort()
+        logouts, self._logouts = self._logouts, []
+        for logout in logouts:
+            self._factory.start(_settled(logout), f"session {self._origin.session}: logout")
+
+    async def _hello(self, hello: Hello) -> Reply:
+        origin = replace(self._origin, hello=hello.name, extended=hello.extended)
+        refuse = await self._judge.hello(origin)
+        if refuse is not None:
+            return self._log(Stage.HELLO, refuse)
+        self.abort()
+        self._origin = origin
+        return hello.reply
+
+    # Authentication
+
+    async def _authenticate(self, event: Authenticate) -> Reply:
+        credentials = event.credentials
+        username = credentials.username.decode("utf-8")
+        if credentials.acts_for_other:
+            return await self._reject_login(username)
+        if self._factory.portal is None:
+            return replies.AUTH_UNAVAILABLE
+        try:
+            claim = UsernamePassword(credentials.username, credentials.password)
+            interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
+        except LoginFailed:
+            return await self._reject_login(username)
+        except CancelledError:
+            raise
+        except Exception:
+            events.unexpected(f"session {self._origin.session}: authentication", Failure())
+            return replies.AUTH_UNAVAILABLE
+        account = avatar.account if interface is ISubmitter else username
+        origin = replace(self._origin, account=account)
+        refuse = await self._judge.auth(origin)
+        if refuse is not None:
+            await _settled(logout)
+            return self._log(Stage.AUTH, refuse)
+        self._logouts.append(logout)
+        self._origin = origin
+        self._delivery = None if interface is ISubmitter else avatar
+        events.authenticated(origin.session, account)
+        return replies.AUTHENTICATED
+
+    async def _login(self, portal: Portal, credentials: Any, *interfaces: Any) -> tuple[Any, Any, Callable[[], Any]]:
+        wanted = (*interfaces, smtp.IMessageDeliveryFactory, smtp.IMessageDelivery)
+        found: tuple[Any, Any, Callable[[], Any]] = await portal.login(credentials, None, *wanted)
+        return found
+
+    async def _reject_login(self, username: str) -> Reply:
+        """Answer late, and later each time, the same for every cause; at last not again."""
+        self._failed_logins += 1
+        events.authentication_failed(self._origin.session, username, self._origin.peer)
+        limits = self._factory.limits
+        await deferLater(self._factory.clock, limits.failure_delay_seconds * self._failed_logins)
+        return replies.AUTH_FAILED if self._failed_logins < limits.authentication_failures else replies.TOO_MANY_ERRORS
+
+    # Transactions
+
+    async def _begin(self, mail: Mail) -> Reply:
+        self.abort()
+        reception = await self._make_reception(mail)
+        if isinstance(reception, Reply):
+            return reception
+        self._reception = reception
+        return await reception.mail()
+
+    async def _make_reception(self, mail: Mail) -> Reception | Reply:
+        desk = self._factory.desk
+        if self._delivery is None and isinstance(desk, Desk):
+            return SpoolReception(desk, self._origin, mail)
+        if self._delivery is None:
+            await self._log_in_anonymously()
+        if self._delivery is None:
+            return replies.AUTH_REQUIRED
+        return DeliveryReception(self._delivery, self._origin, mail, self._protocol)
+
+    async def _log_in_anonymously(self) -> None:
+        """Ask the realm whether it serves strangers, as `smtp.SMTP` does."""
+        if self._factory.portal is None:
+            return
+        try:
+            _, self._delivery, logout = await self._login(self._factory.portal, Anonymous())
+        except LoginFailed:
+            return
+        self._logouts.append(logout)
+
+    async def take(self, octets: bytes) -> None:
+        """Take a chunk of the content."""
+        if self._failure is not None or self._reception is None:
+            return
+        try:
+            waiting = self._reception.write(octets)
+            if waiting is not None:
+                await waiting
+        except CancelledError:
+            raise
+        except Exception:
+            self._failure = Failure()
+
+    async def finish(self, end: ContentEnd) -> list[Reply]:
+        """Answer the content, whatever happens."""
+        reception, self._reception = self._reception, None
+        failure, self._failure = self._failure, None
+        assert reception is not None, "the core knows the order"
+        if end.refusal is not None:
+            reception.refused(end.refusal)
+            return [end.refusal] * end.replies
+        try:
+            if failure is not None:
+                failure.raiseException()
+            answers = await reception.finish()
+            if len(answers) != end.replies:
+                raise RuntimeError("a reply for each recipient is wanted")
+        except CancelledError:
+            reception.abort()
+            raise
+        except Exception:
+            events.unexpected(f"session {self._origin.session}: content", Failure())
+            reception.abort()
+            return [replies.LOCAL_ERROR] * end.replies
+        if answers[0].is_success:
+            self._errors = self._idle_commands = 0
+        return answers
+
+    def abort(self) -> None:
+        """Forget the transaction, if one is running; one that is being answered ends by itself."""
+        reception, self._reception = self._reception, None
+        self._failure = None
+        if reception is not None:
+            reception.abort()
+
+    def _log(self, stage: Stage, refuse: Refuse) -> Reply:
+        events.transaction_refused(self._origin.session, stage, refuse.reply, refuse.cause, None)
+        return refuse.reply
+
+
+async def _settled(action: Callable[[], Any]) -> None:
+    done: Deferred[Any] = maybeDeferred(action)
+    await done

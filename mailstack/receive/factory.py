@@ -1,0 +1,188 @@
+"""The receiver's service: makes a session for each connection, within caps, and ends them all."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.mail import smtp
+
+from mailstack.mail import reply as replies
+from mailstack.mail.envelope import Service
+from mailstack.mail.reply import format_reply
+from mailstack.receive.ports import Intake, Judge, Router, Start
+from mailstack.receive.protocol import ReceiverProtocol
+from mailstack.receive.transaction import Desk
+from mailstack.wire.limits import Limits
+from mailstack.wire.smtp_table import Role
+
+_ROLES: Final = {
+    Service.SMTP: Role.MX,
+    Service.SUBMISSION: Role.SUBMISSION,
+    Service.SUBMISSIONS: Role.SUBMISSION,
+    Service.LMTP: Role.LMTP,
+}
+
+
+class ReceiverFactory(smtp.SMTPFactory):
+    """
+    Makes sessions.
+
+    Shape:   `portal` logs users in (ISubmitter, or someone's IMessageDelivery…); `certificates` make STARTTLS possible, and
+             None does not; with SUBMISSIONS the listener puts TLS around this factory. Mail goes to `intake` and `router`, or
+             to `delivery`, an IMessageDelivery or IMessageDeliveryFactory of twisted.mail; with neither, to what the portal
+             gives an anonymous user. `session_names` gives a new name at each call. `limits` and `judge` may be replaced at any
+             time and count for sessions that begin then.
+    Raises:  ValueError: the service is not one of SMTP.
+    """
+
+    protocol = ReceiverProtocol  # type: ignore[assignment]  # the loop of our own; see the charter
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        portal: Portal | None,
+        service: Service,
+        hostname: str,
+        clock: IReactorTime,
+        start: Start,
+        session_names: Callable[[], str],
+        judge: Judge,
+        limits: Limits | None = None,
+        intake: Intake | None = None,
+        router: Router | None = None,
+        delivery: Any = None,
+        certificates: IOpenSSLServerConnectionCreator | None = None,
+    ) -> None:
+        if service not in _ROLES:
+            raise ValueError(f"{service} is not received here")
+        if (intake is None) is not (router is None):
+            raise ValueError("intake and router go together")
+        super().__init__(portal)  # type: ignore[no-untyped-call]  # twisted.mail is partly untyped
+        self.domain = hostname.encode("ascii")
+        self.hostname = hostname
+        self.service = service
+        self.role = _ROLES[service]
+        self.is_lmtp = service is Service.LMTP
+        self.clock = clock
+        self.start = start
+        self.judge = judge
+        self.limits = limits or Limits()
+        self.delivery = delivery
+        self.certificates = certificates
+        self._intake = intake
+        self._router = router
+        self._session_names = session_names
+        self._sessions: set[ReceiverProtocol] = set()
+        self._peers: Counter[str] = Counter()
+        self._drained: list[Deferred[None]] = []
+        self._is_draining = False
+
+    def __len__(self) -> int:
+        """Say how many sessions there are."""
+        return len(self._sessions)
+
+    @property
+    def desk(self) -> Desk | None:
+        """What our own receptions have in common, or None where mail goes to someone's delivery."""
+        if self._intake is None or self._router is None:
+            return None
+        return Desk(
+            hostname=self.hostname,
+            limits=self.limits,
+            clock=self.clock,
+            intake=self._intake,
+            router=self._router,
+            judge=self.judge,
+        )
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """Make a session, or what says that there are too many."""
+        peer = peer_address(addr)
+        if self._is_draining or self._is_full(peer):
+            # With implicit TLS a word would cost a handshake.
+            return None if self.service.is_implicit_tls else _Refusal(self._is_draining)
+        session: ReceiverProtocol = super().buildProtocol(addr)  # type: ignore[no-untyped-call]  # as above
+        session.prepare(self._session_names(), peer)
+        self._sessions.add(session)
+        self._peers[_peer_key(peer)] += 1
+        return session
+
+    def forget(self, session: ReceiverProtocol) -> None:
+        """Take note that a session has ended."""
+        if session not in self._sessions:
+            return
+        self._sessions.discard(session)
+        key = _peer_key(session.peer)
+        self._peers[key] -= 1
+        if self._peers[key] <= 0:
+            del self._peers[key]
+        self._settle()
+
+    def drain(self) -> Deferred[None]:
+        """
+        End all sessions: the idle ones at once with 421, the others after their transaction.
+
+        Shape:   fires when the last has ended and nothing is being committed; who still connects gets 421.
+        """
+        self._is_draining = True
+        for session in list(self._sessions):
+            session.drain()
+        over: Deferred[None] = Deferred()
+        self._drained.append(over)
+        self._settle()
+        return over
+
+    def abort_all(self) -> None:
+        """Drop all connections; what has had its dot is still committed."""
+        for session in list(self._sessions):
+            session.abort()
+
+    def _is_full(self, peer: str) -> bool:
+        if len(self._sessions) >= self.limits.sessions:
+            return True
+        return bool(peer) and self._peers[_peer_key(peer)] >= self.limits.sessions_per_peer
+
+    def _settle(self) -> None:
+        if self._is_draining and not self._sessions:
+            drained, self._drained = self._drained, []
+            for over in drained:
+                over.callback(None)
+
+
+class _Refusal(Protocol):
+    """Says that we take no more connections."""
+
+    def __init__(self, is_draining: bool) -> None:
+        self._reply = replies.SHUTTING_DOWN if is_draining else replies.TOO_MANY_CONNECTIONS
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(format_reply(self._reply))
+        self.transport.loseConnection()
+
+
+def peer_address(addr: IAddress | None) -> str:
+    """Return the peer's IP address, an IPv4 one as such even where the socket is of both kinds; "" for a UNIX socket."""
+    host = str(getattr(addr, "host", "") or "").partition("%")[0]
+    if host.startswith("::ffff:"):
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        return str(mapped) if mapped is not None else host
+    return host
+
+
+def _peer_key(host: str) -> str:
+    """Return what counts as one peer: an IPv4 address, or the /64 that one IPv6 customer has at least."""
+    if ":" not in host:
+        return host
+    try:
+        return str(ipaddress.IPv6Network((int(ipaddress.IPv6Address(host)) >> 64 << 64, 64)))
+    except ValueError:
+        return host

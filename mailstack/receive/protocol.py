@@ -1,0 +1,306 @@
+"""
+A session on a transport: the loop around the core, its times and its end.
+
+One event is served at a time, in one coroutine; the next is looked at when the reply to the last is written. While an event
+is served, or the peer does not read its replies, at most a window of octets is taken from it.
+
+    waits for          at most                                  then
+    a command          command_seconds since the last reply     421
+    a content          content_seconds for each stretch of it   421
+    a TLS handshake    handshake_seconds                        closed
+    room for replies   command_seconds                          closed
+    us                 no limit here; who serves has its own
+
+A coroutine is not cancelled when the connection is lost. Before the dot nothing comes of it, since the reception is aborted;
+after the dot the message is judged and committed as if the peer were there, once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailstack import events
+from mailstack.mail import reply as replies
+from mailstack.mail.reply import Reply, reply
+from mailstack.receive.deadline import Deadline
+from mailstack.receive.duties import Duties
+from mailstack.receive.outlet import Outlet
+from mailstack.wire.events import Pause
+from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS
+from mailstack.wire.smtp_server import SMTPServerCore
+from mailstack.wire.smtp_table import State
+
+if TYPE_CHECKING:
+    from mailstack.receive.factory import ReceiverFactory
+
+OUT_OF_ORDER = reply(421, "4.3.0", "Local error, try again later")
+_IN_TRANSACTION = frozenset((State.SENDER, State.RECIPIENTS, State.CONTENT))
+
+
+@implementer(IHandshakeListener)
+class ReceiverProtocol(Protocol):
+    """
+    One connection.
+
+    Shape:  made by `ReceiverFactory.buildProtocol`, which sets `portal` and `host` as SMTPFactory does, then calls `prepare`.
+    """
+
+    factory: ReceiverFactory
+    transport: Any
+    portal: Any = None
+    host: bytes = b""
+
+    def prepare(self, session: str, peer: str) -> None:
+        """Take what the factory knows of the connection."""
+        factory = self.factory
+        self.session = session
+        self.peer = peer
+        self._limits = factory.limits
+        self._clock = factory.clock
+        self._core = SMTPServerCore(
+            factory.role,
+            self._limits,
+            factory.hostname,
+            tls_active=factory.service.is_implicit_tls,
+            tls_available=factory.certificates is not None,
+        )
+        self._duties = Duties(factory, self, session, peer)
+        self._deadline = Deadline(self._clock, self._expired)
+        self._outlet = Outlet(self._outlet_changed)
+        self._opened_at = 0.0
+        self._content_octets = 0  # of the present stretch
+        self._reason = "connection lost"
+        self._is_running = False
+        self._is_reading = True
+        self._is_handshaking = False
+        self._is_draining = False
+        self._is_closing = False
+        self._is_lost = False
+
+    # What the transport calls
+
+    def connectionMade(self) -> None:
+        """Begin, but inside TLS where the service begins with it."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self._outlet, True)
+        self._opened_at = self._clock.seconds()
+        events.session_opened(self.session, self.factory.service, self.peer)
+        if self.factory.service.is_implicit_tls:
+            self._is_handshaking = True
+            self._deadline.set(self._limits.handshake_seconds)
+        else:
+            self._wake()
+
+    def handshakeCompleted(self) -> None:
+        """Go on inside TLS: with the greeting, or after STARTTLS with what the peer says next."""
+        self._is_handshaking = False
+        self._duties.tls_started(describe_tls(self.transport))
+        self._deadline.set(self._limits.command_seconds)
+        self._wake()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take octets."""
+        if self._is_closing:
+            return
+        self._content_octets += len(data)
+        self._core.receive(data)
+        if self._is_running or self._is_handshaking:
+            self._rein()
+        else:
+            self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End; what is being served ends by itself first."""
+        self._is_lost = self._is_closing = True
+        self._deadline.stop()
+        events.session_closed(self.session, self._reason)
+        if not self._is_running:
+            self._leave()
+
+    # What the factory calls
+
+    def drain(self) -> None:
+        """End as soon as no transaction is running."""
+        self._is_draining = True
+        if not self._is_running and not self._is_handshaking:
+            self._wake()
+        elif self._is_handshaking:
+            self._abort("shutting down")
+
+    def abort(self) -> None:
+        """End at once."""
+        self._abort("aborted")
+
+    # The loop
+
+    def _wake(self) -> None:
+        if not self._is_running and not self._is_closing and not self._is_handshaking:
+            self._is_running = True
+            self.factory.start(self._run(), f"session {self.session}")
+
+    async def _run(self) -> None:
+        served = False
+        try:
+            while not (self._is_closing or self._is_handshaking or self._outlet.is_full):
+                if self._core.state is State.GREETING:
+                    self._write(self._core.send(await self._serve(self._duties.greet())))
+                    continue
+                if self._must_end():
+                    break
+                event = self._core.next_event()
+                if isinstance(event, Pause):
+                    break
+                served = True
+                await self._answer(event)
+        except CancelledError:
+            self._abort("cancelled")
+            raise
+        except Exception:  # a bug of ours; the peer should try again
+            events.unexpected(f"session {self.session}", Failure())
+            self._end(OUT_OF_ORDER)
+        finally:
+            self._is_running = False
+            self._rest(served)
+
+    def _must_end(self) -> bool:
+        """End the session where that disturbs no transaction, if there is a reason to."""
+        if self._core.state in _IN_TRANSACTION:
+            return False
+        if self._is_draining:
+            self._end(replies.SHUTTING_DOWN)
+        elif self._clock.seconds() - self._opened_at > self._limits.session_seconds:
+            self._end(replies.TIMED_OUT)
+        return self._is_closing
+
+    async def _answer(self, event: Event) -> None:
+        if isinstance(event, ContentChunk):
+            await self._duties.take(event.octets)
+            return
+        if isinstance(event, ContentEnd):
+            for each in await self._duties.finish(event):
+                self._write(self._core.send(each))
+        elif isinstance(event, StartTLS):
+            self._start_tls()
+        else:
+            answer = await self._serve(self._duties.answer(event))
+            self._write(self._core.send(self._duties.counted(event, answer)))
+            if self._core.state is State.CONTENT:
+                self._content_octets = 0
+                self._deadline.set(self._limits.content_seconds)
+        if self._core.closed:
+            self._close("quit" if isinstance(event, Quit) else "refused" if isinstance(event, Refused) else "ended by us")
+
+    async def _serve(self, duty: Any) -> Reply:
+        """Carry out a duty; whatever nobody expected is temporary."""
+        try:
+            answer: Reply = await duty
+        except CancelledError:
+            raise
+        except Exception:
+            events.unexpected(f"session {self.session}", Failure())
+            return replies.LOCAL_ERROR
+        return answer
+
+    def _rest(self, served: bool) -> None:
+        """Wait for the peer, or give up what the lost connection leaves."""
+        if self._is_lost:
+            self._leave()
+            return
+        if self._core.closed:
+            self._close("ended by us")
+        if self._is_closing or self._is_handshaking:
+            return
+        if self._outlet.is_full or not self._deadline.is_set or (served and self._core.state is not State.CONTENT):
+            self._deadline.set(self._limits.command_seconds)
+        self._rein()
+
+    def _rein(self) -> None:
+        """Read on exactly as long as no more than a window waits."""
+        should_read = self._core.pending <= self._limits.window_octets and not (self._outlet.is_full and self._core.pending)
+        if should_read is not self._is_reading and not self._is_lost:
+            self._is_reading = should_read
+            if should_read:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    def _outlet_changed(self) -> None:
+        if self._is_running or self._is_closing:
+            return
+        if self._outlet.is_full:
+            self._deadline.set(self._limits.command_seconds)
+            self._rein()
+        else:
+            self._wake()
+
+    # TLS
+
+    def _start_tls(self) -> None:
+        self._write(self._core.send(replies.START_TLS))
+        if self._core.closed:
+            return
+        self._is_handshaking = True
+        self._deadline.set(self._limits.handshake_seconds)
+        self._duties.forget()
+        self._core.tls_started()
+        self.transport.startTLS(self.factory.certificates)
+
+    # The end
+
+    def _write(self, octets: bytes) -> None:
+        if not self._is_lost:
+            self.transport.write(octets)
+
+    def _end(self, answer: Reply) -> None:
+        """Say a last word that no command asked for."""
+        self._write(self._core.end(answer))
+        self._close(answer.text)
+
+    def _close(self, reason: str) -> None:
+        """Close when everything is written; not for ever, if the peer does not read it."""
+        if self._is_closing:
+            return
+        self._is_closing, self._reason = True, reason
+        self._duties.abort()
+        self._deadline.set(self._limits.handshake_seconds)
+        self.transport.unregisterProducer()  # a transport waits for its producer before it closes
+        self.transport.loseConnection()
+
+    def _abort(self, reason: str) -> None:
+        if not self._is_lost:
+            if not self._is_closing:
+                self._is_closing, self._reason = True, reason
+            self.transport.abortConnection()
+
+    def _leave(self) -> None:
+        self._deadline.stop()
+        self._duties.leave()
+        self.factory.forget(self)
+
+    def _expired(self) -> None:
+        if self._is_closing or self._is_handshaking or self._outlet.is_full:
+            self._abort("peer does not answer" if self._is_closing or self._is_handshaking else "peer does not read")
+        elif self._is_running:
+            self._deadline.set(self._limits.command_seconds)  # the peer waits for us
+        elif self._core.state is State.CONTENT and self._keeps_pace():
+            self._content_octets = 0
+            self._deadline.set(self._limits.content_seconds)
+        else:
+            self._end(replies.TIMED_OUT)
+
+    def _keeps_pace(self) -> bool:
+        return self._content_octets >= self._limits.content_seconds * self._limits.content_octets_per_second
+
+
+def describe_tls(transport: Any) -> str | None:
+    """Return version and cipher of a TLS transport, or None when it has no TLS that can tell."""
+    handle: Any = getattr(transport, "getHandle", lambda: None)()
+    name = getattr(handle, "get_protocol_version_name", None)
+    return f"{name()} {handle.get_cipher_name()}" if name is not None else None
