@@ -108,7 +108,7 @@ class Limits(Table):
     data_timeout_seconds: AtLeastOne = 600
     """How long to wait for more of a message; RFC 5321 §4.5.3.2.5 lets a client take 180."""
     bare_newline: Literal["reject", "normalise"] = "reject"
-    """A line end in a message that is not CRLF: "reject" the message (RFC 5321 §2.3.8), or "normalise" it to CRLF."""
+    """A line end that is not CRLF: "reject" the message (RFC 5321 §2.3.8), or "normalise" it, as always in a submission."""
 
 
 class Relay(Table):
@@ -125,7 +125,7 @@ class Relay(Table):
     tls: Literal["may", "encrypt", "verify"] = "may"
     """"may": TLS where it is offered and works; "encrypt": never without; "verify": and the certificate must be right."""
     allow_private: bool = False
-    """Whether to connect to loopback and private addresses that the DNS names as another domain's; for tests and closed networks."""
+    """Connect to loopback and private addresses that the DNS names for another domain; for tests and closed networks."""
     nameservers: Nameservers = ()
     """IP addresses of the DNS servers to ask, "ADDRESS" or "ADDRESS:PORT"; empty: those of the system."""
     connect_timeout_seconds: AtLeastOne = 30

@@ -10,8 +10,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from twisted.internet.interfaces import IListeningPort, IReactorSocket
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorSocket
 
 BACKLOG = 1024
 
@@ -54,8 +53,8 @@ def bind(host: str, port: int) -> Bound:
     return Bound(made, host, made.getsockname()[1])
 
 
-def serve(reactor: IReactorSocket, bound: Bound, factory: ServerFactory) -> IListeningPort:
+def serve(reactor: IReactorSocket, bound: Bound, factory: IProtocolFactory) -> IListeningPort:
     """Accept connections on a bound socket; the reactor keeps a descriptor of its own, ours is closed."""
-    port = reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory)
+    port = reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory)  # type: ignore[arg-type]  # any will do
     bound.socket.close()
     return port

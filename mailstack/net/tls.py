@@ -7,7 +7,7 @@ A new connection takes the contexts that are in force at that moment, so a renew
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
@@ -47,14 +47,6 @@ class CertificateStore:
             raise CertificateError("certificates were not loaded")
         connection: SSL.Connection = self._options.serverConnectionForTLS(protocol)
         return connection
-
-
-def describe_tls(transport: Any) -> str | None:
-    """Return version and cipher of a TLS transport, `TLSv1.3 TLS_AES_256_GCM_SHA384`, or None when it has no TLS."""
-    handle = getattr(transport, "getHandle", lambda: None)()
-    if not isinstance(handle, SSL.Connection):
-        return None
-    return f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
 
 
 def _options(certificate: Path, key: Path) -> CertificateOptions:

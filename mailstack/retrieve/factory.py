@@ -95,6 +95,11 @@ class POP3Factory(ServerFactory):
         self._settle()
         return over
 
+    def abort_all(self) -> None:
+        """Drop all connections."""
+        for session in list(self._sessions):
+            session.abort()
+
     def _settle(self) -> None:
         if self._is_draining and not self._sessions:
             drained, self._drained = self._drained, []

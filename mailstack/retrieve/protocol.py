@@ -118,6 +118,10 @@ class POP3Protocol(Protocol):
         self._is_draining = True
         self._advance()
 
+    def abort(self) -> None:
+        """End at once, and remove nothing, unless the removing has begun."""
+        self._abort("aborted")
+
     def send(self, reply: POP3Reply) -> None:
         """Write a reply, and close after it if it is the last."""
         self.write(self._core.send(reply))
