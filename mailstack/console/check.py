@@ -1,0 +1,158 @@
+"""
+`mailstack check`: everything that would keep the server from starting or from doing its work, found before it is started.
+
+The configuration alone first; if that is sound, what it names: certificate, folders, directory, postmaster, policies.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mailstack.console.asking import config_option, find_config, json_option, show_result
+from mailstack.directory.records import DirectoryError
+
+if TYPE_CHECKING:
+    from mailstack.mail.address import Address
+    from mailstack.settings import Problem, Settings
+
+Finding = tuple[str, str]
+"""A key, `table.name`, and what is wrong with what it says."""
+
+
+@click.command(epilog="Example: mailstack check --config /etc/mailstack/mailstack.toml")
+@config_option
+@json_option
+@click.pass_context
+def check(context: click.Context, config: Path | None, as_json: bool) -> None:
+    """Check the configuration and what it names. Exit code 1, and a line for every error, if something is wrong."""
+    from mailstack.settings import SettingsError, load
+
+    path = find_config(config)
+    try:
+        settings = load(path)
+        problems = tuple(find_problems(path, settings))
+    except SettingsError as error:
+        problems = error.problems
+    if problems:
+        facts = [asdict(problem) for problem in problems]
+        click.echo("\n".join(str(problem) for problem in problems), err=True)
+        if as_json:
+            show_result(True, "", ok=False, config=str(path), problems=facts)
+        context.exit(1)
+    show_result(as_json, _summary(path, settings), ok=True, config=str(path), problems=[])
+
+
+def find_problems(path: Path, settings: Settings) -> Iterator[Problem]:
+    """Yield what is wrong around a configuration that is sound in itself. Reads files, changes none."""
+    from mailstack.settings import problem_at
+
+    for find in (_certificate, _folders, _people, _policies):
+        for key, reason in find(settings):
+            yield problem_at(path, key, reason)
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    if settings.tls.certificate is None or settings.tls.key is None:
+        return
+    from cryptography.x509 import load_pem_x509_certificate
+
+    from mailstack.net.tls import CertificateError, CertificateStore
+
+    try:
+        CertificateStore(settings.tls.certificate, settings.tls.key).load()
+    except CertificateError as error:
+        yield "tls.key" if str(error).startswith(str(settings.tls.key)) else "tls.certificate", str(error)
+        return
+    leaf = load_pem_x509_certificate(settings.tls.certificate.read_bytes())
+    if leaf.not_valid_after_utc < datetime.now(UTC):
+        yield "tls.certificate", f"{settings.tls.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    folder = settings.folder
+    try:
+        owner = folder.stat().st_uid
+    except OSError as error:
+        yield "folder", f"{folder} cannot be used: {error.strerror}; make it: mkdir -m 700 {folder}"
+        return
+    for each in (folder, settings.spool_folder, settings.mail_folder):
+        if not each.exists():
+            continue  # the server makes it
+        found = each.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            yield "folder", f"{each} is not a folder"
+        elif found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+            yield "folder", f"{each} is open to others (mode {stat.S_IMODE(found.st_mode):03o}); run: chmod 700 {each}"
+        elif found.st_uid != owner:
+            yield "folder", f"{each} belongs to another user than {folder}; run: chown -R --reference={folder} {each}"
+
+
+def _people(settings: Settings) -> Iterator[Finding]:
+    from mailstack.directory.editing import list_accounts, list_domains
+
+    path = settings.directory_file
+    try:
+        if not list_domains(path):
+            yield "folder", f"{path} has no domain, so no mail is delivered here; add one: mailstack domain add NAME"
+        names = {each.name for each in list_accounts(path)}
+    except DirectoryError as error:
+        hint = "" if path.exists() else " So does the first `mailstack domain add NAME`."
+        yield "folder", f"{error}{hint}"
+        return
+    found = path.stat()
+    if found.st_mode & (stat.S_IRWXO | stat.S_IRWXG):
+        yield "folder", f"{path} holds password hashes and is open to others; run: chmod 600 {path}"
+    if found.st_uid != path.parent.stat().st_uid:
+        yield "folder", f"{path} belongs to another user than its folder; run: chown --reference={path.parent} {path}"
+    if settings.postmaster is not None and settings.postmaster not in names:
+        yield "postmaster", f"there is no account {settings.postmaster}; add it: mailstack account add {settings.postmaster}"
+
+
+def _policies(settings: Settings) -> Iterator[Finding]:
+    from twisted.plugin import getPlugins
+
+    import mailstack.plugins
+    from mailstack.doors import IPolicyMaker
+    from mailstack.policy.activation import ActivationError, activate
+
+    options: Mapping[str, Any] = settings.policy.options
+    try:
+        activate(list(getPlugins(IPolicyMaker, mailstack.plugins)), settings.policy.use, options, _House(settings.hostname))
+    except ActivationError as error:
+        yield "policy.use", str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _House:
+    """A house in which nobody lives: policies are made in it and never asked."""
+
+    hostname: str
+
+    async def is_local_domain(self, domain: str) -> bool:
+        return False
+
+    async def owns(self, account: str, address: Address) -> bool:
+        return False
+
+
+def _summary(path: Path, settings: Settings) -> str:
+    from mailstack.directory.editing import list_accounts, list_domains
+
+    listeners = ", ".join(f"{service.value} on {endpoint}" for service, endpoint in settings.listen.each())
+    domains = ", ".join(each.name for each in list_domains(settings.directory_file))
+    accounts = len(list_accounts(settings.directory_file))
+    return (
+        f"{path}: OK\n"
+        f"  hostname   {settings.hostname}\n"
+        f"  listens    {listeners or 'nowhere: [listen] is empty'}\n"
+        f"  domains    {domains}\n"
+        f"  accounts   {accounts}\n"
+        f"  policies   {', '.join(settings.policy.use) or 'only those that are always active'}"
+    )
