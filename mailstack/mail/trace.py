@@ -15,6 +15,7 @@ from mailstack.mail.address import Address, format_path
 from mailstack.mail.envelope import Origin, Service
 
 _ODD: Final = re.compile(r"[^!-'*-\[\]-~]")  # printable, without space, parentheses and backslash (comments of RFC 5322 §3.2.2)
+_ODD_IN_COMMENT: Final = re.compile(r"[^ -'*-\[\]-~]")
 HELLO_CHARACTERS: Final = 255
 
 
@@ -43,7 +44,7 @@ def received_field(origin: Origin, *, hostname: str, entry: str, accepted_at: fl
     lines = [f"Received: from {hello} ({peer})"]
     by = f"by {hostname} with {with_protocol(origin)}"
     if origin.tls:
-        by += f" ({_ODD.sub('?', origin.tls)})"
+        by += f" ({_ODD_IN_COMMENT.sub('?', origin.tls)})"
     lines.append(f"{by} id {entry}")
     if recipient is not None and recipient.is_ascii:
         lines.append(f"for {format_path(recipient)}")

@@ -16,7 +16,7 @@ def _field(recipient: Address | None = None, **origin: object) -> str:
 
 def test_a_received_field() -> None:
     assert _field(Address("bob", "x.test"), tls="TLSv1.3 X") == (
-        "Received: from client.test ([192.0.2.1])\r\n\tby mx.test with ESMTPS (TLSv1.3?X) id 0123456789abc\r\n"
+        "Received: from client.test ([192.0.2.1])\r\n\tby mx.test with ESMTPS (TLSv1.3 X) id 0123456789abc\r\n"
         "\tfor <bob@x.test>; Fri, 02 Jan 1970 00:00:00 +0000\r\n"
     )
 
@@ -37,7 +37,7 @@ def test_the_with_keyword(origin: Origin, expected: str) -> None:
 
 
 def test_nothing_from_outside_can_make_a_second_field_or_close_the_comment() -> None:
-    text = _field(hello="evil\r\nX-Injected: 1 (a) \\ ü")
+    text = _field(hello="evil\r\nX-Injected: 1 (a) \\ ü", tls="x) \r\ny")
     assert re.fullmatch(r"Received: from [^\s()]+ \(\[192\.0\.2\.1\]\)\r\n\tby .*; .*\r\n", text)
 
 
