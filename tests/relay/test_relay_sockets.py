@@ -1,0 +1,220 @@
+"""Over real sockets, with real TLS and a real resolver."""
+
+from __future__ import annotations
+
+from relay_house import CLOSE, HANG, OnDisk, delivery
+from relay_servers import Served, certificate
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from mailstack.mail.disposition import Action
+from mailstack.net.dns_exchange import Server
+from mailstack.net.resolver import Resolver
+from mailstack.relay.connect import TCPConnect
+from mailstack.relay.courier import RelayCourier
+from mailstack.relay.protocol import Surroundings
+from mailstack.relay.settings import TIMEOUTS_SECONDS, RelaySettings, Smarthost, TLSPolicy
+from mailstack.relay.tls import TLSContexts
+from mailstack.testing.dns import FakeResolver, Nameserver
+from mailstack.wire.smtp_commands import Authenticate
+from mailstack.wire.smtp_mailing import Login, Phase
+from mailstack.wire.smtp_table import Role
+
+ZONE = """
+    example.test MX 10 dead.test
+    example.test MX 20 mx.test
+    dead.test A 127.0.0.66
+    mx.test   A 127.0.0.1
+    broken.test SERVFAIL
+"""
+STARTTLS = b"250-mx\r\n250 STARTTLS\r\n"
+
+
+class Case(TestCase):
+    timeout = 20
+
+    def serve(self, *scripts, **more):
+        served = Served(reactor, *scripts, **more)
+        self.addCleanup(lambda: Deferred.fromCoroutine(served.stop()))
+        return served
+
+    def courier(self, served, *, resolver=None, contexts=None, limits=None, port=None, **more):
+        around = Surroundings(
+            clock=reactor,
+            start=lambda coroutine, what: Deferred.fromCoroutine(coroutine),
+            run_in_thread=deferToThread,
+            timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
+        )
+        tcp = TCPConnect(reactor, 2.0, more.pop("local_address", None))
+        settings = RelaySettings(port=port or served.number, allow_private=True, **more)
+
+        def connect(hop, port, factory):
+            return tcp(hop, served.number, factory)
+
+        return RelayCourier(
+            "us.test", resolver or FakeResolver(ZONE), connect, around, list, settings=settings, contexts=contexts
+        )
+
+    def smarthost(self, served, policy, port=None, **more):
+        return {"smarthost": Smarthost(host="mx.test", port=port or served.number, tls=policy, **more)}
+
+
+class Plain(Case):
+    async def test_from_the_dns_to_the_content(self):
+        served = self.serve()
+        nameserver = Nameserver(ZONE)
+        port = nameserver.listen(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(nameserver.stop()))
+        resolver = Resolver(reactor, [Server("127.0.0.1", port)], timeout_seconds=1)
+        courier = self.courier(served, resolver=resolver)
+        (only,) = await courier.attempt(delivery())
+        # 127.0.0.66 is this machine too; nothing listens there.
+        self.assertEqual((only.action, only.remote_mta), (Action.RELAYED, "mx.test"))
+        self.assertEqual(served.contents, [b"Subject: x\r\n\r\n.hello\r\n"])
+        (only,) = await courier.attempt(delivery(domain="broken.test"))
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.3"))
+
+    async def test_many_at_once(self):
+        served = self.serve()
+        courier = self.courier(served)
+        found = [Deferred.fromCoroutine(courier.attempt(delivery())) for _ in range(30)]
+        self.assertEqual({(await each)[0].action for each in found}, {Action.RELAYED})
+        self.assertEqual(len(served.contents), 30)
+
+    async def test_large_content_to_a_slow_reader(self):
+        whole = b"".join(b".%d\r\n" % n for n in range(1_000_000))
+        served = self.serve(slow=True)
+        (only,) = await self.courier(served).attempt(delivery(content=OnDisk(whole)))
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertEqual(served.contents, [whole])
+
+    async def test_a_line_of_100_megabytes(self):
+        served = self.serve({"EHLO": b"250-" + b"x" * 100_000_000})
+        (only,) = await self.courier(served, max_hosts=2).attempt(delivery())
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.5.0"))
+
+    async def test_local_address(self):
+        served = self.serve()
+        (only,) = await self.courier(served, local_address="127.0.0.5").attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertEqual(served.peers[0].host, "127.0.0.5")
+
+    async def test_local_address_of_the_other_family_is_not_used(self):
+        served = self.serve()
+        (only,) = await self.courier(served, local_address="::1").attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED)
+
+
+class TLS(Case):
+    def setUp(self):
+        self.options = certificate("mx.test")
+
+    async def test_used_when_offered_without_verification(self):
+        served = self.serve(tls=self.options)
+        (only,) = await self.courier(served).attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertEqual(self.options.seen, [b"mx.test"])
+        self.assertEqual(len(served.contents), 1)
+
+    async def test_large_content(self):
+        whole = b"x" * 70 + b"\r\n"
+        served = self.serve(tls=self.options, slow=True)
+        (only,) = await self.courier(served).attempt(delivery(content=OnDisk(whole * 100_000)))
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertEqual(served.contents, [whole * 100_000])
+
+    async def after_failed_handshake(self, policy, **script):
+        served = self.serve({"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n", **script}, tls=self.options)
+        served.scripts.append({})
+        courier = self.courier(served, limits={Phase.HANDSHAKE: 0.3}, **self.smarthost(served, policy))
+        (only,) = await courier.attempt(delivery())
+        return served, only
+
+    FAILURES = b"this is no TLS\r\n" * 20, CLOSE, HANG
+
+    async def test_clear_to_the_same_host_when_it_may(self):
+        for handshake in self.FAILURES:
+            served, only = await self.after_failed_handshake(TLSPolicy.MAY, handshake=handshake)
+            self.assertIs(only.action, Action.RELAYED, handshake)
+            self.assertEqual(len(served.scripted), 2)
+            self.assertEqual(served.scripted[1].lines[1:], ["MAIL FROM:<alice@us.test> SIZE=22", *served.scripted[1].lines[2:]])
+
+    async def test_never_clear_when_it_must_be_encrypted(self):
+        for policy in (TLSPolicy.ENCRYPT, TLSPolicy.VERIFY):
+            for handshake in self.FAILURES:
+                served, only = await self.after_failed_handshake(policy, handshake=handshake)
+                self.assertIs(only.action, Action.DELAYED)
+                self.assertEqual(len(served.scripted), 1)
+
+    async def test_octets_behind_the_220(self):
+        for policy in (TLSPolicy.MAY, TLSPolicy.ENCRYPT):
+            script = {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n", "handshake": HANG}
+            served = self.serve(script, tls=self.options)
+            (only,) = await self.courier(served, **self.smarthost(served, policy)).attempt(delivery())
+            self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.5.0"))
+            self.assertEqual(served.scripted[0].lines, ["EHLO us.test", "STARTTLS"])
+
+    async def test_454_goes_on_in_clear_only_when_it_may(self):
+        for policy, action in ((TLSPolicy.MAY, Action.RELAYED), (TLSPolicy.ENCRYPT, Action.DELAYED)):
+            served = self.serve({"EHLO": STARTTLS, "STARTTLS": b"454 not now\r\n"})
+            (only,) = await self.courier(served, **self.smarthost(served, policy)).attempt(delivery())
+            self.assertIs(only.action, action)
+
+
+class Smarthosts(Case):
+    def setUp(self):
+        self.options = certificate("mx.test")
+
+    async def relay(self, served, policy, authority=None, **more):
+        contexts = TLSContexts(authority or self.options.authority)
+        courier = self.courier(served, contexts=contexts, **self.smarthost(served, policy, **more))
+        (only,) = await courier.attempt(delivery(domain="elsewhere.test"))
+        return only
+
+    async def test_verified(self):
+        served = self.serve(tls=self.options)
+        self.assertIs((await self.relay(served, TLSPolicy.VERIFY)).action, Action.RELAYED)
+        self.assertEqual(self.options.seen, [b"mx.test"])
+
+    async def test_another_authority(self):
+        served = self.serve(tls=self.options)
+        only = await self.relay(served, TLSPolicy.VERIFY, certificate("mx.test").authority)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.5"))
+        self.assertEqual(served.contents, [])
+
+    async def test_another_name(self):
+        other = certificate("other.test")
+        served = self.serve(tls=other)
+        only = await self.relay(served, TLSPolicy.VERIFY, other.authority)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.5"))
+
+    async def test_encrypt_takes_any_certificate(self):
+        served = self.serve(tls=certificate("other.test"))
+        self.assertIs((await self.relay(served, TLSPolicy.ENCRYPT)).action, Action.RELAYED)
+
+    async def test_login_within_tls(self):
+        served = self.serve(tls=self.options, role=Role.SUBMISSION)
+        only = await self.relay(served, TLSPolicy.VERIFY, login=Login("alice", "secret"))
+        self.assertIs(only.action, Action.RELAYED)
+        (seen,) = [each for each in served.events if isinstance(each, Authenticate)]
+        self.assertEqual((seen.credentials.username, seen.credentials.password), (b"alice", b"secret"))
+
+    async def test_a_wrong_password_is_no_reason_to_fail_mail(self):
+        served = self.serve(tls=self.options, role=Role.SUBMISSION)
+        only = await self.relay(served, TLSPolicy.VERIFY, login=Login("alice", "old"))
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.3.0"))
+        self.assertNotIn("old", repr(only))
+
+    async def test_implicit_tls(self):
+        served = self.serve(tls=self.options, role=Role.SUBMISSION, implicit_tls=True)
+        only = await self.relay(served, TLSPolicy.VERIFY, port=465, login=Login("alice", "secret"))
+        self.assertIs(only.action, Action.RELAYED)
+
+    async def test_implicit_tls_has_no_clear_way(self):
+        served = self.serve({})
+        only = await self.relay(served, TLSPolicy.MAY, port=465)
+        self.assertIs(only.action, Action.DELAYED)
+        self.assertEqual(len(served.peers), 1)
+        self.assertEqual(served.contents, [])
