@@ -1,0 +1,247 @@
+"""The house as a whole, in this process: a message goes in by SMTP and comes out by POP3; start, reload and stop."""
+
+from __future__ import annotations
+
+import json
+import poplib
+import re
+import smtplib
+import ssl
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from mailstack.compose import House, MailSystem
+from mailstack.console.command import main
+from mailstack.directory import editing
+from mailstack.directory.directory import Directory
+from mailstack.doors import House as HouseProtocol
+from mailstack.mail.address import parse_address
+from mailstack.net.listeners import bind
+from mailstack.settings import load
+from mailstack.tap import Options, makeService
+from mailstack.testing.policy import FakeHouse
+
+ALICE, BOB = "alice@example.test", "bob@example.test"
+CONTENT = b"Subject: the road\r\n\r\n.dots\r\n..\r\n.\r\nlast line\r\n"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What `mailstack init --demo` made, but on ports that the system chooses, and with an alias."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        made = CliRunner().invoke(main, ["init", str(self.folder), "--demo"])
+        assert made.exit_code == 0, made.output
+        self.change(lambda text: re.sub(r'"127\.0\.0\.1:\d+"', '"127.0.0.1:0"', text))
+        editing.add_alias(self.folder / "directory.db", "sales@example.test", [ALICE])
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "mailstack.toml"
+
+    def change(self, edit: Callable[[str], str]) -> None:
+        self.config.write_text(edit(self.config.read_text()))
+
+    def password(self, user: str) -> str:
+        accounts = json.loads((self.folder / "demo.json").read_text())["accounts"]
+        return next(str(each["password"]) for each in accounts if each["address"] == user)
+
+    def trusting(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.folder / "tls/ca.pem"))
+
+    def send(self, port: int, sender: str, recipient: str, user: str | None = None) -> None:
+        with smtplib.SMTP("localhost", port, timeout=20) as client:
+            if user is not None:
+                client.starttls(context=self.trusting())
+                client.login(user, self.password(user))
+            client.sendmail(sender, [recipient], CONTENT)
+
+    def fetch(self, port: int, user: str) -> list[bytes]:
+        client = poplib.POP3("localhost", port, timeout=20)
+        client.stls(context=self.trusting())
+        client.user(user)
+        client.pass_(self.password(user))
+        count, _ = client.stat()
+        messages = [b"\r\n".join(client.retr(number + 1)[1]) + b"\r\n" for number in range(count)]
+        client.quit()
+        return messages
+
+    def delivered(self, user: str) -> int:
+        name, _, domain = user.partition("@")
+        return len(list((self.folder / "mail" / domain / name / "new").iterdir()))
+
+
+class RunningTests(TestCase):
+    """A system that runs on the reactor of the tests."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.installation = Installation(Path(folder.name) / "house")
+
+    def begin(self) -> MailSystem:
+        from twisted.internet import reactor
+
+        config = self.installation.config
+        system = MailSystem(load(config), lambda: load(config), reactor)
+        system.privilegedStartService()
+        self.ports = {service.value: bound.port for service, bound in system._bound}
+        system.startService()
+        return system
+
+    async def until_fetched(self, user: str) -> list[bytes]:
+        for _ in range(200):
+            messages: list[bytes] = await deferToThread(self.installation.fetch, self.ports["pop3"], user)
+            if messages:
+                return messages
+        raise AssertionError("nothing came")
+
+    async def test_a_message_goes_in_by_smtp_and_comes_out_by_pop3(self) -> None:
+        system = self.begin()
+        await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", "sales+offer@example.test")
+        await deferToThread(self.installation.send, self.ports["submission"], "sales@example.test", BOB, ALICE)
+        (to_alice,), (to_bob,) = await self.until_fetched(ALICE), await self.until_fetched(BOB)
+        await system.stopService()
+        self.assertTrue(to_alice.startswith(b"Return-Path: <carol@remote.test>\r\nDelivered-To: alice@example.test\r\n"))
+        self.assertTrue(to_alice.endswith(CONTENT))
+        self.assertTrue(to_bob.startswith(b"Return-Path: <sales@example.test>\r\nDelivered-To: bob@example.test\r\n"))
+        self.assertIn(b"\r\nMessage-ID: <", to_bob)
+
+    async def test_what_was_there_is_there_after_a_restart(self) -> None:
+        system = self.begin()
+        await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", BOB)
+        await system.stopService()
+        system = self.begin()
+        self.assertEqual(1, len(await self.until_fetched(BOB)))
+        await system.stopService()
+
+    async def test_strangers_neither_relay_nor_invent_users(self) -> None:
+        system = self.begin()
+        for recipient, code in (("x@remote.test", 550), ("nobody@example.test", 550)):
+            with self.assertRaises(smtplib.SMTPRecipientsRefused) as caught:
+                await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", recipient)
+            self.assertEqual(code, caught.exception.recipients[recipient][0])
+        with self.assertRaises(smtplib.SMTPSenderRefused):
+            await deferToThread(self.installation.send, self.ports["submission"], BOB, BOB, ALICE)
+        await system.stopService()
+
+    async def test_a_reload_changes_limits_and_a_wrong_one_changes_nothing(self) -> None:
+        system = self.begin()
+        self.installation.change(lambda text: text.replace("[limits]", "[limits]\nmessage_octets = 70000"))
+        system.reload()
+        self.assertEqual("70000", await deferToThread(self._announced_size))
+        self.installation.change(lambda text: text.replace("= 70000", "= 80000\ncolour = 1"))
+        system.reload()
+        self.installation.change(lambda text: text.replace("colour = 1", "").replace("[policy]", '[policy]\nuse = ["nothere"]'))
+        system.reload()
+        self.assertEqual("70000", await deferToThread(self._announced_size))
+        await system.stopService()
+
+    def _announced_size(self) -> str:
+        with smtplib.SMTP("127.0.0.1", self.ports["smtp"], timeout=20) as client:
+            client.ehlo()
+            return client.esmtp_features["size"]
+
+    async def test_stopping_lets_a_transaction_end_and_sends_the_idle_away(self) -> None:
+        system = self.begin()
+        idle, busy = await deferToThread(self._two_clients)
+        stopping = system.stopService()
+        replies = await deferToThread(self._last_words, idle, busy)
+        await stopping
+        self.assertEqual([(421, b"4.3.2"), (250, b"2.0.0")], [(code, text[:5]) for code, text in replies])
+        self.assertEqual(1, self.installation.delivered(BOB))
+
+    def _two_clients(self) -> tuple[smtplib.SMTP, smtplib.SMTP]:
+        idle, busy = (smtplib.SMTP("127.0.0.1", self.ports["smtp"], timeout=20) for _ in range(2))
+        idle.ehlo()
+        busy.ehlo()
+        busy.mail("carol@remote.test")
+        busy.rcpt(BOB)
+        busy.putcmd("data")
+        self.assertEqual(354, busy.getreply()[0])
+        return idle, busy
+
+    def _last_words(self, idle: smtplib.SMTP, busy: smtplib.SMTP) -> list[tuple[int, bytes]]:
+        first = idle.getreply()
+        busy.send(CONTENT.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        second = busy.getreply()
+        idle.close()
+        busy.close()
+        return [first, second]
+
+    def test_a_taken_port_refuses_the_start(self) -> None:
+        taken = bind("127.0.0.1", 0)
+        self.addCleanup(taken.socket.close)
+        self.installation.change(lambda text: text.replace('"127.0.0.1:0"', f'"127.0.0.1:{taken.port}"', 1))
+        with pytest.raises(SystemExit, match=f"mailstack: .*port {taken.port}: Address already in use"):
+            self.begin()
+
+    def test_a_spool_has_one_owner(self) -> None:
+        system = self.begin()
+        with pytest.raises(SystemExit, match=r"mailstack: .*spool"):
+            self.begin()
+        return system.stopService()  # type: ignore[return-value]  # trial waits for it
+
+
+def test_what_is_wrong_with_the_configuration_is_told_by_twistd(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "house")
+    installation.change(lambda text: text.replace("[policy]", '[policy]\nuse = ["nothere"]\ncolour = 1'))
+    options = Options()
+    options.parseOptions(["--config", str(installation.config)])
+    with pytest.raises(UsageError, match=r"mailstack\.toml:\d+: policy\.colour: "):
+        makeService(options)
+    installation.change(lambda text: text.replace("colour = 1", ""))
+    with pytest.raises(UsageError, match="'nothere' is not installed"):
+        makeService(options)
+
+
+class HouseContract:
+    """What a policy may ask; the same of the real house and of the fake."""
+
+    house: HouseProtocol
+
+    def answer(self, question: Any) -> bool:
+        return self.successResultOf(Deferred.fromCoroutine(question))  # type: ignore[attr-defined, no-any-return]
+
+    def test_answers(self) -> None:
+        assert isinstance(self, SynchronousTestCase)
+        self.assertEqual("mail.example.test", self.house.hostname)
+        self.assertTrue(self.answer(self.house.is_local_domain("example.test")))
+        self.assertFalse(self.answer(self.house.is_local_domain("remote.test")))
+        for address, owned in ((ALICE, True), ("sales@example.test", True), (BOB, False), ("alice@remote.test", False)):
+            self.assertEqual(owned, self.answer(self.house.owns(ALICE, parse_address(address))), address)
+
+
+class FakeHouseTests(HouseContract, SynchronousTestCase):
+    house = FakeHouse(owned={ALICE: frozenset({"sales@example.test"})})
+
+
+class RealHouseTests(HouseContract, SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        installation = Installation(Path(folder.name) / "house")
+
+        async def at_once(function: Any, *arguments: Any) -> Any:
+            return function(*arguments)
+
+        directory = Directory(
+            installation.folder / "directory.db",
+            lambda function, *arguments: Deferred.fromCoroutine(at_once(function, *arguments)),
+            verifier=None,  # type: ignore[arg-type]  # nobody logs in here
+            seconds=lambda: 0.0,
+        )
+        self.addCleanup(directory.close)
+        self.house = House("mail.example.test", directory)
