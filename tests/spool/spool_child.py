@@ -1,8 +1,11 @@
 """
 A process that accepts and delivers until it is killed: `spool_child.py FOLDER SEED`.
 
-Writes one line for each event to FOLDER.log, by one write(2) each, so that a line is there whole as soon as it happened, even
-if the process is killed in the next instant: `acked ENTRY` after a commit, `delivered ENTRY MAY_REPEAT ok|damaged` in the courier.
+Writes one line for each event to FOLDER.log, by one write(2) each, so that a line is there whole as soon as it happened,
+even if the process is killed in the next instant:
+
+    acked ENTRY                                after a commit
+    delivered ENTRY MAY_REPEAT ok|damaged      in the courier
 """
 
 from __future__ import annotations

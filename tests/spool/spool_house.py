@@ -63,7 +63,7 @@ class FakeCourier:
         self.deliveries.append(delivery)
         if self.answer is not None:
             return self.answer(delivery)
-        waiting: Deferred[list[Disposition]] = Deferred()
+        waiting: Deferred[list[Disposition]] = Deferred(lambda _: self.waiting.remove((delivery, waiting)))
         self.waiting.append((delivery, waiting))
         return await waiting
 
