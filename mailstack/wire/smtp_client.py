@@ -24,8 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from mailstack.mail.address import format_path
-from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_SMTPUTF8, Reply
+from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire.dots import DotStuffer
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
@@ -48,9 +47,11 @@ from mailstack.wire.smtp_mailing import (
     Unusable,
 )
 from mailstack.wire.smtp_replies import ReplyReader, capabilities
+from mailstack.wire.smtp_transaction import Offered, Transaction, command_line
 
 _ENCRYPTION_NEEDED: Final = EnhancedStatus(4, 7, 10)  # RFC 7672 §2.2 defers, since an attacker on the line can strip STARTTLS
 _NO_LOGIN: Final = EnhancedStatus(4, 7, 0)
+_NO_MAILING: Final = Mailing(reverse_path=None, recipients=(), octets=0)
 
 
 class SMTPClientCore:
@@ -81,13 +82,10 @@ class SMTPClientCore:
         self._awaited: deque[tuple[Phase, int]] = deque([(Phase.GREETING, 0)])
         self._unsent: deque[tuple[Phase, int, bytes]] = deque()
         self._idle = Phase.READY
-        self._offered: Mapping[str, tuple[str, ...]] = {}
+        self._offered: Offered = {}
         self._secrets: Iterator[bytes] = iter(())
         self._needs_reset = False
-        self._mailing: Mailing | None = None
-        self._results: list[Result | None] = []
-        self._accepted: list[int] = []
-        self._mail_refused = False
+        self._transaction: Transaction = Transaction(_NO_MAILING, {})
         self._stuffer = DotStuffer()
 
     @property
@@ -96,7 +94,7 @@ class SMTPClientCore:
         return self._awaited[0][0] if self._awaited else self._idle
 
     @property
-    def offered(self) -> Mapping[str, tuple[str, ...]]:
+    def offered(self) -> Offered:
         """What the server offers: keywords in upper case with their parameters."""
         return self._offered
 
@@ -113,7 +111,7 @@ class SMTPClientCore:
     @property
     def results(self) -> tuple[Result | None, ...]:
         """What is known of each recipient of the last mailing."""
-        return tuple(self._results)
+        return tuple(self._transaction.results)
 
     # What the shell says
 
@@ -152,14 +150,13 @@ class SMTPClientCore:
         """
         if self.phase is not Phase.READY or not mailing.recipients:
             raise LocalProtocolError("a mailing out of place")
-        self._mailing = mailing
-        self._results = [self._judge(mailing, number) for number in range(len(mailing.recipients))]
-        self._accepted = []
-        self._mail_refused = False
-        if None not in self._results:
+        self._transaction = Transaction(mailing, self._offered)
+        if self._transaction.is_decided:
             self._finish()
             return
-        self._unsent.extend(self._commands(mailing))
+        if self._needs_reset:
+            self._unsent.append((Phase.RSET, 0, b"RSET\r\n"))
+        self._unsent.extend(self._transaction.commands())
         self._send_commands()
 
     def content(self, chunk: bytes) -> bytes:
@@ -184,7 +181,7 @@ class SMTPClientCore:
     def _await_end(self) -> None:
         self._idle = Phase.READY
         self._needs_reset = False
-        ends = self._accepted if self._lmtp else [-1]
+        ends = self._transaction.accepted if self._lmtp else [-1]
         self._awaited.extend((Phase.CONTENT_END, number) for number in ends)
 
     def quit(self) -> None:
@@ -321,29 +318,21 @@ class SMTPClientCore:
             self._refuse(Phase.RSET, reply)
 
     def _take_mail(self, reply: Reply, number: int) -> None:
-        if reply.is_success:
-            self._needs_reset = True
-        else:
-            self._mail_refused = True
-            self._decide(Phase.MAIL, reply)
+        self._needs_reset = reply.is_success
+        self._transaction.take_mail(reply)
         self._go_on()
 
     def _take_rcpt(self, reply: Reply, number: int) -> None:
-        if self._mail_refused:
-            pass  # its recipients have their result; this only says 503
-        elif reply.is_success:
-            self._accepted.append(number)
-        else:
-            self._results[number] = Result(Phase.RCPT, reply)
+        self._transaction.take_rcpt(number, reply)
         self._go_on()
 
     def _take_data(self, reply: Reply, number: int) -> None:
         if reply.is_success:
             raise RemoteProtocolError(f"{reply.code} to DATA")
         if reply.code != 354:
-            self._decide(Phase.DATA, reply)
+            self._transaction.decide(Phase.DATA, reply)
             self._finish()
-        elif self._accepted and not self._mail_refused:
+        elif self._transaction.accepted:
             self._idle = Phase.CONTENT
             self._stuffer = DotStuffer()
             self._events.append(SendContent())
@@ -356,10 +345,9 @@ class SMTPClientCore:
             self._needs_reset = False
 
     def _take_end(self, reply: Reply, number: int) -> None:
-        for each in self._accepted if number < 0 else [number]:
-            self._results[each] = Result(Phase.CONTENT_END, reply)
+        self._transaction.take_end(self._transaction.accepted if number < 0 else [number], reply)
         if reply.code == 421:
-            self._decide(Phase.CONTENT_END, reply)
+            self._transaction.decide(Phase.CONTENT_END, reply)
             self._awaited.clear()
             self._end()
         if not self._awaited:
@@ -374,33 +362,6 @@ class SMTPClientCore:
 
     # The transaction
 
-    def _judge(self, mailing: Mailing, number: int) -> Result | None:
-        """Judge what the server would refuse anyway, so that it need not be tried."""
-        limit = self._offered.get("SIZE", ())[:1]
-        if limit and limit[0].isdigit() and len(limit[0]) < 20 and 0 < int(limit[0]) < mailing.octets:
-            return Result(Phase.MAIL, MESSAGE_TOO_BIG, is_local=True)
-        ascii_only = mailing.has_ascii_reverse_path and mailing.recipients[number].is_ascii
-        if not ascii_only and "SMTPUTF8" not in self._offered:
-            return Result(Phase.RCPT, NEEDS_SMTPUTF8, is_local=True)
-        return None
-
-    def _commands(self, mailing: Mailing) -> Iterator[tuple[Phase, int, bytes]]:
-        wanted = [number for number, result in enumerate(self._results) if result is None]
-        text = f"MAIL FROM:{format_path(mailing.reverse_path)}"
-        if "SIZE" in self._offered:
-            text += f" SIZE={mailing.octets}"
-        if mailing.eight_bit and "8BITMIME" in self._offered:
-            text += " BODY=8BITMIME"
-        all_ascii = mailing.has_ascii_reverse_path and all(mailing.recipients[number].is_ascii for number in wanted)
-        if (mailing.smtputf8 or not all_ascii) and "SMTPUTF8" in self._offered:
-            text += " SMTPUTF8"
-        if self._needs_reset:
-            yield Phase.RSET, 0, b"RSET\r\n"
-        yield Phase.MAIL, 0, _line(text)
-        for number in wanted:
-            yield Phase.RCPT, number, _line(f"RCPT TO:{format_path(mailing.recipients[number])}")
-        yield Phase.DATA, 0, b"DATA\r\n"
-
     def _send_commands(self) -> None:
         """Send what is left of the transaction: all of it, or the next command when the server does not do PIPELINING."""
         count = len(self._unsent) if "PIPELINING" in self._offered else 1
@@ -413,18 +374,15 @@ class SMTPClientCore:
     def _go_on(self) -> None:
         if self._awaited:
             return
-        if self._mail_refused or (self._unsent[0][0] is Phase.DATA and not self._accepted):
+        nobody_is_left = self._unsent[0][0] is Phase.DATA and not self._transaction.accepted
+        if self._transaction.is_mail_refused or nobody_is_left:
             self._unsent.clear()
             self._finish()
         else:
             self._send_commands()
 
-    def _decide(self, phase: Phase, reply: Reply) -> None:
-        """Give the reply to every recipient that has no result."""
-        self._results = [result or Result(phase, reply) for result in self._results]
-
     def _finish(self) -> None:
-        results = tuple(result for result in self._results if result is not None)
+        results = tuple(result for result in self._transaction.results if result is not None)
         self._events.append(Finished(results, is_open=self._idle is not Phase.ENDED))
 
     # The session
@@ -432,7 +390,7 @@ class SMTPClientCore:
     def _send(self, phase: Phase, text: str) -> None:
         self._refuse_surplus()
         self._awaited.append((phase, 0))
-        self._events.append(Send(_line(text)))
+        self._events.append(Send(command_line(text)))
 
     def _refuse_surplus(self) -> None:
         if self._replies.pending:
@@ -450,13 +408,6 @@ class SMTPClientCore:
         self._idle = Phase.ENDED
         self._awaited.clear()
         self._unsent.clear()
-
-
-def _line(text: str) -> bytes:
-    """Write a command. A value with a control character cannot be made; should one come here, it goes no further."""
-    if any(character < " " or character == "\x7f" for character in text):
-        raise LocalProtocolError("a control character in a command")
-    return text.encode() + b"\r\n"
 
 
 _GOES_ON: Final[Mapping[Phase, int]] = {Phase.DATA: 354, Phase.AUTH: 334}

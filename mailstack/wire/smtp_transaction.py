@@ -1,0 +1,96 @@
+"""
+One transaction of a client: what it says, and what became of each recipient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mailstack.mail.address import format_path
+from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_SMTPUTF8, Reply
+from mailstack.wire.errors import LocalProtocolError
+from mailstack.wire.smtp_mailing import Mailing, Phase, Result
+
+Offered = Mapping[str, tuple[str, ...]]
+"""What a server offers: keywords in upper case with their parameters."""
+
+
+class Transaction:
+    """
+    The recipients of a mailing, with what was said of each.
+
+    Shape:  `results` are in the order of the recipients, None for those of whom nothing was said; `accepted` are the numbers of
+            those that may get the content.
+    """
+
+    def __init__(self, mailing: Mailing, offered: Offered) -> None:
+        self._mailing = mailing
+        self._offered = offered
+        self.results = [self._judge(number) for number in range(len(mailing.recipients))]
+        self.accepted: list[int] = []
+        self.is_mail_refused = False
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether nothing is left to be asked."""
+        return None not in self.results
+
+    def _judge(self, number: int) -> Result | None:
+        """Judge what the server would refuse anyway, so that it need not be tried."""
+        limit = self._offered.get("SIZE", ())[:1]
+        if limit and limit[0].isdigit() and len(limit[0]) < 20 and 0 < int(limit[0]) < self._mailing.octets:
+            return Result(Phase.MAIL, MESSAGE_TOO_BIG, is_local=True)
+        if not self._is_ascii([number]) and "SMTPUTF8" not in self._offered:
+            return Result(Phase.RCPT, NEEDS_SMTPUTF8, is_local=True)
+        return None
+
+    def _is_ascii(self, numbers: Sequence[int]) -> bool:
+        mailing = self._mailing
+        return mailing.has_ascii_reverse_path and all(mailing.recipients[number].is_ascii for number in numbers)
+
+    def commands(self) -> Iterator[tuple[Phase, int, bytes]]:
+        """Yield the commands, each with the phase in which it is answered and the recipient that it is about."""
+        mailing, offered = self._mailing, self._offered
+        wanted = [number for number, result in enumerate(self.results) if result is None]
+        text = f"MAIL FROM:{format_path(mailing.reverse_path)}"
+        if "SIZE" in offered:
+            text += f" SIZE={mailing.octets}"
+        if mailing.eight_bit and "8BITMIME" in offered:
+            text += " BODY=8BITMIME"
+        if (mailing.smtputf8 or not self._is_ascii(wanted)) and "SMTPUTF8" in offered:
+            text += " SMTPUTF8"
+        yield Phase.MAIL, 0, command_line(text)
+        for number in wanted:
+            yield Phase.RCPT, number, command_line(f"RCPT TO:{format_path(mailing.recipients[number])}")
+        yield Phase.DATA, 0, b"DATA\r\n"
+
+    def take_mail(self, reply: Reply) -> None:
+        """Note the reply to MAIL."""
+        if not reply.is_success:
+            self.is_mail_refused = True
+            self.decide(Phase.MAIL, reply)
+
+    def take_rcpt(self, number: int, reply: Reply) -> None:
+        """Note the reply to RCPT; after a refused MAIL it only says 503."""
+        if self.is_mail_refused:
+            return
+        if reply.is_success:
+            self.accepted.append(number)
+        else:
+            self.results[number] = Result(Phase.RCPT, reply)
+
+    def take_end(self, numbers: Sequence[int], reply: Reply) -> None:
+        """Note the reply to the content."""
+        for number in numbers:
+            self.results[number] = Result(Phase.CONTENT_END, reply)
+
+    def decide(self, phase: Phase, reply: Reply) -> None:
+        """Give the reply to every recipient that has no result."""
+        self.results = [result or Result(phase, reply) for result in self.results]
+
+
+def command_line(text: str) -> bytes:
+    """Write a command. A value with a control character cannot be made; should one come here, it goes no further."""
+    if any(character < " " or character == "\x7f" for character in text):
+        raise LocalProtocolError("a control character in a command")
+    return text.encode() + b"\r\n"
