@@ -31,7 +31,8 @@ def makeService(options: Options) -> IService:
     """
     Read the configuration and build the house.
 
-    Raises:  usage.UsageError: the configuration is wrong; every error with its file, line and reason.
+    Raises:  SystemExit: the configuration is wrong; the message has every error with its file, line and reason. (twistd shows
+             a usage.UsageError from here with a traceback, and one from Options with all its options and exit status 0.)
     """
     path = Path(options["config"] or os.environ.get("MAILSTACK_CONFIG") or DEFAULT_CONFIG).absolute()
 
@@ -41,7 +42,7 @@ def makeService(options: Options) -> IService:
     try:
         settings = read()
     except SettingsError as error:
-        raise usage.UsageError(f"the configuration is refused:\n{error}") from None
+        raise SystemExit(f"mailstack: the configuration is refused:\n{error}") from None
     # The reactor is chosen by twistd's own options, which are read after this module is imported.
     from twisted.internet import reactor
 
@@ -51,4 +52,4 @@ def makeService(options: Options) -> IService:
     try:
         return MailSystem(settings, read, reactor)
     except ActivationError as error:
-        raise usage.UsageError(f"the configuration is refused:\n{path}: policy: {error}") from None
+        raise SystemExit(f"mailstack: the configuration is refused:\n{path}: policy: {error}") from None
