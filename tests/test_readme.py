@@ -7,7 +7,6 @@ Every command is either run here, or stands in NEEDS_A_REAL_HOST with the reason
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
@@ -17,7 +16,9 @@ import time
 from pathlib import Path
 
 import pytest
-from harness.programs import accepts, is_free, wait_for
+from harness.certificates import make_certificate
+from harness.house import House, free_base_port
+from harness.programs import accepts, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -82,14 +83,6 @@ def clone(tmp_path: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     return folder
-
-
-def free_base_port() -> int:
-    chance = random.SystemRandom()
-    while True:
-        base = chance.randrange(20, 60) * 1000
-        if all(is_free(base + offset) for offset in (25, 110, 465, 587, 995)):
-            return base
 
 
 class Foreground:
@@ -162,7 +155,6 @@ def test_a_python_without_venv_is_refused_with_what_to_install(clone: Path, tmp_
 
 
 def test_the_configuration_for_a_real_host_is_one(tmp_path: Path) -> None:
-    from harness.certificates import make_certificate
 
     from mailstack.settings import load
 
@@ -195,11 +187,9 @@ def installed_plugin(tmp_path: Path) -> Path:
 
 
 def test_the_example_runs_in_a_server(installed_plugin: Path, tmp_path: Path) -> None:
-    from harness.house import House
-
     (configuration,) = [block for block in blocks("toml") if "[policy]" in block]
     env = {"PYTHONPATH": str(installed_plugin)}
-    with House(tmp_path / "var", change=lambda text: f"{text}\n{configuration}", env=env) as house:
+    with House(tmp_path / "var", change=lambda text: text.replace("[policy]\n", configuration, 1), env=env) as house:
         bob = house.person("bob")
         with house.smtp() as client:
             client.ehlo()

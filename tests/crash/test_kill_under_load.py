@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from harness import messages
-from harness.house import House, Person
+from harness.house import ENDED, House, Person
 from harness.programs import open_folder, wait_for
 
 ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "10"))
@@ -124,7 +124,7 @@ def test_every_250_is_kept_once_and_whole(house: House) -> None:
         assert not sender.is_alive()
     accepted, unsure = set(tally.accepted), set(tally.unsure)
     wait_for(lambda: accepted <= set(stored(house, people)), "everything accepted is delivered", timeout_seconds=120)
-    assert house.stop() == 0
+    assert house.stop() == ENDED
     seen = stored(house, people)
     sys.stderr.write(
         f"\n{ROUNDS} kills, seed {SEED}: {len(accepted)} accepted, {len(unsure)} unanswered, {seen.total()} stored\n"

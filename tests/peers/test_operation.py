@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import poplib
+import signal
 import smtplib
 import socket
 import ssl
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness import messages
 from harness.certificates import make_certificate
-from harness.house import BIN, House, Person
+from harness.house import BIN, ENDED, House, Person, with_lines
 from harness.programs import accepts, run, wait_for
 
 MakeHouse = Callable[..., House]
@@ -42,11 +43,11 @@ def test_twistd_lists_it() -> None:
 
 def test_an_unknown_key_refuses_the_start_and_names_its_line(make_house: MakeHouse) -> None:
     house = make_house()
-    house.change(lambda text: text + "\n[limits]\nmesage_octets = 70000\n" if "[limits]" not in text else "mesage = 1\n" + text)
+    house.change(with_lines("limits", "mesage_octets = 70000"))
     said = refuses_to_start(house)
     number = next(n for n, line in enumerate(house.config.read_text().splitlines(), 1) if line.startswith("mesage"))
     assert f"{house.config}:{number}: " in said
-    assert "unknown key" in said
+    assert "unknown key; did you mean limits.message_octets?" in said
     assert "Traceback" not in said
 
 
@@ -68,7 +69,7 @@ def test_a_missing_certificate_refuses_the_start(make_house: MakeHouse) -> None:
 
 def test_a_policy_that_does_not_exist_refuses_the_start(make_house: MakeHouse) -> None:
     house = make_house()
-    house.change(lambda text: text + '\n[policy]\nuse = ["no-such-policy"]\n')
+    house.change(with_lines("policy", 'use = ["no-such-policy"]'))
     assert "no-such-policy" in refuses_to_start(house)
 
 
@@ -113,7 +114,7 @@ def test_a_restart_keeps_accounts_mail_and_uidls(make_house: MakeHouse) -> None:
         uidls = client.uidl()[1]
         client.dele(2)
         client.quit()
-        assert house.stop() == 0
+        assert house.stop() == ENDED
         house.start()
         client = house.pop3s(bob)
         assert [line.split()[1] for line in client.uidl()[1]] == [uidls[0].split()[1], uidls[2].split()[1]]
@@ -143,18 +144,20 @@ def test_sigterm_lets_a_running_transaction_end_and_sends_the_idle_away(make_hou
         wait_for(lambda: not accepts(house.ports.smtp), "nobody new is let in")
         busy.send(content[-5:] + b".\r\n")
         assert busy.getreply()[0] == 250
-        assert house.process.wait(60) == 0
-        assert "stopped" in house.log()
+        assert house.process.wait(60) == ENDED
+        assert "] stopped\n" in house.log()
         house.start()
         (file,) = house.wait_for_files(bob.address, 1)
         assert messages.without_trace(file.read_bytes()) == content
 
 
-def test_ctrl_c_ends_it_with_success(make_house: MakeHouse) -> None:
+def test_ctrl_c_ends_it_in_good_order(make_house: MakeHouse) -> None:
     with make_house() as house:
         assert house.process is not None
-        house.process.send_signal(2)
-        assert house.process.wait(60) == 0
+        house.process.send_signal(signal.SIGINT)
+        assert house.process.wait(60) == -signal.SIGINT
+        assert "] stopped\n" in house.log()
+        assert "Traceback" not in house.log()
 
 
 def test_reload_shows_a_new_certificate_to_new_sessions(make_house: MakeHouse) -> None:
@@ -173,7 +176,7 @@ def test_reload_shows_a_new_certificate_to_new_sessions(make_house: MakeHouse) -
 
 def test_reload_with_a_wrong_configuration_changes_nothing(make_house: MakeHouse) -> None:
     with make_house() as house:
-        house.change(lambda text: "nonsense = 1\n" + text)
+        house.change(with_lines("", "nonsense = 1"))
         house.reload()
         house.wait_for_line("reload refused")
         assert house.is_running
@@ -185,7 +188,7 @@ def test_reload_with_a_wrong_configuration_changes_nothing(make_house: MakeHouse
 
 def test_reload_takes_a_new_limit(make_house: MakeHouse) -> None:
     with make_house() as house:
-        house.change(lambda text: text + "\n[limits]\nmessage_octets = 70000\n")
+        house.change(with_lines("limits", "message_octets = 70000"))
         house.reload()
         house.wait_for_line("reloaded")
 
@@ -240,7 +243,7 @@ def test_a_connection_that_is_killed_in_the_middle_of_its_data_leaves_nothing(ho
 def test_check_finds_what_is_wrong_without_starting(make_house: MakeHouse) -> None:
     house = make_house()
     house.mailstack("check", *house.directory_options)
-    house.change(lambda text: "nonsense = 1\n" + text)
+    house.change(with_lines("", "nonsense = 1"))
     done = house.mailstack("check", *house.directory_options, expect=None)
     assert done.returncode != 0
     assert f"{house.config}:1: nonsense".encode() in done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import poplib
 import random
@@ -18,11 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.programs import accepts, is_free, run, wait_for
+from harness.programs import accepts, greets, is_free, run, wait_for
 
 BIN = Path(sys.executable).parent
 poplib._MAXLINE = 10_000_000  # type: ignore[attr-defined]  # poplib refuses lines beyond 2048 octets, and one of ours has 300 kB
 CHOICES = random.SystemRandom()
+ENDED = -signal.SIGTERM
+"""twistd, having shut down, ends by the signal that it got."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Ports:
     def every(self) -> tuple[int, ...]:
         """All of them."""
         return (self.smtp, self.submission, self.submissions, self.pop3, self.pop3s)
+
+    @property
+    def in_clear(self) -> tuple[int, ...]:
+        """Those that greet in clear."""
+        return (self.smtp, self.submission, self.pop3)
 
 
 @dataclass(frozen=True)
@@ -81,14 +89,16 @@ class House:
     def prepare(self) -> Self:
         """Make the installation once: configuration, certificates, accounts."""
         if not self.config.exists():
-            base = _free_base_port()
+            base = free_base_port()
             self.mailstack(
                 "init", self.folder, "--demo", "--hostname", self.hostname, "--domain", self.domain, "--base-port", str(base)
             )
             if self._change is not None:
                 self.change(self._change)
         self.ports = _ports(self.config)
-        self.ca = _ca(self.folder)
+        self.ca = self.folder / "tls" / "ca.pem"
+        for each in json.loads((self.folder / "demo.json").read_text())["accounts"]:
+            self._people.setdefault(each["address"], Person(each["address"], each["password"]))
         return self
 
     def change(self, change: Callable[[str], str]) -> None:
@@ -125,7 +135,7 @@ class House:
         def is_up() -> bool:
             if process.poll() is not None:
                 raise AssertionError(f"it ended with {process.returncode}:\n{self.log()[-6000:]}")
-            return all(accepts(port) for port in self.ports.every)
+            return all(greets(port) for port in self.ports.in_clear) and all(accepts(port) for port in self.ports.every)
 
         try:
             wait_for(is_up, "all services accept", timeout_seconds=60)
@@ -135,7 +145,7 @@ class House:
         return self
 
     def stop(self, *, timeout_seconds: float = 60) -> int:
-        """Send SIGTERM and return the exit code."""
+        """Send SIGTERM and return the exit code: ENDED, if it stopped in good order."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(timeout_seconds)
@@ -176,7 +186,7 @@ class House:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def person(self, local_part: str) -> Person:
-        """Return an account of the domain; it is made, with a password of its own, when it is asked for first."""
+        """Return an account of the domain; all but alice and bob are made when they are asked for first."""
         address = f"{local_part}@{self.domain}"
         if address not in self._people:
             password = f"secret-of-{local_part}-{CHOICES.randrange(10**12)}"
@@ -259,13 +269,24 @@ class House:
             client.quit()
 
 
+def with_lines(table: str, lines: str) -> Callable[[str], str]:
+    """Return the change that puts lines into a table of the configuration; "" is the top of the file."""
+
+    def change(text: str) -> str:
+        head = f"\n[{table}]\n" if table else ""
+        assert not table or text.count(head) == 1, f"no [{table}] in the configuration"
+        return text.replace(head, f"{head}{lines}\n", 1) if table else f"{lines}\n{text}"
+
+    return change
+
+
 def retrieve(client: poplib.POP3, number: int) -> bytes:
     """Return a message octet for octet."""
     return b"".join(line + b"\r\n" for line in client.retr(number)[1])
 
 
-def _free_base_port() -> int:
-    """Choose a base from which the ports of all five services are free."""
+def free_base_port() -> int:
+    """Choose a base for `mailstack init --base-port` from which the ports of all five services are free."""
     for _ in range(200):
         base = CHOICES.randrange(20, 60) * 1000
         if all(is_free(base + offset) for offset in (25, 110, 465, 587, 995)):
@@ -280,7 +301,3 @@ def _ports(config: Path) -> Ports:
         return int(listen[service][0].rpartition(":")[2])
 
     return Ports(*(port(service) for service in ("smtp", "submission", "submissions", "pop3", "pop3s")))
-
-
-def _ca(folder: Path) -> Path:
-    return next(folder.rglob("ca*.pem"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from harness.house import with_lines
 from harness.programs import free_port, wait_for
 
 
@@ -32,14 +33,7 @@ class NameServer:
 
     def used_by_relay(self, smtp_port: int) -> Callable[[str], str]:
         """Return the change to mailstack.toml that makes the relay ask here, and go to that port of the hosts."""
-
-        def change(text: str) -> str:
-            settings = f'nameservers = ["127.0.0.1:{self.port}"]\nport = {smtp_port}\n'
-            if "\n[relay]\n" in text:
-                return text.replace("\n[relay]\n", f"\n[relay]\n{settings}", 1)
-            return f"{text}\n[relay]\n{settings}"
-
-        return change
+        return with_lines("relay", f'nameservers = ["127.0.0.1:{self.port}"]\nport = {smtp_port}\nallow_private = true')
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:

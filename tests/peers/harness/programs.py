@@ -102,6 +102,15 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
+def greets(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether something on the port greets: a socket may accept before its server is ready."""
+    try:
+        with socket.create_connection((host, port), timeout=1) as client:
+            return bool(client.recv(1))
+    except OSError:
+        return False
+
+
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether the port can be bound."""
     with socket.socket() as candidate:
