@@ -70,8 +70,7 @@ class Duties:
         refuse = await self._judge.connect(self._origin)
         if refuse is None:
             return Reply(220, (f"{self._factory.hostname} {'LMTP' if self._factory.is_lmtp else 'ESMTP'}",))
-        self._log(Stage.CONNECT, refuse)
-        return replace(refuse.reply, code=421 if refuse.reply.is_temporary else 554)
+        return self._log(Stage.CONNECT, refuse)
 
     async def answer(self, event: Asked) -> Reply:
         """Carry out what an event asks for."""

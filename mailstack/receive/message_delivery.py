@@ -46,7 +46,7 @@ class DeliveryReception:
         self._mail = mail
         self._session = session
         self._helo = (origin.hello.encode("ascii", "replace"), origin.peer.encode("ascii", "replace"))
-        self._sender = _address(mail.reverse_path)
+        self._sender = _address(mail.reverse_path, b"")
         self._users: list[smtp.User] = []
         self._makers: list[Callable[[], Any]] = []
         self._messages: list[Any] = []  # for each recipient, with repetitions
@@ -66,7 +66,7 @@ class DeliveryReception:
 
     async def rcpt(self, forward_path: Address) -> Reply:
         """Answer RCPT."""
-        user = smtp.User(_address(forward_path), self._helo, self._session, self._sender)
+        user = smtp.User(_address(forward_path, self._session.host), self._helo, self._session, self._sender)
         try:
             maker = await maybeDeferred(self._delivery.validateTo, user)
         except smtp.SMTPServerError as error:
@@ -163,13 +163,12 @@ class DeliveryReception:
         return reply
 
 
-def _address(address: Address | None) -> smtp.Address:
-    """Make the Address of twisted.mail without its parser, which does not know all forms."""
+def _address(address: Address | None, domain: bytes) -> smtp.Address:
+    """Make the Address of twisted.mail without its parser, which does not know all forms; the postmaster gets our domain."""
     made = smtp.Address(b"")
     if address is not None:
-        local_part, at, domain = str(address).rpartition("@")
-        made.local = (local_part if at else domain).encode("utf-8")
-        made.domain = domain.encode("utf-8") if at else b""
+        without_domain = str(Address(address.local_part, ""))
+        made.local, made.domain = without_domain.encode("utf-8"), address.domain.encode("utf-8") or domain
         made.addrstr = bytes(made)
     return made
 

@@ -17,6 +17,7 @@ after the dot the message is judged and committed as if the peer were there, onc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError
@@ -150,7 +151,7 @@ class ReceiverProtocol(Protocol):
         try:
             while not (self._is_closing or self._is_handshaking or self._outlet.is_full):
                 if self._core.state is State.GREETING:
-                    self._write(self._core.send(await self._serve(self._duties.greet())))
+                    self._write(self._core.send(as_greeting(await self._serve(self._duties.greet()))))
                     continue
                 if self._must_end():
                     break
@@ -297,6 +298,11 @@ class ReceiverProtocol(Protocol):
 
     def _keeps_pace(self) -> bool:
         return self._content_octets >= self._limits.content_seconds * self._limits.content_octets_per_second
+
+
+def as_greeting(answer: Reply) -> Reply:
+    """Give an answer a code with which a session may begin, or not begin (RFC 5321 §3.1, §4.3.2)."""
+    return answer if answer.is_success else replace(answer, code=421 if answer.is_temporary else 554)
 
 
 def describe_tls(transport: Any) -> str | None:

@@ -73,17 +73,19 @@ class DotUnstuffer:
 
     Shape:   `feed` returns the next octets of the content, whole or in part; when `ended`, they are the last, the content ends
              with CRLF or is empty, and `rest` holds the octets behind the end. `has_bare_newline` says that a bare CR or LF
-             was seen; with `normalise` each became CRLF, which ends nothing: the end was found before that.
+             was seen; with `normalise` each became CRLF, which ends nothing: the end was found before that. A dot behind it
+             is undone too, since who sends bare LF doubled it there.
     Source:  RFC 5321 §4.1.1.4, §4.5.2, §2.3.8.
     """
 
-    __slots__ = ("_held", "_normalise", "_skip", "ended", "has_bare_newline", "rest")
+    __slots__ = ("_after_newline", "_held", "_normalise", "_skip", "ended", "has_bare_newline", "rest")
 
     def __init__(self, *, normalise: bool = False) -> None:
         self.ended = False
         self.rest = b""
         self.has_bare_newline = False
         self._normalise = normalise
+        self._after_newline = False  # what was given last ended with a newline that was bare
         # The content starts at the start of a line: pretend that a CRLF came first, and leave it out again.
         self._held = b"\r\n"
         self._skip = 2
@@ -102,12 +104,14 @@ class DotUnstuffer:
         return self._unstuff(content) if content else b""
 
     def _unstuff(self, content: bytes) -> bytes:
-        bare = has_bare_newline(content)
-        content = content.replace(b"\r\n.", b"\r\n")
-        if bare:
+        if has_bare_newline(content):
             self.has_bare_newline = True
             if self._normalise:
                 content = normalise_newlines(content)
+        if self._after_newline and content.startswith(b"."):
+            content = content[1:]
+        self._after_newline = self._normalise and content.endswith(b"\r\n")
+        content = content.replace(b"\r\n.", b"\r\n")
         if self._skip:
             content, self._skip = content[self._skip :], 0
         return content

@@ -41,7 +41,7 @@ class Limits:
     sasl_octets: int = SASL_OCTETS
     recipients: int = RECIPIENTS
     hops: int = HOPS
-    bare_newline: BareNewline = BareNewline.REJECT
+    bare_newline: BareNewline | None = None  # None: normalise what users submit, since some clients err; reject all else
 
     errors: int = 20
     authentication_failures: int = 3

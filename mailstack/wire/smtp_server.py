@@ -71,6 +71,8 @@ class SMTPServerCore:
         self._hostname = hostname
         self._tls_active = tls_active
         self._tls_available = tls_available
+        default = BareNewline.NORMALISE if role is Role.SUBMISSION else BareNewline.REJECT
+        self._bare_newline = limits.bare_newline or default
         self._lines = LineBuffer(limits.command_line_octets)
         self._rule: Rule | None = None
         self._forget()
@@ -203,7 +205,7 @@ class SMTPServerCore:
         if self._state is State.READY:
             self._end_transaction()
         elif self._state is State.CONTENT:
-            self._unstuffer = DotUnstuffer(normalise=self._limits.bare_newline is BareNewline.NORMALISE)
+            self._unstuffer = DotUnstuffer(normalise=self._bare_newline is BareNewline.NORMALISE)
         elif self._state is State.EXCHANGE:
             self._lines.limit_octets = self._limits.sasl_octets
 
@@ -351,7 +353,7 @@ class SMTPServerCore:
         # Size first, so that the answer does not depend on the pieces in which the content came.
         if self._content_octets > self._limits.message_octets:
             return replies.MESSAGE_TOO_BIG
-        if unstuffer.has_bare_newline and self._limits.bare_newline is BareNewline.REJECT:
+        if unstuffer.has_bare_newline and self._bare_newline is BareNewline.REJECT:
             return replies.BARE_NEWLINE
         return None
 
