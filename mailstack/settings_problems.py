@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -82,7 +83,7 @@ def line_of_syntax_error(message: str, text: str) -> int:
 
 
 def _parts(dotted: str) -> KeyPath:
-    return tuple(part[1:-1] if part[0] in "\"'" else part for part in re.findall(_PART, dotted))
+    return tuple(next(iter(tomllib.loads(f"{part} = 0"))) for part in re.findall(_PART, dotted))
 
 
 def _note(found: dict[KeyPath, int], path: KeyPath, number: int) -> None:
@@ -120,12 +121,12 @@ def reason(error: Any, known: Sequence[KeyPath]) -> str:
 
 def _unknown_key(place: Place, known: Sequence[KeyPath]) -> str:
     name, above = str(place[-1]), place[:-1]
-    if close := difflib.get_close_matches(name, [path[-1] for path in known if path[:-1] == above], 1):
-        return f"unknown key; did you mean {shown_key((*above, close[0]))}?"
     for path in known:
         if path[-1] == name:
             where = f"under [{path[0]}]" if len(path) > 1 else "at the top of the file, above the first [table]"
             return f"unknown key here; it belongs {where}"
+    if close := difflib.get_close_matches(name, [path[-1] for path in known if path[:-1] == above], 1):
+        return f"unknown key; did you mean {shown_key((*above, close[0]))}?"
     return "unknown key"
 
 
