@@ -14,6 +14,8 @@ from mailstack.mail.envelope import Account, BodyType, Destination, Envelope, Or
 
 VERSION: Final = 1
 
+_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # made once: json.dumps makes one a call
+
 
 class RecordError(ValueError):
     """The text is not an envelope that this version can read."""
@@ -22,7 +24,7 @@ class RecordError(ValueError):
 def format_envelope(envelope: Envelope) -> str:
     """Write an envelope."""
     origin = envelope.origin
-    return json.dumps(
+    return _encode(
         {
             "version": VERSION,
             "from": _pair(envelope.reverse_path) if envelope.reverse_path else None,
@@ -39,8 +41,7 @@ def format_envelope(envelope: Envelope) -> str:
                 "account": origin.account,
                 "session": origin.session,
             },
-        },
-        separators=(",", ":"),
+        }
     )
 
 
