@@ -15,8 +15,9 @@ def alias() -> None:
 
 
 @alias.command(
+    short_help="Let an address lead to others.",
     epilog="Examples: mailstack alias add sales@example.org alice@example.org bob@example.org, "
-    "or mailstack alias add '*@example.org' alice@example.org"
+    "or mailstack alias add '*@example.org' alice@example.org",
 )
 @click.argument("address")
 @click.argument("targets", nargs=-1, required=True)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from twisted.python.failure import Failure
 
 from mailstack.directory import database
 from mailstack.directory.database import create
+from mailstack.directory.directory import RETRY_SECONDS, STALE_SECONDS, Directory
 from mailstack.directory.editing import (
     add_account,
     add_alias,
@@ -24,7 +26,6 @@ from mailstack.directory.editing import (
     set_enabled,
     set_password,
 )
-from mailstack.directory.directory import RETRY_SECONDS, STALE_SECONDS, Directory
 from mailstack.directory.passwords import Verifier
 from mailstack.directory.records import DirectoryError, DirectoryUnavailable
 from mailstack.mail.address import Address, parse_address
@@ -329,30 +330,32 @@ class TestConcurrency:
         assert two == [True]
 
     def test_reading_while_another_process_writes(self, house: House, path: Path) -> None:
-        """Every answer is of one whole state: both accounts of a pair, or none."""
-        errors: list[BaseException] = []
+        """Every answer is of one whole state, both accounts of a pair or none, and every change is seen."""
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE)
+        assert writer.stdin is not None
+        for number in range(20):
+            writer.stdin.write(b"go on\n")
+            writer.stdin.flush()
+            count = 0
+            while count < 1 + 2 * (number + 1):
+                assert writer.poll() is None
+                count = len(now(house.directory._current()).accounts)
+                assert count in (1 + 2 * number, 1 + 2 * (number + 1))  # alice and pairs
+        writer.stdin.close()
+        assert writer.wait(30) == 0
+        assert house.resolve("b19@x.test")
 
-        def write() -> None:
-            try:
-                for number in range(30):
-                    with database.changing(path) as connection:
-                        for half in "ab":
-                            connection.execute(
-                                "INSERT INTO accounts VALUES (?, 'x.test', 'h', 1, 1.0)", (f"{half}{number}@x.test",)
-                            )
-            except BaseException as error:
-                errors.append(error)
 
-        writer = threading.Thread(target=write)
-        writer.start()
-        halves = []
-        while writer.is_alive():
-            snapshot = now(house.directory._current())
-            halves.append(len(snapshot.accounts))
-        writer.join()
-        assert not errors
-        assert all(count % 2 == 1 for count in halves)  # alice and pairs
-        assert house.resolve("b29@x.test")
+WRITER = """
+import sys
+from pathlib import Path
+from mailstack.directory.database import changing
+
+for number, _ in enumerate(sys.stdin):
+    with changing(Path(sys.argv[1])) as connection:
+        for half in "ab":
+            connection.execute("INSERT INTO accounts VALUES (?, 'x.test', 'h', 1, 1.0)", (f"{half}{number}@x.test",))
+"""
 
 
 class TestFailure:
