@@ -15,7 +15,6 @@ from twisted.cred.error import LoginFailed
 from twisted.cred.portal import Portal
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import deferLater
-from twisted.mail import smtp
 from twisted.python.failure import Failure
 
 from mailstack import events
@@ -24,7 +23,7 @@ from mailstack.mail.envelope import Origin
 from mailstack.mail.reply import Reply
 from mailstack.mail.verdict import Refuse, Stage
 from mailstack.receive.interfaces import ISubmitter
-from mailstack.receive.message_delivery import DeliveryReception
+from mailstack.receive.message_delivery import DELIVERY_INTERFACES, DeliveryReception
 from mailstack.receive.ports import Reception
 from mailstack.receive.transaction import Desk, SpoolReception
 from mailstack.wire.smtp_commands import (
@@ -167,8 +166,7 @@ class Duties:
         return replies.AUTHENTICATED
 
     async def _login(self, portal: Portal, credentials: Any, *interfaces: Any) -> tuple[Any, Any, Callable[[], Any]]:
-        wanted = (*interfaces, smtp.IMessageDeliveryFactory, smtp.IMessageDelivery)
-        found: tuple[Any, Any, Callable[[], Any]] = await portal.login(credentials, None, *wanted)
+        found: tuple[Any, Any, Callable[[], Any]] = await portal.login(credentials, None, *interfaces, *DELIVERY_INTERFACES)
         return found
 
     async def _reject_login(self, username: str) -> Reply:

@@ -14,7 +14,6 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.mail import smtp
 from twisted.python.failure import Failure
-from zope.interface import Interface
 
 from mailstack import events
 from mailstack.mail import reply as replies
@@ -26,11 +25,7 @@ from mailstack.mail.verdict import Stage
 from mailstack.wire.smtp_commands import Mail
 
 DELIVERY_INTERFACES: Final = (smtp.IMessageDeliveryFactory, smtp.IMessageDelivery)
-
-
-def provides_delivery(interface: type[Interface]) -> bool:
-    """Say whether an avatar's interface is one of those that this module puts to work."""
-    return interface in DELIVERY_INTERFACES
+"""The avatars that this module puts to work, in the order in which a realm is asked for them."""
 
 
 class DeliveryReception:

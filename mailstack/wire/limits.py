@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 COMMAND_LINE_OCTETS: Final = 2_048  # RFC 5321 §4.5.3.1.4 says 512 and extensions add to it; long addresses with parameters
-TEXT_LINE_OCTETS: Final = 1_000  # RFC 5321 §4.5.3.1.6; what we send for ourselves keeps to it, what passes through need not
 SASL_OCTETS: Final = 12_288  # RFC 4954 §4, of one base64 line
 RECIPIENTS: Final = 1_000  # RFC 5321 §4.5.3.1.8: at least 100
 HOPS: Final = 50  # RFC 5321 §6.3: at least 100 suggested; Postfix allows 50

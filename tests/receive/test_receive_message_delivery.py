@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mailstack.mail.envelope import Service
-from mailstack.receive.message_delivery import provides_delivery
 
 MESSAGE = "Subject: x\r\n\r\n..text\r\n."
 
@@ -254,7 +253,3 @@ class PortalTests(SynchronousTestCase):
         session = self.house(FakeRealm(), AllowAnonymousAccess())
         self.assertEqual(["451"], session.say("MAIL FROM:<a@example.com>"))
         self.assertEqual(1, len(self.flushLoggedErrors(NotImplementedError)))
-
-    def test_interfaces(self) -> None:
-        self.assertTrue(provides_delivery(smtp.IMessageDelivery))
-        self.assertFalse(provides_delivery(smtp.IMessage))

@@ -128,6 +128,13 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(["552"], session.say("Subject: x", "", "y" * 100, "."))
         self.assertTrue(house.intake.drafts[0].aborted)
 
+    def test_twice_too_big_closes(self) -> None:
+        house, session = in_data(limits=Limits(message_octets=100))
+        self.assertEqual(["552"], session.say("Subject: x", "", "y" * 300))
+        self.assertFalse(session.is_connected)
+        self.assertTrue(house.intake.drafts[0].aborted)
+        self.assertEqual(0, len(house.factory))
+
 
 class HeadTests(SynchronousTestCase):
     def head(self, *lines: str, service: Service = Service.SMTP, recipients: tuple[str, ...] = ()) -> bytes:
