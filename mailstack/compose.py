@@ -76,6 +76,8 @@ from mailstack.wire.limits import BareNewline
 from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.smtp_mailing import Login
 
+__all__ = ["ActivationError", "House", "MailSystem"]
+
 HOUSEKEEPING_SECONDS: Final = 3_600
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8

@@ -46,8 +46,7 @@ def makeService(options: Options) -> IService:
     # The reactor is chosen by twistd's own options, which are read after this module is imported.
     from twisted.internet import reactor
 
-    from mailstack.compose import MailSystem
-    from mailstack.policy.activation import ActivationError
+    from mailstack.compose import ActivationError, MailSystem
 
     try:
         return MailSystem(settings, read, reactor)
