@@ -34,7 +34,7 @@ from mailstack.receive.duties import Duties
 from mailstack.receive.outlet import Outlet
 from mailstack.wire.events import Pause
 from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS
-from mailstack.wire.smtp_server import SMTPServerCore
+from mailstack.wire.smtp_server import BEHIND_STARTTLS, SMTPServerCore
 from mailstack.wire.smtp_table import State
 
 if TYPE_CHECKING:
@@ -246,6 +246,7 @@ class ReceiverProtocol(Protocol):
     def _start_tls(self) -> None:
         self._write(self._core.send(replies.START_TLS))
         if self._core.closed:
+            events.command_refused(self.session, BEHIND_STARTTLS)
             return
         self._is_handshaking = True
         self._deadline.set(self._limits.handshake_seconds)

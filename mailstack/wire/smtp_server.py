@@ -160,7 +160,7 @@ class SMTPServerCore:
         if rule is None:
             raise LocalProtocolError("no reply is owed")
         if isinstance(event, StartTLS) and answer.is_success and self._lines.pending:
-            # They came while the reply was made; in the clear, so whoever sits on the line may have written them.
+            # They came in the clear, so whoever sits on the line may have written them (RFC 3207 §6).
             answer, event = BEHIND_STARTTLS, Refused(BEHIND_STARTTLS, closes=True)
         self._owed -= 1
         if answer.code == 421 or (isinstance(event, Refused) and event.closes):
@@ -289,8 +289,6 @@ class SMTPServerCore:
             return ALREADY_TLS
         if not self._tls_available:
             return replies.NOT_IMPLEMENTED
-        if self._lines.pending:
-            return Refused(BEHIND_STARTTLS, closes=True)
         return StartTLS()
 
     # Authentication
