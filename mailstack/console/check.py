@@ -76,6 +76,8 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:
+    from mailstack.store.folders import MARKER_NAME
+
     folder = settings.folder
     try:
         owner = folder.stat().st_uid
@@ -84,7 +86,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         return
     for each in (folder, settings.spool_folder, settings.mail_folder):
         if not each.exists():
-            continue  # the server makes it
+            continue
         found = each.stat()
         if not stat.S_ISDIR(found.st_mode):
             yield "folder", f"{each} is not a folder"
@@ -92,6 +94,14 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             yield "folder", f"{each} is open to others (mode {stat.S_IMODE(found.st_mode):03o}); run: chmod 700 {each}"
         elif found.st_uid != owner:
             yield "folder", f"{each} belongs to another user than {folder}; run: chown -R --reference={folder} {each}"
+
+    marker = settings.mail_folder / MARKER_NAME
+    if not marker.exists():
+        yield (
+            "folder",
+            f"{marker} does not exist, so no mail is delivered: is a disk not mounted? "
+            f"If the folder is meant to be new: mkdir -m 700 -p {marker.parent} && touch {marker}",
+        )
 
 
 def _people(settings: Settings) -> Iterator[Finding]:

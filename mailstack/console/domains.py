@@ -29,16 +29,18 @@ def domain() -> None:
 @config_option
 @json_option
 def add(name: str, config: Path | None, as_json: bool) -> None:
-    """Take mail for a domain. The first one also makes the directory."""
+    """Take mail for a domain. The first one also makes the directory and the mail folder."""
     from mailstack.directory.database import create
     from mailstack.directory.editing import add_domain
     from mailstack.directory.records import domain_name
 
-    path = read_settings(config).directory_file
+    settings = read_settings(config)
+    path = settings.directory_file
     domain_name(name)
     if not path.exists():
         create(path)
         make_like_its_folder(path)
+        _make_mail_folder(settings.mail_folder)
     added = add_domain(path, name, time.time())
     show_result(
         as_json,
@@ -90,3 +92,14 @@ def remove(name: str, force: bool, config: Path | None, as_json: bool) -> None:
         aliases=removed.aliases,
         remaining=str(kept) if kept.exists() else None,
     )
+
+
+def _make_mail_folder(folder: Path) -> None:
+    """Make the mail folder of a new installation; one that exists stays as it is, its marker may be missing for a reason."""
+    from mailstack.store.folders import MARKER_NAME, prepare_root
+
+    if folder.exists():
+        return
+    prepare_root(folder)
+    make_like_its_folder(folder)
+    make_like_its_folder(folder / MARKER_NAME)

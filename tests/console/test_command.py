@@ -133,11 +133,13 @@ class TestDomain:
 
     def test_the_first_one_makes_the_directory(self, house: Path, run: Run) -> None:
         db(house).unlink()
+        (house / "mail" / ".mailstack").unlink()
         assert "mailstack init" in run("domain", "list", expect=1).stderr
         run("domain", "add", "a b", expect=1)
         assert not db(house).exists()
         run("domain", "add", "y.test")
         assert stat.S_IMODE(db(house).stat().st_mode) == 0o600
+        assert not (house / "mail" / ".mailstack").exists(), "a mail folder that is there is left alone"
         assert [each.name for each in list_domains(db(house))] == ["y.test"]
 
     def test_a_list_of_nothing_is_empty(self, run: Run) -> None:

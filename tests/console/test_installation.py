@@ -364,6 +364,24 @@ class TestCheck:
         (found,) = self.problems(house)
         assert "spool is not a folder" in found
 
+    def test_a_mail_folder_whose_disk_is_not_mounted(self, house: Path) -> None:
+        (house / "mail" / ".mailstack").unlink()
+        (found,) = self.problems(house)
+        assert "is a disk not mounted?" in found
+        command = found.partition("to be new: ")[2]
+        (house / "mail").rmdir()
+        subprocess.run(["/bin/sh", "-c", command], check=True)
+        run("check", "--config", house / "mailstack.toml")
+
+    def test_an_installation_by_hand(self, tmp_path: Path) -> None:
+        """Only a configuration and an empty folder: the first domain makes the rest."""
+        config = tmp_path / "mailstack.toml"
+        config.write_text('hostname = "mail.x.test"\nfolder = "data"\n')
+        (tmp_path / "data").mkdir(mode=0o700)
+        run("domain", "add", "x.test", "--config", config)
+        assert "nowhere" in run("check", "--config", config).stdout
+        assert mode(tmp_path / "data" / "mail") == 0o700
+
     def test_no_folder_at_all(self, house: Path) -> None:
         line = self.change(house, 'folder = "."', 'folder = "none"')
         found = self.problems(house)
@@ -384,9 +402,11 @@ class TestCheck:
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
     def test_root_makes_a_directory_for_the_user_of_the_server(self, house: Path) -> None:
         (house / "directory.db").unlink()
+        shutil.rmtree(house / "mail")
         os.chown(house, 12345, 12345)
         run("domain", "add", "x.test", "--config", house / "mailstack.toml")
-        assert (house / "directory.db").stat().st_uid == 12345
+        for name in ("directory.db", "mail", "mail/.mailstack"):
+            assert (house / name).stat().st_uid == 12345
 
     def test_a_directory_that_is_damaged(self, house: Path) -> None:
         (house / "directory.db").write_bytes(b"nonsense" * 1000)
