@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 from harness.certificates import make_certificate
-from harness.house import House, free_base_port
-from harness.programs import accepts, wait_for
+from harness.house import BIN, House, free_base_port
+from harness.programs import accepts, run, wait_for
+
+from mailstack.settings import load
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,8 +34,9 @@ NEEDS_A_REAL_HOST = {
     "useradd ": "makes a system user",
     "install -d -o mailstack": "needs that user",
     "certbot ": "asks a certificate authority about a public name",
-    "runuser -u mailstack": "needs that user; the tests of tests/peers add accounts",
-    "/opt/mailstack/bin/mailstack check": "needs the real certificate; this file loads the configuration",
+    "runuser -u mailstack": "needs that user; test_the_installation_on_a_real_host does it without",
+    "mv /var/lib/mailstack/mailstack.toml ": "writes to /etc",
+    "/opt/mailstack/bin/mailstack check": "test_the_installation_on_a_real_host does it in another place",
     "cp etc/mailstack.service ": "writes to /etc",
     "systemctl ": "needs systemd as the first process",
 }
@@ -154,17 +157,30 @@ def test_a_python_without_venv_is_refused_with_what_to_install(clone: Path, tmp_
     assert "apt-get install python3-venv" in done.stderr
 
 
-def test_the_configuration_for_a_real_host_is_one(tmp_path: Path) -> None:
+def test_the_installation_on_a_real_host(tmp_path: Path) -> None:
+    """Do the steps of the operator's command in another place, as another user, with another certificate."""
+    etc, lib = tmp_path / "etc", tmp_path / "lib"
 
-    from mailstack.settings import load
+    def here(text: str) -> str:
+        return text.replace("/etc/mailstack", str(etc)).replace("/var/lib/mailstack", str(lib))
 
+    def do(command: str, octets: bytes = b"") -> None:
+        _, _, words = command.partition("/opt/mailstack/bin/")
+        env = {**CLEAN, "MAILSTACK_CONFIG": str(etc / "mailstack.toml")}
+        run([BIN / word if n == 0 else word for n, word in enumerate(here(words).split())], octets=octets, env=env)
+
+    steps = [command for command in commands() if "/opt/mailstack/bin/mailstack " in command]
+    assert [step.partition("bin/mailstack ")[2].split()[0] for step in steps] == ["init", "account", "alias", "check"]
+    certificate = make_certificate(etc, "mail.example.org")
+    certificate.chain.rename(etc / "fullchain.pem")
+    certificate.key.rename(etc / "privkey.pem")
+    do(steps[0])
+    (lib / "mailstack.toml").rename(etc / "mailstack.toml")
     (text,) = [block for block in blocks("toml") if "hostname" in block]
-    certificate = make_certificate(tmp_path / "made", "mail.example.org")
-    certificate.chain.rename(tmp_path / "fullchain.pem")
-    certificate.key.rename(tmp_path / "privkey.pem")
-    (tmp_path / "mailstack.toml").write_text(text)
-    settings = load(tmp_path / "mailstack.toml")
-    assert settings.hostname == "mail.example.org"
+    (etc / "mailstack.toml").write_text(here(text))
+    for step in steps[1:]:
+        do(step, b"a-password\n")
+    settings = load(etc / "mailstack.toml")
     assert {endpoint.port for _, endpoint in settings.listen.each()} == {25, 465, 587, 995}
 
 

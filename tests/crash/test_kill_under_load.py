@@ -24,7 +24,7 @@ from harness.programs import open_folder, wait_for
 ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "10"))
 SEED = int(os.environ.get("MAILSTACK_CRASH_SEED", str(random.SystemRandom().randrange(10**6))))
 SESSIONS = 8
-SIZES_OCTETS = (300, 4_000, 4_000, 60_000, 700_000)
+SIZES_OCTETS = (300, 4_000, 4_000, 4_000, 4_000, 4_000, 60_000, 700_000)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import poplib
 import signal
 import smtplib
@@ -265,3 +266,26 @@ def test_files_of_the_installation_are_for_its_owner_alone(house: House) -> None
     secret += [file for file in house.folder.rglob("*") if "key" in file.name]
     assert len(secret) > 5
     assert [file for file in secret if file.is_file() and file.stat().st_mode & 0o007] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+@pytest.mark.peer
+def test_started_as_root_it_works_as_another_user(make_house: MakeHouse) -> None:
+    """Bind as root, then give root up for good: what it opens and writes belongs to the user."""
+    house = make_house(twistd_options=["--uid", "65534", "--gid", "65534"])
+    house.folder.chmod(0o700)
+    run(["chown", "-R", "65534:65534", house.folder])
+    with house:
+        assert house.process is not None
+        status = Path(f"/proc/{house.process.pid}/status").read_text()
+        assert "\nUid:\t65534\t65534\t65534\t65534\n" in status
+        assert "\nGid:\t65534\t65534\t65534\t65534\n" in status
+        bob = house.person("bob")
+        house.deliver(messages.plain("as-nobody"), bob.address)
+        (file,) = house.wait_for_files(bob.address, 1)
+        assert file.stat().st_uid == 65534
+        assert messages.without_trace(house.retrieved(bob)[0]) == messages.plain("as-nobody")
+        house.person("added-by-root")
+        assert house.stop() == ENDED
+        house.start()
+        assert len(house.retrieved(bob)) == 1

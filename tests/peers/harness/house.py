@@ -73,6 +73,7 @@ class House:
         domain: str = "example.test",
         change: Callable[[str], str] | None = None,
         env: dict[str, str] | None = None,
+        twistd_options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.hostname = hostname
@@ -81,6 +82,7 @@ class House:
         self.log_file = folder.parent / f"{folder.name}.log"
         self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
+        self._twistd_options = twistd_options
         self._change = change
         self._people: dict[str, Person] = {}
 
@@ -117,7 +119,7 @@ class House:
         """Start the process and do not wait for it."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "twistd", "-n", "--pidfile=", "mailstack", "--config", config or self.config],
+                [BIN / "twistd", "-n", "--pidfile=", *self._twistd_options, "mailstack", "--config", config or self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
