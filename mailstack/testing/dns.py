@@ -169,10 +169,12 @@ class Nameserver:
     """
     Serves a zone on loopback, by UDP and TCP on one port.
 
-    Shape:  `zone` may be exchanged while it serves; `asked` lists (name, type, "udp" or "tcp").
+    Shape:  `zone` may be exchanged while it serves; `asked` lists (name, type, "udp" or "tcp"). With `authenticated` every
+            answer says that it was validated (AD).
     """
 
-    def __init__(self, zone: Zone | str) -> None:
+    def __init__(self, zone: Zone | str, *, authenticated: bool = False) -> None:
+        self.authenticated = authenticated
         self.zone = parse_zone(zone) if isinstance(zone, str) else zone
         self.asked: list[tuple[str, str, str]] = []
         self._ports: list[IListeningPort] = []
@@ -216,6 +218,8 @@ class Nameserver:
 
     def _answer(self, query: dns.message.Message, name: str, kind: str, transport: str) -> bytes:
         response = dns.message.make_response(query, recursion_available=True)
+        if self.authenticated:
+            response.flags |= dns.flags.AD
         passed, name, texts = self.zone.follow(name, kind)
         for each in passed:
             response.answer.append(_rrset(each, "CNAME", self.zone.records[each, "CNAME"]))

@@ -229,6 +229,15 @@ class ClockTests(SynchronousTestCase):
                 self.reactor.protocol.datagramReceived(each, ("127.0.0.1", 53))
         return self.successResultOf(answer)
 
+    def test_only_a_resolver_on_this_machine_can_vouch_for_an_answer(self):
+        self.nameserver.authenticated = True
+        for server, expected in (("127.0.0.1", True), ("::1", True), ("192.0.2.53", False)):
+            self.resolver = Resolver(self.reactor, [Server(server)])
+            self.assertIs(self.ask("example.test").authenticated, expected)
+        self.nameserver.authenticated = False
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")])
+        self.assertIs(self.ask("example.test").authenticated, False)
+
     def test_an_answer_is_kept_for_its_time(self):
         self.ask("example.test")
         self.reactor.advance(59)

@@ -98,6 +98,7 @@ class World:
         self.senders: list[Any] = []
         self.pumps: list[iosim.IOPump] = []
         self.throttled = False
+        self.started: list[Deferred[Any]] = []
         self.settings = RelaySettings(**({"allow_private": True} | settings))
         self.courier = self.make_courier()
 
@@ -105,9 +106,9 @@ class World:
         around = Surroundings(clock=self.clock, start=self.start, run_in_thread=maybe_later, timeouts_seconds=TIMEOUTS_SECONDS)
         return RelayCourier("us.test", self.resolver, self.connect, around, list, settings=self.settings, **more)
 
-    @staticmethod
-    def start(coroutine: Any, what: str) -> Deferred[Any]:
-        return Deferred.fromCoroutine(coroutine)
+    def start(self, coroutine: Any, what: str) -> Deferred[Any]:
+        self.started.append(Deferred.fromCoroutine(coroutine))
+        return self.started[-1]
 
     def at(self, address: str, *makes: Callable[[], Host]) -> None:
         self.hosts[address] = list(makes)

@@ -24,7 +24,7 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 
-def certificate(name: str) -> ssl.CertificateOptions:
+def certificate(name: str, *, asks_for_one: bool = False) -> ssl.CertificateOptions:
     """Make a certificate that is its own authority; `options.seen` collects the names that clients asked for."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -41,8 +41,10 @@ def certificate(name: str) -> ssl.CertificateOptions:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
+    own = ssl.Certificate(crypto.X509.from_cryptography(made))
+    more = {"trustRoot": ssl.trustRootFromCertificates([own])} if asks_for_one else {}
     options = ssl.CertificateOptions(
-        privateKey=crypto.PKey.from_cryptography_key(key), certificate=crypto.X509.from_cryptography(made)
+        privateKey=crypto.PKey.from_cryptography_key(key), certificate=crypto.X509.from_cryptography(made), **more
     )
     context = options.getContext()
     context.set_alpn_select_callback(lambda connection, offered: SSL.NO_OVERLAPPING_PROTOCOLS)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from relay_house import CLOSE, HANG, Host, Memory, OnDisk, World, delivery
-from twisted.internet.defer import CancelledError
+from relay_house import CLOSE, HANG, Host, Memory, OnDisk, World, delivery, maybe_later
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.mail.smtp import ESMTPSenderFactory
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account
 from mailstack.relay.factory import SenderFactory
+from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, Smarthost, TLSPolicy
+from mailstack.wire.errors import LocalProtocolError
+from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import Login, Phase
 
 ZONE = """
@@ -253,6 +260,12 @@ class Hosts(Case):
         self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
         self.assertEqual(len(self.world.met), 5)
 
+    def test_at_most_five_addresses_of_many_hosts(self):
+        zone = "".join(f"example.test MX {n} mx{n}.test\nmx{n}.test A 192.0.2.{n}\n" for n in range(10, 20))
+        self.world.resolver.__init__(zone)
+        self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
+        self.assertEqual([address for address, _ in self.world.met], [f"192.0.2.{n}" for n in range(10, 15)])
+
     def test_a_mix_of_codes_in_one_reply(self):
         self.at_first(RCPT=b"250-ok\r\n550 no\r\n")
         self.relayed_by_second()
@@ -358,6 +371,15 @@ class TimeLimits(Case):
             self.assertEqual(self.host().contents, [])
             self.assertEqual(self.world.clock.getDelayedCalls(), [])
 
+    def test_lost_while_the_content_waits_for_room(self):
+        self.world.throttled = True
+        outcome = self.world.attempt(delivery(content=OnDisk(b"x\r\n" * 200_000)))
+        self.assertFalse(self.world.started[0].called)
+        self.host().transport.loseConnection()
+        self.world.flush()
+        self.assertEqual(brief(self.successResultOf(outcome)), [("delayed", "4.4.2")])
+        self.assertTrue(self.world.started[0].called)
+
     def test_content_that_is_read_slowly(self):
         self.world.throttled = True
         whole = b"x\r\n" * 200_000
@@ -401,6 +423,16 @@ class LocalFailures(Case):
         self.assertNotIn("bug", found[0].diagnostic)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
+    def test_an_address_that_cannot_be_written(self):
+        value = delivery()
+        for ordinal, each in value.recipients.items():
+            value.recipients[ordinal] = replace(each, address=Address("a\r\nRCPT TO:<b@c.test>", "example.test"))
+        self.assertEqual(brief(self.outcome(value)), [("delayed", "4.3.0")])
+        self.assertEqual(len(self.flushLoggedErrors(LocalProtocolError)), 1)
+        self.world.flush()
+        self.assertEqual(self.host().lines, ["EHLO us.test"])
+        self.assertTrue(self.host().lost)
+
     def test_a_delivery_that_is_not_for_here(self):
         value = delivery()
         for ordinal, each in value.recipients.items():
@@ -434,6 +466,24 @@ class SmarthostCase(Case):
             self.world.at("127.0.0.1", Host)
             self.assertEqual(brief(self.outcome()), [("delayed", "4.7.10")])
             self.assertEqual(self.world.met, [("::1", 2525), ("127.0.0.1", 2525)])
+
+
+def test_cancelling_wins_over_a_transport_that_closes_at_once():
+    world = World("")
+    around = Surroundings(clock=world.clock, start=world.start, run_in_thread=maybe_later, timeouts_seconds=TIMEOUTS_SECONDS)
+    sender = Sender(SMTPClientCore("us.test"), around, None)
+    transport = StringTransportWithDisconnection()
+    transport.protocol = sender
+    transport.abortConnection = transport.loseConnection
+    transport.setTcpNoDelay = lambda enabled: None
+    sender.makeConnection(transport)
+    opened = Deferred.fromCoroutine(sender.open())
+    failures = []
+    opened.addErrback(failures.append)
+    opened.cancel()
+    assert not transport.connected
+    assert failures[0].check(CancelledError)
+    assert world.clock.getDelayedCalls() == []
 
 
 def test_the_factory_is_twisteds_and_knows_no_envelope():

@@ -148,6 +148,15 @@ class TLS(Case):
                 self.assertIs(only.action, Action.DELAYED)
                 self.assertEqual(len(served.scripted), 1)
 
+    async def test_a_host_that_wants_our_certificate(self):
+        # In TLS 1.3 we hear of it after our side of the handshake is done.
+        for policy, action in ((TLSPolicy.MAY, Action.RELAYED), (TLSPolicy.ENCRYPT, Action.DELAYED)):
+            served = self.serve(tls=certificate("mx.test", asks_for_one=True))
+            served.scripts.append({"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n"})
+            served.scripts.append({})
+            (only,) = await self.courier(served, **self.smarthost(served, policy)).attempt(delivery())
+            self.assertIs(only.action, action)
+
     async def test_octets_behind_the_220(self):
         for policy in (TLSPolicy.MAY, TLSPolicy.ENCRYPT):
             script = {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n", "handshake": HANG}

@@ -633,6 +633,18 @@ def test_odd_replies(octets):
     assert Session(octets).said == b"EHLO us.test\r\n"
 
 
+@pytest.mark.parametrize("surplus", [b"2", b"250 o"])
+def test_half_an_answer_before_the_question(surplus):
+    session = ready()
+    session.hear(surplus)
+    with pytest.raises(RemoteProtocolError):
+        session.core.begin(mailing())
+    session = ready()
+    session.begin()
+    with pytest.raises(RemoteProtocolError):
+        session.hear(b"250 ok\r\n" + surplus)
+
+
 def test_an_answer_before_the_question():
     with pytest.raises(RemoteProtocolError):
         Session(b"220 x\r\n250 y\r\n")
