@@ -20,6 +20,7 @@ PACKAGES = {
     "dovecot": "dovecot-pop3d dovecot-imapd",
     "fetchmail": "fetchmail",
     "mpop": "mpop",
+    "mount": "mount",
     "msmtp": "msmtp",
     "openssl": "openssl",
     "postfix": "postfix",
@@ -28,7 +29,7 @@ PACKAGES = {
 }
 """The Debian packages that bring a program."""
 
-_ROOT_ONLY = {"postfix", "dovecot"}
+_ROOT_ONLY = {"postfix", "dovecot", "mount"}
 _SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 T = TypeVar("T")
 
