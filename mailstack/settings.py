@@ -98,9 +98,9 @@ class Limits(Table):
     recipients: int = Field(default=1_000, ge=100)
     """The most recipients of one message; RFC 5321 §4.5.3.1.8 wants 100 at least."""
     connections: AtLeastOne = 1_000
-    """The most connections at a time, of all services together."""
+    """The most connections at a time to one listener."""
     connections_per_peer: AtLeastOne = 50
-    """The most connections at a time from one IP address."""
+    """The most connections at a time to one listener from one IPv4 address or IPv6 /64."""
     errors: AtLeastOne = 10
     """After so many refused commands the connection is closed."""
     command_timeout_seconds: AtLeastOne = 300
