@@ -46,9 +46,9 @@ def makeService(options: Options) -> IService:
     # The reactor is chosen by twistd's own options, which are read after this module is imported.
     from twisted.internet import reactor
 
-    from mailstack.compose import ActivationError, MailSystem
+    from mailstack.system import MailSystem, RefusedError
 
     try:
         return MailSystem(settings, read, reactor)
-    except ActivationError as error:
-        raise SystemExit(f"mailstack: the configuration is refused:\n{path}: policy: {error}") from None
+    except RefusedError as error:
+        raise SystemExit(f"mailstack: the configuration is refused:\n{path}: {error}") from None

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.compose import House, MailSystem
+from mailstack.compose import House
 from mailstack.console.command import main
 from mailstack.directory import editing
 from mailstack.directory.directory import Directory
@@ -27,6 +27,7 @@ from mailstack.doors import House as HouseProtocol
 from mailstack.mail.address import parse_address
 from mailstack.net.listeners import bind
 from mailstack.settings import load
+from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.policy import FakeHouse
 
@@ -96,7 +97,7 @@ class RunningTests(TestCase):
         config = self.installation.config
         system = MailSystem(load(config), lambda: load(config), reactor)
         system.privilegedStartService()
-        self.ports = {service.value: bound.port for service, bound in system._bound}
+        self.ports = system.ports
         system.startService()
         return system
 
