@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.programs import accepts, greets, is_free, run, wait_for
+from harness.programs import free_base, run, wait_for
 
 BIN = Path(sys.executable).parent
 poplib._MAXLINE = 10_000_000  # type: ignore[attr-defined]  # poplib refuses lines beyond 2048 octets, and one of ours has 300 kB
@@ -42,11 +42,6 @@ class Ports:
     def every(self) -> tuple[int, ...]:
         """All of them."""
         return (self.smtp, self.submission, self.submissions, self.pop3, self.pop3s)
-
-    @property
-    def in_clear(self) -> tuple[int, ...]:
-        """Those that greet in clear."""
-        return (self.smtp, self.submission, self.pop3)
 
 
 @dataclass(frozen=True)
@@ -130,17 +125,19 @@ class House:
         return self.process
 
     def start(self) -> Self:
-        """Start it and wait until every service accepts."""
+        """Start it and wait until it says that every service listens."""
         self.prepare()
+        already = len(self.log())
         process = self.launch()
 
         def is_up() -> bool:
             if process.poll() is not None:
                 raise AssertionError(f"it ended with {process.returncode}:\n{self.log()[-6000:]}")
-            return all(greets(port) for port in self.ports.in_clear) and all(accepts(port) for port in self.ports.every)
+            said = self.log()[already:]  # that a port accepts says nothing of who it is, nor that it is ready
+            return all(f"listens on 127.0.0.1:{port}" in said for port in self.ports.every)
 
         try:
-            wait_for(is_up, "all services accept", timeout_seconds=60)
+            wait_for(is_up, "all services listen", timeout_seconds=60)
         except AssertionError as error:
             self.kill()
             raise AssertionError(f"{error}\n{self.log()[-6000:]}") from None
@@ -289,11 +286,7 @@ def retrieve(client: poplib.POP3, number: int) -> bytes:
 
 def free_base_port() -> int:
     """Choose a base for `mailstack init --base-port` from which the ports of all five services are free."""
-    for _ in range(200):
-        base = CHOICES.randrange(20, 60) * 1000
-        if all(is_free(base + offset) for offset in (25, 110, 465, 587, 995)):
-            return base
-    raise AssertionError("no free ports")
+    return free_base((25, 110, 465, 587, 995))
 
 
 def _ports(config: Path) -> Ports:

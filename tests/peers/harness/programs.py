@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -103,15 +104,6 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
-def greets(port: int, host: str = "127.0.0.1") -> bool:
-    """Say whether something on the port greets: a socket may accept before its server is ready."""
-    try:
-        with socket.create_connection((host, port), timeout=1) as client:
-            return bool(client.recv(1))
-    except OSError:
-        return False
-
-
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether the port can be bound."""
     with socket.socket() as candidate:
@@ -123,12 +115,23 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
+def free_base(offsets: Sequence[int]) -> int:
+    """
+    Choose a port, and all that lie so far above it, that are free at this moment.
+
+    They lie below those that the kernel gives to clients (32768 and above), so that no connection can take one meanwhile.
+    """
+    chance = random.SystemRandom()
+    for _ in range(1000):
+        base = chance.randrange(10_000, 31_000)
+        if all(is_free(base + offset) for offset in offsets):
+            return base
+    raise AssertionError("no free ports")
+
+
 def free_port() -> int:
-    """Return a port that is free at this moment."""
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        port: int = candidate.getsockname()[1]
-        return port
+    """Choose a free port."""
+    return free_base([0])
 
 
 @contextmanager
