@@ -64,8 +64,8 @@ class Disk(Protocol):
     def rename(self, path: str, to: str, /) -> None:
         """Move a file."""
 
-    def truncate(self, path: str, octets: int, /) -> None:
-        """Cut a file."""
+    def truncate(self, descriptor: int, octets: int, /) -> None:
+        """Cut an open file; by its name it could be another's behind a link."""
 
     def fsync(self, descriptor: int, /) -> None:
         """Put what was done on stable storage."""

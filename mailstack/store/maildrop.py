@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, Self
@@ -194,16 +195,26 @@ class Maildrop:
 
     def _buried(self, path: str, key: str) -> bool:
         """Turn a young delivery of ours into its tombstone; say whether that was done."""
-        if self._now() - self._disk.lstat(path).st_mtime >= TOMBSTONE_SECONDS:
-            return False
+        found = self._disk.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or self._now() - found.st_mtime >= TOMBSTONE_SECONDS:
+            return False  # what is no file was put there by another program, and is no delivery
         tombstone = f"{self._path}/{TOMBSTONE_FOLDER}/{key}.deleted"
         try:
             self._disk.rename(path, tombstone)
         except FileNotFoundError:
             return False  # the file went away, or there is no tmp
         with contextlib.suppress(OSError):  # its length does not matter
-            self._disk.truncate(tombstone, 0)
+            self._empty(tombstone)
         return True
+
+    def _empty(self, tombstone: str) -> None:
+        """Give back the space of a tombstone, unless its octets are also another file's: an IMAP server's copy, a snapshot."""
+        descriptor = self._disk.open(tombstone, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if self._disk.fstat(descriptor).st_nlink == 1:
+                self._disk.truncate(descriptor, 0)
+        finally:
+            self._disk.close(descriptor)
 
     def _remove_moved(self, missing: list[Message], removed: dict[str, int]) -> int:
         self._find_moved()
