@@ -64,6 +64,8 @@ class MailSystem(TwistedService):
 
     def privilegedStartService(self) -> None:
         """Read the certificates and bind the sockets, while we may."""
+        # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
+        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
         try:
             if self._parts.certificates is not None:
                 self._parts.certificates.load()
@@ -92,7 +94,6 @@ class MailSystem(TwistedService):
             self._ports.append(serve(self._reactor, bound, parts.with_tls(factory)))
             events.listening(service, str(bound))
         self._housekeeping.start(HOUSEKEEPING_SECONDS)
-        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
 
     def stopService(self) -> Deferred[None]:
         """Let running transactions end, then close everything."""
