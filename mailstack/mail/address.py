@@ -114,7 +114,7 @@ def parse_domain(text: str) -> str:
 
 def _parse_literal(text: str) -> str:
     inner = text[1:-1]
-    if not text.endswith("]") or len(text) > 64 or not text.isascii():
+    if not text.endswith("]") or len(text) > 64 or not text.isascii() or "%" in text:  # a zone is of one machine only
         raise AddressError("bad address literal")
     try:
         if inner[:5].lower() == "ipv6:":
