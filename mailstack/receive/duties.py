@@ -61,6 +61,7 @@ class Duties:
         self._errors = 0
         self._failed_logins = 0
         self._idle_commands = 0
+        self._surplus_recipients = 0
 
     # The session
 
@@ -106,6 +107,10 @@ class Duties:
         if isinstance(event, Answered | Hello | Reset) and reply.code != 334:
             self._idle_commands += 1
         limits = self._factory.limits
+        if reply is replies.TOO_MANY_RECIPIENTS:
+            # Clients find the limit by running into it (RFC 5321 §4.5.3.1.10), but not for ever.
+            self._surplus_recipients += 1
+            self._errors += self._surplus_recipients > limits.recipients
         too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
         return replies.TOO_MANY_ERRORS if too_many else reply
 
@@ -242,7 +247,7 @@ class Duties:
             reception.abort()
             return [replies.LOCAL_ERROR] * end.replies
         if answers[0].is_success:
-            self._errors = self._idle_commands = 0
+            self._errors = self._idle_commands = self._surplus_recipients = 0
         return answers
 
     def abort(self) -> None:

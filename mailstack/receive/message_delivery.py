@@ -47,6 +47,7 @@ class DeliveryReception:
         self._messages: list[Any] = []  # for each recipient, with repetitions
         self._line: list[bytes] = []  # the parts of a line that has not ended
         self._failure: Failure | None = None
+        self._is_begun = False
         self._is_open = False
 
     async def mail(self) -> Reply:
@@ -90,6 +91,9 @@ class DeliveryReception:
             return None
         *lines, rest = octets.split(b"\r\n")
         try:
+            if not self._is_begun and octets.startswith((b" ", b"\t")):
+                self._each_line(b"")  # or the peer would write on in the Received field; so does smtp.ESMTP
+            self._is_begun = True
             for line in lines:
                 self._each_line(b"".join((*self._line, line)))
                 self._line.clear()

@@ -18,11 +18,12 @@ after the dot the message is judged and committed as if the peer were there, onc
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -39,6 +40,9 @@ from mailstack.wire.smtp_table import State
 
 if TYPE_CHECKING:
     from mailstack.receive.factory import ReceiverFactory
+
+COMMANDS_AT_ONCE: Final = 50
+"""How many commands of one peer are served before the others get their turn; a window may hold thousands."""
 
 OUT_OF_ORDER = reply(421, "4.3.0", "Local error, try again later")
 _IN_TRANSACTION = frozenset((State.SENDER, State.RECIPIENTS, State.CONTENT))
@@ -147,7 +151,7 @@ class ReceiverProtocol(Protocol):
             self.factory.start(self._run(), f"session {self.session}")
 
     async def _run(self) -> None:
-        served = False
+        served, in_turn = False, 0
         try:
             while not (self._is_closing or self._is_handshaking or self._outlet.is_full):
                 if self._core.state is State.GREETING:
@@ -160,6 +164,10 @@ class ReceiverProtocol(Protocol):
                     break
                 served = True
                 await self._answer(event)
+                in_turn += 1
+                if in_turn % COMMANDS_AT_ONCE == 0:
+                    self._rein()
+                    await deferLater(self._clock, 0)
         except CancelledError:
             self._abort("cancelled")
             raise

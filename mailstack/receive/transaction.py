@@ -161,6 +161,8 @@ class SpoolReception:
         )
         if self._origin.service.is_submission:
             front += self._missing_fields(section, draft.entry)
+        if head.startswith((b" ", b"\t")):
+            front += b"\r\n"  # or the peer would write on in our last field; a section cannot begin with a fold
         return draft.write(front + head)
 
     def _missing_fields(self, section: bytes, entry: str) -> bytes:
