@@ -83,11 +83,19 @@ class Dovecot:
     def __enter__(self) -> Self:
         self.adopt()
         command = [find_program("dovecot") or "dovecot", "-F", "-c", str(self.folder / "dovecot.conf")]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for(lambda: accepts(self.pop3_port) and accepts(self.imap_port), f"Dovecot accepts:\n{self.log()}")
+        with (self.folder / "dovecot.out").open("wb") as out:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            wait_for(self._is_up, "Dovecot accepts")
+        except AssertionError as error:
+            self._process.kill()
+            told = (self.folder / "dovecot.out").read_text(errors="replace")
+            raise AssertionError(f"{error}; it ended with {self._process.wait(10)}:\n{told}\n{self.log()}") from None
         return self
+
+    def _is_up(self) -> bool:
+        assert self._process.poll() is None, "Dovecot ended by itself"
+        return accepts(self.pop3_port) and accepts(self.imap_port)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         self._process.terminate()
