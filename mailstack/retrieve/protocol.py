@@ -9,7 +9,7 @@ what it waits for may be a thread that reads this very maildrop, so it runs to i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import LoginDenied, UnauthorizedLogin
@@ -34,6 +34,9 @@ from mailstack.wire.pop3_server import POP3ServerCore
 
 if TYPE_CHECKING:
     from mailstack.retrieve.factory import POP3Factory
+
+COMMANDS_AT_ONCE: Final = 200
+"""How many commands of one client are answered before the others get their turn; a window may hold thousands."""
 
 
 @implementer(IHandshakeListener)
@@ -144,6 +147,7 @@ class POP3Protocol(Protocol):
         if self._is_advancing:
             return
         self._is_advancing = True
+        in_turn = 0
         try:
             while not (self._is_busy or self._is_closing):
                 if self._is_draining:
@@ -156,6 +160,9 @@ class POP3Protocol(Protocol):
                     break
                 self._active_at = self._clock.seconds()
                 duty = self._answer(event)
+                in_turn += 1
+                if duty is None and in_turn % COMMANDS_AT_ONCE == 0 and not self._is_closing:
+                    duty = self._sleep_for(0)
                 if duty is not None:
                     self._is_busy = True
                     self.factory.start(self._done(duty), f"POP3 session {self.session}")

@@ -284,6 +284,7 @@ def test_replies_to_pipelined_commands_wait_for_the_reader_too() -> None:
     assert client.say(b"STAT\r\n" * 20_000) == b""
     assert client.producerState == "paused"
     client.producer.resumeProducing()
+    house.clock.advance(0)  # each time some of them, and between them the others
     assert client.hear() == b"+OK 1 11\r\n" * 20_000
     assert client.producerState == "producing"
 
