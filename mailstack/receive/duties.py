@@ -226,7 +226,15 @@ class Duties:
             self._failure = Failure()
 
     async def finish(self, end: ContentEnd) -> list[Reply]:
-        """Answer the content, whatever happens."""
+        """Answer the content, whatever happens; a refused one counts against the next command."""
+        answers = await self._finish(end)
+        if answers[0].is_success:
+            self._errors = self._idle_commands = self._surplus_recipients = 0
+        elif answers[0].is_permanent:
+            self._errors += 1
+        return answers
+
+    async def _finish(self, end: ContentEnd) -> list[Reply]:
         reception, self._reception = self._reception, None
         failure, self._failure = self._failure, None
         assert reception is not None, "the core knows the order"
@@ -246,8 +254,6 @@ class Duties:
             events.unexpected(f"session {self._origin.session}: content", Failure())
             reception.abort()
             return [replies.LOCAL_ERROR] * end.replies
-        if answers[0].is_success:
-            self._errors = self._idle_commands = self._surplus_recipients = 0
         return answers
 
     def abort(self) -> None:

@@ -54,6 +54,12 @@ class FloodTests(SynchronousTestCase):
         self.assertEqual(["354", "250"], session.say("DATA", "Subject: x\r\n\r\ntext\r\n."))
         self.assertEqual(["250"] * 4 + ["452"] * 3, session.say("MAIL FROM:<a@example.com>", *[RCPT] * 6))
 
+    def test_refused_contents_do_not_go_on_for_ever(self) -> None:
+        _, session = in_transaction(limits=Limits(errors=3))
+        for _ in range(3):
+            self.assertEqual(["250", "354", "550"], session.say(RCPT, "DATA", "bare\nnewline\r\n.", "MAIL FROM:<>")[:3])
+        self.assertFalse(session.is_connected)
+
 
 @implementer(smtp.IMessage)
 class Lines:
