@@ -8,12 +8,13 @@ BASE_PORT ?=
 CRASH_ROUNDS ?= 100
 
 BIN := $(VENV)/bin
+RELEASE := tests/test_packaging.py tests/test_readme.py
 TWISTD := $(BIN)/twistd -n --pidfile= mailstack
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint unit peers crash wheel clean distclean
+.PHONY: help run test lint unit release peers crash wheel clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +25,7 @@ run: $(VENV)/run.stamp ## Start a demonstration server in the foreground; Ctrl-C
 	@$(BIN)/mailstack demo $(VAR)
 	@exec $(TWISTD) --config $(VAR)/mailstack.toml
 
-test: lint unit peers ## Pass everything: linters, types, import directions, unit tests, real peers, a few crashes
+test: lint unit release peers ## Pass everything: linters, types, import directions, unit tests, packaging, real peers, a few crashes
 
 lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/ruff check .
@@ -33,7 +34,10 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
-	$(PYTEST) tests --ignore=tests/peers --ignore=tests/crash
+	$(PYTEST) tests --numprocesses=2 --dist=loadfile --ignore=tests/peers --ignore=tests/crash $(RELEASE:%=--ignore=%)
+
+release: $(VENV)/dev.stamp ## Packages, the README's commands in a fresh clone, the example plugin
+	$(PYTEST) $(RELEASE)
 
 peers: $(VENV)/dev.stamp ## The tests against real programs (swaks, Postfix, Dovecot ...) and a few crashes
 	$(PYTEST) tests/peers tests/crash

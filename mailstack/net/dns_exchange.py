@@ -137,6 +137,10 @@ class _Datagrams(DatagramProtocol):
         if not self.response.called:
             self.response.errback(Failure(NoAnswerError("port closed")))
 
+    def stopProtocol(self) -> None:
+        # The epoll reactor takes the error of a closed port for the end of our own socket, and calls this instead of the above.
+        self.connectionRefused()
+
 
 def _cut(datagram: bytes, query: dns.message.Message) -> dns.message.Message | None:
     """Return what can be read of a response that says itself that it is cut: some servers cut within a record."""

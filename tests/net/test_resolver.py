@@ -172,8 +172,10 @@ class ResolverOwnTests(Served):
         probe = reactor.listenUDP(0, DatagramProtocol(), interface="127.0.0.1")
         closed = probe.getHost().port
         await probe.stopListening()
-        resolver = Resolver(reactor, [Server("127.0.0.1", closed), Server("127.0.0.1", self.port)], timeout_seconds=5)
+        resolver = Resolver(reactor, [Server("127.0.0.1", closed), Server("127.0.0.1", self.port)], timeout_seconds=60)
+        began = reactor.seconds()
         self.assertIsInstance(await resolver.mx("example.test"), Found)
+        self.assertLess(reactor.seconds() - began, 30, "the closed port was not noticed")
 
     async def test_tcp_that_is_closed_is_a_failure(self):
         self.nameserver.zone = parse_zone("cut.test TRUNCATE")
