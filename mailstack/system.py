@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from mailstack import events
 from mailstack.compose import Composition, Mail, RefusedError
 from mailstack.mail.envelope import Service
+from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import Bound, ListenError, bind, serve
 from mailstack.net.tls import CertificateError
 from mailstack.settings import Settings, SettingsError
@@ -64,6 +65,7 @@ class MailSystem(TwistedService):
 
     def privilegedStartService(self) -> None:
         """Read the certificates and bind the sockets, while we may."""
+        raise_descriptor_limit()
         # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
         try:
