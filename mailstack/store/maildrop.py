@@ -158,13 +158,14 @@ class Maildrop:
         """Open a message's file, wherever another program moved it; None when it is gone."""
         if index in self._gone:
             return None
-        lost = set(range(len(self._messages)))
+        lost: set[int] | None = None  # most messages are where they were, and that must cost nothing for the others
         for _ in range(3):  # a folder that changes while it is listed can hide a file once
             try:
                 return self._disk.open(f"{self._path}/{message.folder}/{message.name}", _READ)
             except FileNotFoundError:
-                lost &= self._find_moved()
-        self._gone |= lost
+                missing = self._find_moved()
+                lost = missing if lost is None else lost & missing
+        self._gone |= lost or set()
         return None
 
     def _find_moved(self) -> set[int]:
