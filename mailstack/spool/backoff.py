@@ -40,4 +40,5 @@ class Schedule:
 
     def expires_at(self, accepted_at: float, *, has_reverse_path: bool) -> float:
         """Say when to give up; a notification that cannot be delivered is of use to nobody, and is given up sooner."""
-        return accepted_at + (self.lifetime_seconds if has_reverse_path else self.null_lifetime_seconds)
+        null_seconds = min(self.null_lifetime_seconds, self.lifetime_seconds)
+        return accepted_at + (self.lifetime_seconds if has_reverse_path else null_seconds)

@@ -23,7 +23,16 @@ from typing import Any, Final, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 
-from mailstack.spool.failures import SpoolError, StorageError, describe, is_full, sqlite_code
+from mailstack.spool.failures import (
+    FOREIGN_ADVICE,
+    VERSION_ADVICE,
+    SpoolError,
+    StorageError,
+    advice,
+    describe,
+    is_full,
+    sqlite_code,
+)
 from mailstack.spool.ports import Batch, BatchFactory
 
 R = TypeVar("R")
@@ -146,7 +155,7 @@ class Database:
             return prepare(connection)
         except (sqlite3.Error, OSError) as error:
             self._drop()
-            raise SpoolError(f"{self._path}: {describe(error)}") from error
+            raise SpoolError(f"{self._path}: {describe(error)}{advice(error)}") from error
         except SpoolError as error:
             self._drop()
             raise SpoolError(f"{self._path}: {error}") from error
@@ -262,6 +271,6 @@ def _prepare_schema(connection: sqlite3.Connection) -> None:
     if not application and not version and not tables:
         connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
     elif application != APPLICATION_ID:
-        raise SpoolError("is not a spool")
+        raise SpoolError(f"is not a spool; {FOREIGN_ADVICE}")
     elif version != SCHEMA_VERSION:
-        raise SpoolError(f"has version {version}; this mailstack reads version {SCHEMA_VERSION}")
+        raise SpoolError(f"has version {version}; this mailstack reads version {SCHEMA_VERSION}; {VERSION_ADVICE}")

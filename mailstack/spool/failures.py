@@ -9,6 +9,10 @@ from typing import Final
 from mailstack.mail.reply import LOCAL_ERROR, NO_SPACE
 from mailstack.mail.verdict import Refuse
 
+DAMAGED_ADVICE: Final = "it may hold accepted mail: restore it, or try `.recover` of sqlite3; without it the spool is empty"
+FOREIGN_ADVICE: Final = "move it away, or name another folder"
+VERSION_ADVICE: Final = "start the mailstack that wrote it"
+
 _FULL_ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -42,6 +46,13 @@ def describe(error: BaseException) -> str:
     """Say for the log what happened."""
     name = getattr(error, "sqlite_errorname", None)
     return f"{name or type(error).__name__}: {error}"
+
+
+def advice(error: BaseException) -> str:
+    """Say what the operator can do about a spool that cannot be opened, or nothing."""
+    if sqlite_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return f"; {DAMAGED_ADVICE}"
+    return f"; {FOREIGN_ADVICE}" if isinstance(error, IsADirectoryError) else ""
 
 
 def refusal(error: BaseException) -> Refuse:

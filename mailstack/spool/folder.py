@@ -36,7 +36,7 @@ class SpoolFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise SpoolError(f"{self.path}: another process is using this spool") from error
+            raise SpoolError(f"{self.path}: another process is using this spool; stop it first") from error
         self._lock = lock
 
     def unlock(self) -> None:

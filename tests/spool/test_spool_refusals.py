@@ -1,0 +1,75 @@
+"""A spool that cannot be used: the refusal says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mailstack.net.batch import InlineBatch
+from mailstack.spool.backoff import Schedule
+from mailstack.spool.database import Database
+from mailstack.spool.failures import SpoolError
+from mailstack.spool.folder import SpoolFolder
+
+
+def opened(folder: Path) -> Database:
+    database = Database(folder / "spool.db", InlineBatch)
+    database.open(lambda _: None)
+    return database
+
+
+def foreign(folder: Path) -> None:
+    connection = sqlite3.connect(folder / "spool.db")
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+
+
+def newer(folder: Path) -> None:
+    opened(folder)
+    connection = sqlite3.connect(folder / "spool.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why", "advice"),
+    [
+        (lambda folder: (folder / "spool.db").write_bytes(b"garbage" * 100), "not a database", "restore it"),
+        (lambda folder: (folder / "spool.db").mkdir(), "irectory", "move it away"),
+        (foreign, "is not a spool", "move it away"),
+        (newer, "version 99", "the mailstack that wrote it"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_with_advice(
+    spoil: Callable[[Path], object], why: str, advice: str, tmp_path: Path
+) -> None:
+    spoil(tmp_path)
+
+    with pytest.raises(SpoolError) as refused:
+        opened(tmp_path)
+
+    text = str(refused.value)
+    assert str(tmp_path / "spool.db") in text
+    assert why in text
+    assert advice in text
+
+
+def test_a_second_process_is_told_to_stop_the_first(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(SpoolError, match="another process is using this spool; stop it first"):
+        SpoolFolder(tmp_path).lock()
+    os.close(lock)
+
+
+def test_a_notification_is_never_tried_longer_than_a_message() -> None:
+    schedule = Schedule(lifetime_seconds=3_600.0)
+    assert schedule.expires_at(1_000.0, has_reverse_path=False) == 4_600.0
+    assert Schedule().expires_at(0.0, has_reverse_path=False) == 2 * 86_400.0
