@@ -12,6 +12,7 @@ from typing import Final
 
 HEADER_OCTETS: Final = 262_144  # more than the 100 kB at which Postfix cuts; what lies behind it is treated as body
 MAX_FIELDS: Final = 2_000
+_FIELD_START: Final = re.compile(rb"(?:\A|\r\n)[!-9;-~]{1,200}[ \t]{0,10}:")
 
 # Where a field ends: the CRLF that is not of a fold. Both at the speed of the search, whatever a peer puts into a section.
 _END_OF_FIELD: Final = re.compile(rb"\r\n(?![ \t])")
@@ -47,3 +48,8 @@ def fields(section: bytes) -> Iterator[tuple[bytes, bytes]]:
 def count_fields(section: bytes, name: bytes) -> int:
     """Count the fields of that name (in lower case)."""
     return sum(1 for found, _ in fields(section) if found == name)
+
+
+def has_field(section: bytes) -> bool:
+    """Say whether any line looks like the start of a field; a text that somebody sends without a header section has none."""
+    return _FIELD_START.search(section) is not None

@@ -34,6 +34,7 @@ from mailstack.receive.deadline import Deadline
 from mailstack.receive.duties import Duties
 from mailstack.receive.outlet import Outlet
 from mailstack.wire.events import Pause
+from mailstack.wire.limits import LAST_WORD_SECONDS
 from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS
 from mailstack.wire.smtp_server import BEHIND_STARTTLS, SMTPServerCore
 from mailstack.wire.smtp_table import State
@@ -279,7 +280,7 @@ class ReceiverProtocol(Protocol):
             return
         self._is_closing, self._reason = True, reason
         self._duties.abort()
-        self._deadline.set(self._limits.handshake_seconds)
+        self._deadline.set(LAST_WORD_SECONDS if self._is_draining else self._limits.handshake_seconds)
         self.transport.unregisterProducer()  # a transport waits for its producer before it closes
         self.transport.loseConnection()
 

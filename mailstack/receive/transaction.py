@@ -20,7 +20,7 @@ from mailstack.doors import Transaction
 from mailstack.mail import reply as replies
 from mailstack.mail.address import Address
 from mailstack.mail.envelope import Destination, Envelope, Origin, Recipient, Service
-from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, header_section
+from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
 from mailstack.mail.trace import format_date, received_field
 from mailstack.mail.verdict import Refuse, Stage
@@ -161,8 +161,10 @@ class SpoolReception:
         )
         if self._origin.service.is_submission:
             front += self._missing_fields(section, draft.entry)
-        if head.startswith((b" ", b"\t")):
-            front += b"\r\n"  # or the peer would write on in our last field; a section cannot begin with a fold
+        if head.startswith((b" ", b"\t")) or (not head.startswith(b"\r\n") and not has_field(section)):
+            # Or the peer would write on in our last field, since no section begins with a fold; or a bare text would be taken
+            # for a header section, since ours stands in front of it.
+            front += b"\r\n"
         return draft.write(front + head)
 
     def _missing_fields(self, section: bytes, entry: str) -> bytes:

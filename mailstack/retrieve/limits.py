@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LAST_WORD_SECONDS = 5.0
+"""How long a client may take to read why we leave, and to end its TLS, when we are told to stop."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class POP3Limits:

@@ -24,6 +24,7 @@ from mailstack import events
 from mailstack.mail.maildrop import MaildropLocked
 from mailstack.retrieve.flow import Flow
 from mailstack.retrieve.interfaces import IMaildrop
+from mailstack.retrieve.limits import LAST_WORD_SECONDS
 from mailstack.retrieve.mailbox import MailboxMaildrop
 from mailstack.retrieve.session import Duty, MaildropSession, OpenMaildrop
 from mailstack.retrieve.settle import settled
@@ -330,7 +331,8 @@ class POP3Protocol(Protocol):
         self._is_closing, self._end = True, reason
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = self._clock.callLater(self._limits.stalled_seconds, self._abort, reason)
+        patience = LAST_WORD_SECONDS if self._is_draining else self._limits.stalled_seconds
+        self._timer = self._clock.callLater(patience, self._abort, reason)
         self._flow.release()
         self.transport.unregisterProducer()  # a transport waits for its producer before it closes
         self.transport.loseConnection()

@@ -14,6 +14,7 @@ RECIPIENTS: Final = 1_000  # RFC 5321 §4.5.3.1.8: at least 100
 HOPS: Final = 50  # RFC 5321 §6.3: at least 100 suggested; Postfix allows 50
 MESSAGE_OCTETS: Final = 52_428_800  # 50 MiB
 DISCARDED_OCTETS: Final = 131_072  # of one over-long command line, before the session ends
+LAST_WORD_SECONDS: Final = 5.0  # for a peer to read our 421 and to end its TLS, when we are told to stop
 CLOSE_AT_TIMES_SIZE: Final = 2  # a content is read to its end up to so many times the limit
 
 

@@ -113,6 +113,22 @@ class FoldTests(SynchronousTestCase):
         [(_, content)] = house.intake.accepted
         self.assertTrue(content.endswith(b"\r\n\r\n by evil\r\n\r\nb\r\n"))
 
+    def test_a_bare_text_is_not_taken_for_a_header_section(self) -> None:
+        for text in ("Hello world", "", "first\r\nsecond line: no field"):
+            house, session = in_transaction()
+            session.say(RCPT, "DATA", f"{text}\r\n." if text else ".")
+            [(_, content)] = house.intake.accepted
+            head, _, body = content.partition(b"\r\n\r\n")
+            self.assertTrue(head.startswith(b"Received: "))
+            self.assertEqual(f"{text}\r\n".encode() if text else b"", body)
+
+    def test_a_header_section_behind_a_line_of_a_mailbox_file_stays_one(self) -> None:
+        house, session = in_transaction()
+        session.say(RCPT, "DATA", "From a@b.c Mon Jan 1\r\nSubject: x\r\n\r\nbody\r\n.")
+        [(_, content)] = house.intake.accepted
+        self.assertIn(b"\r\nFrom a@b.c Mon Jan 1\r\nSubject: x\r\n\r\nbody\r\n", content)
+        self.assertEqual(b"body\r\n", content.partition(b"\r\n\r\n")[2])
+
     def test_it_does_not_continue_the_field_of_a_delivery(self) -> None:
         delivery = OneMessage()
         _, session = in_transaction(service=Service.SMTP, intake=None, router=None, delivery=delivery)

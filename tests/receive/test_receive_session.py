@@ -14,7 +14,7 @@ from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
 from mailstack.mail.verdict import Refuse, defer, reject
 from mailstack.receive.factory import ReceiverFactory, _peer_key, peer_address
-from mailstack.wire.limits import BareNewline, Limits
+from mailstack.wire.limits import LAST_WORD_SECONDS, BareNewline, Limits
 
 TO_DATA = ("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.org>", "DATA")
 MESSAGE = "Subject: x\r\n\r\ntext\r\n."
@@ -415,6 +415,16 @@ class DrainTests(SynchronousTestCase):
         self.successResultOf(house.factory.drain())
         self.assertTrue(session.transport.aborted)
         self.assertIsNone(house.factory.buildProtocol(None))
+
+    def test_who_does_not_read_the_last_word_is_not_waited_for_long(self) -> None:
+        house = House()
+        session = house.connect()
+        session.transport.loseConnection = lambda: None  # its buffers are full, or its TLS does not end
+        drained = house.factory.drain()
+        house.clock.advance(LAST_WORD_SECONDS - 0.1)
+        self.assertNoResult(drained)
+        house.clock.advance(0.2)
+        self.assertTrue(session.transport.aborted)
 
     def test_a_slow_command_ends_first(self) -> None:
         house, session = at(1)
