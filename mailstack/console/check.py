@@ -53,7 +53,7 @@ def find_problems(path: Path, settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong around a configuration that is sound in itself. Reads files, changes none."""
     from mailstack.settings import problem_at
 
-    for find in (_certificate, _folders, _people, _policies):
+    for find in (_certificate, _folders, _spool, _people, _policies):
         for key, reason in find(settings):
             yield problem_at(path, key, reason)
 
@@ -102,6 +102,19 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             f"{marker} does not exist, so no mail is delivered: is a disk not mounted? "
             f"If the folder is meant to be new: mkdir -m 700 -p {marker.parent} && touch {marker}",
         )
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    from mailstack.spool.inspection import find_problem
+
+    if not settings.spool_folder.is_dir():
+        return  # the start makes it, or `_folders` has said what is there
+    try:
+        problem = find_problem(settings.spool_folder)
+    except OSError as error:
+        problem = f"{error.filename or settings.spool_folder} cannot be read: {error.strerror}"
+    if problem is not None:
+        yield "folder", problem
 
 
 def _people(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""A spool that cannot be used: the refusal says what is wrong and what to do."""
+"""A spool that cannot be used: found before the start, and told so that the operator knows what to do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mailstack.spool.backoff import Schedule
 from mailstack.spool.database import Database
 from mailstack.spool.failures import SpoolError
 from mailstack.spool.folder import SpoolFolder
+from mailstack.spool.inspection import find_problem
 
 
 def opened(folder: Path) -> Database:
@@ -47,18 +48,51 @@ def newer(folder: Path) -> None:
         (newer, "version 99", "the mailstack that wrote it"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused_with_advice(
+def test_a_database_that_cannot_be_used_is_found_and_refused_with_advice(
     spoil: Callable[[Path], object], why: str, advice: str, tmp_path: Path
 ) -> None:
     spoil(tmp_path)
 
+    found = find_problem(tmp_path)
     with pytest.raises(SpoolError) as refused:
         opened(tmp_path)
 
-    text = str(refused.value)
-    assert str(tmp_path / "spool.db") in text
-    assert why in text
-    assert advice in text
+    for text in (str(found), str(refused.value)):
+        assert str(tmp_path / "spool.db") in text
+        assert why in text
+        assert advice in text
+
+
+@pytest.mark.parametrize("name", ["content", "lock"])
+def test_what_is_in_the_place_of_a_part_is_found(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"")
+
+    assert str(tmp_path / name) in str(find_problem(tmp_path))
+    with pytest.raises(SpoolError):
+        SpoolFolder(tmp_path).lock()
+
+
+def test_a_spool_in_any_good_state_has_no_problem(tmp_path: Path) -> None:
+    assert find_problem(tmp_path / "none") is None
+    assert find_problem(tmp_path) is None
+    (tmp_path / "spool.db").touch()  # died between making the file and filling it
+    assert find_problem(tmp_path) is None
+    database = opened(tmp_path)  # what is in it is in the WAL only
+    assert find_problem(tmp_path) is None
+    database._drop()
+    (tmp_path / "content").mkdir()
+    (tmp_path / "lock").touch()
+    assert find_problem(tmp_path) is None
+
+
+def test_looking_at_a_spool_changes_nothing_and_takes_no_lock(tmp_path: Path) -> None:
+    database = opened(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    assert find_problem(tmp_path) is None
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    database._drop()
 
 
 def test_a_second_process_is_told_to_stop_the_first(tmp_path: Path) -> None:
