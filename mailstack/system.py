@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.compose import Composition, Mail, RefusedError
+from mailstack.directory.records import DirectoryError
 from mailstack.mail.envelope import Service
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import Bound, ListenError, bind, serve
@@ -84,8 +85,9 @@ class MailSystem(TwistedService):
         parts.passwords.start()
         parts.disk.start()
         try:
+            parts.directory.load()
             parts.spool.open()
-        except SpoolError as error:
+        except (DirectoryError, SpoolError) as error:
             _refuse_start(error)
         parts.deliveries.start()
         # First what a crash may have left half-way: what a user deletes must not be delivered again behind his back.

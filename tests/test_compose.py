@@ -188,6 +188,13 @@ class RunningTests(TestCase):
         with pytest.raises(SystemExit, match=f"mailstack: .*port {taken.port}: Address already in use"):
             self.begin()
 
+    def test_a_directory_that_cannot_be_read_refuses_the_start(self) -> None:
+        file = self.installation.folder / "directory.db"
+        for spoil in (file.unlink, lambda: file.write_bytes(b"no database, this")):
+            spoil()
+            with pytest.raises(SystemExit, match=r"mailstack: .*directory\.db"):
+                self.begin()
+
     def test_a_spool_has_one_owner(self) -> None:
         system = self.begin()
         with pytest.raises(SystemExit, match=r"mailstack: .*spool"):

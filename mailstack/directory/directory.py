@@ -64,6 +64,14 @@ class Directory:
         self._failed_last = 0.0
         self._failure = ""
 
+    def load(self) -> None:
+        """
+        Read the file at once, before the first question; blocks.
+
+        Raises:  DirectoryError: it cannot be read; the message says what to do.
+        """
+        self._have_read(read_snapshot(self._path, self._watch))
+
     async def is_local_domain(self, domain: str) -> bool:
         """Say whether mail for the domain (in lower case, as in an Address) is delivered here."""
         return domain in (await self._current()).domains
