@@ -62,7 +62,7 @@ class Host(Protocol):
                 self.contents.append(head + b"\r\n" if head != b"." else b"")
                 self.answer("dot", "")
                 continue
-            line = head.decode()
+            line = head.decode("latin-1")
             self.lines.append(line)
             verb, _, argument = line.partition(" ")
             if self.answer(verb, argument) and verb == "DATA":
