@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +17,7 @@ from mailstack.mail.reply import format_reply
 from mailstack.receive.ports import Intake, Judge, Router, Start
 from mailstack.receive.protocol import ReceiverProtocol
 from mailstack.receive.transaction import Desk
+from mailstack.sessions import Sessions, peer_address
 from mailstack.wire.limits import Limits
 from mailstack.wire.smtp_table import Role
 
@@ -80,10 +79,7 @@ class ReceiverFactory(smtp.SMTPFactory):
         self._intake = intake
         self._router = router
         self._session_names = session_names
-        self._sessions: set[ReceiverProtocol] = set()
-        self._peers: Counter[str] = Counter()
-        self._drained: list[Deferred[None]] = []
-        self._is_draining = False
+        self._sessions: Sessions[ReceiverProtocol] = Sessions()
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -106,25 +102,19 @@ class ReceiverFactory(smtp.SMTPFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Make a session, or what says that there are too many."""
         peer = peer_address(addr)
-        if self._is_draining or self._is_full(peer):
+        limits = self.limits
+        has_room = self._sessions.has_room(peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
+        if self._sessions.is_draining or not has_room:
             # With implicit TLS a word would cost a handshake.
-            return None if self.service.is_implicit_tls else _Refusal(self._is_draining)
+            return None if self.service.is_implicit_tls else _Refusal(self._sessions.is_draining)
         session: ReceiverProtocol = super().buildProtocol(addr)  # type: ignore[no-untyped-call]  # as above
         session.prepare(self._session_names(), peer)
-        self._sessions.add(session)
-        self._peers[_peer_key(peer)] += 1
+        self._sessions.add(session, peer)
         return session
 
     def forget(self, session: ReceiverProtocol) -> None:
         """Take note that a session has ended."""
-        if session not in self._sessions:
-            return
-        self._sessions.discard(session)
-        key = _peer_key(session.peer)
-        self._peers[key] -= 1
-        if self._peers[key] <= 0:
-            del self._peers[key]
-        self._settle()
+        self._sessions.remove(session)
 
     def drain(self) -> Deferred[None]:
         """
@@ -132,29 +122,11 @@ class ReceiverFactory(smtp.SMTPFactory):
 
         Shape:   fires when the last has ended and nothing is being committed; who still connects gets 421.
         """
-        self._is_draining = True
-        for session in list(self._sessions):
-            session.drain()
-        over: Deferred[None] = Deferred()
-        self._drained.append(over)
-        self._settle()
-        return over
+        return self._sessions.drain()
 
     def abort_all(self) -> None:
         """Drop all connections; what has had its dot is still committed."""
-        for session in list(self._sessions):
-            session.abort()
-
-    def _is_full(self, peer: str) -> bool:
-        if len(self._sessions) >= self.limits.sessions:
-            return True
-        return bool(peer) and self._peers[_peer_key(peer)] >= self.limits.sessions_per_peer
-
-    def _settle(self) -> None:
-        if self._is_draining and not self._sessions:
-            drained, self._drained = self._drained, []
-            for over in drained:
-                over.callback(None)
+        self._sessions.abort_all()
 
 
 class _Refusal(Protocol):
@@ -167,22 +139,3 @@ class _Refusal(Protocol):
         assert self.transport is not None
         self.transport.write(format_reply(self._reply))
         self.transport.loseConnection()
-
-
-def peer_address(addr: IAddress | None) -> str:
-    """Return the peer's IP address, an IPv4 one as such even where the socket is of both kinds; "" for a UNIX socket."""
-    host = str(getattr(addr, "host", "") or "").partition("%")[0]
-    if host.startswith("::ffff:"):
-        mapped = ipaddress.IPv6Address(host).ipv4_mapped
-        return str(mapped) if mapped is not None else host
-    return host
-
-
-def _peer_key(host: str) -> str:
-    """Return what counts as one peer: an IPv4 address, or the /64 that one IPv6 customer has at least."""
-    if ":" not in host:
-        return host
-    try:
-        return str(ipaddress.IPv6Network((int(ipaddress.IPv6Address(host)) >> 64 << 64, 64)))
-    except ValueError:
-        return host

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,6 +13,7 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from mailstack.mail.envelope import Service
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.protocol import POP3Protocol
+from mailstack.sessions import Sessions, peer_address
 from mailstack.wire.pop3_commands import TOO_MANY_CONNECTIONS, format_pop3_reply
 
 
@@ -49,10 +48,7 @@ class POP3Factory(ServerFactory):
         self.require_tls = require_tls
         self.limits = limits or POP3Limits()
         self._session_names = session_names
-        self._sessions: set[POP3Protocol] = set()
-        self._peers: Counter[str] = Counter()
-        self._drained: list[Deferred[None]] = []
-        self._is_draining = False
+        self._sessions: Sessions[POP3Protocol] = Sessions()
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -60,26 +56,19 @@ class POP3Factory(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Make a session, or what says that there are too many."""
-        if self._is_draining:
+        if self._sessions.is_draining:
             return None
-        peer = str(getattr(addr, "host", ""))
-        key = _peer_key(peer)
-        if len(self._sessions) >= self.limits.sessions or self._peers[key] >= self.limits.sessions_per_peer:
+        peer, limits = peer_address(addr), self.limits
+        if not self._sessions.has_room(peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer):
             # With implicit TLS a word would cost a handshake.
             return None if self.service.is_implicit_tls else _Refusal()
         session = POP3Protocol(self, self._session_names(), peer)
-        self._sessions.add(session)
-        self._peers[key] += 1
+        self._sessions.add(session, peer)
         return session
 
     def forget(self, session: POP3Protocol) -> None:
         """Take note that a session has ended."""
-        self._sessions.discard(session)
-        key = _peer_key(session.peer)
-        self._peers[key] -= 1
-        if self._peers[key] <= 0:
-            del self._peers[key]
-        self._settle()
+        self._sessions.remove(session)
 
     def drain(self) -> Deferred[None]:
         """
@@ -87,24 +76,11 @@ class POP3Factory(ServerFactory):
 
         Shape:   fires when the last has ended; connections that still come are dropped.
         """
-        self._is_draining = True
-        for session in list(self._sessions):
-            session.drain()
-        over: Deferred[None] = Deferred()
-        self._drained.append(over)
-        self._settle()
-        return over
+        return self._sessions.drain()
 
     def abort_all(self) -> None:
         """Drop all connections."""
-        for session in list(self._sessions):
-            session.abort()
-
-    def _settle(self) -> None:
-        if self._is_draining and not self._sessions:
-            drained, self._drained = self._drained, []
-            for over in drained:
-                over.callback(None)
+        self._sessions.abort_all()
 
 
 class _Refusal(Protocol):
@@ -114,14 +90,3 @@ class _Refusal(Protocol):
         assert self.transport is not None
         self.transport.write(format_pop3_reply(TOO_MANY_CONNECTIONS))
         self.transport.loseConnection()
-
-
-def _peer_key(host: str) -> str:
-    """Return what counts as one peer: an IPv4 address, or the /64 that one IPv6 customer has at least."""
-    if ":" not in host:
-        return host
-    try:
-        address = ipaddress.IPv6Address(host.partition("%")[0])
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))

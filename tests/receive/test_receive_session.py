@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from receive_fakes import House, Session
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
 from mailstack.mail.verdict import Refuse, defer, reject
-from mailstack.receive.factory import ReceiverFactory, _peer_key, peer_address
 from mailstack.wire.limits import LAST_WORD_SECONDS, BareNewline, Limits
 
 TO_DATA = ("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.org>", "DATA")
@@ -462,28 +462,13 @@ class CapTests(SynchronousTestCase):
             self.assertIsNotNone(house.factory.buildProtocol(UNIXAddress(b"/x")))
         self.assertEqual(3, len(house.factory))
 
-    def test_wrong_arguments(self) -> None:
-        self.assertRaises(ValueError, House, Service.POP3)
-        self.assertRaises(ValueError, House, router=None)
-
-
-class TestPeers:
-    def test_addresses(self) -> None:
-        assert peer_address(IPv6Address("TCP", "::ffff:192.0.2.1", 1)) == "192.0.2.1"
-        assert peer_address(IPv6Address("TCP", "fe80::1%eth0", 1)) == "fe80::1"
-        assert peer_address(IPv4Address("TCP", "192.0.2.1", 1)) == "192.0.2.1"
-        assert peer_address(UNIXAddress(b"/run/x")) == ""
-        assert peer_address(None) == ""
-
-    def test_keys(self) -> None:
-        assert _peer_key("2001:db8::1") == _peer_key("2001:db8::ffff:1")
-        assert _peer_key("2001:db8::1") != _peer_key("2001:db8:0:1::1")
-        assert _peer_key("192.0.2.1") == "192.0.2.1"
-        assert _peer_key("no:address") == "no:address"
-
     def test_what_smtp_factory_sets_is_set(self) -> None:
         house = House(portal=object())
         session = house.connect()
         assert session.protocol.host == b"mx.example.org"
         assert session.protocol.portal is house.factory.portal
-        assert isinstance(house.factory, ReceiverFactory)
+        assert isinstance(house.factory, smtp.SMTPFactory)
+
+    def test_wrong_arguments(self) -> None:
+        self.assertRaises(ValueError, House, Service.POP3)
+        self.assertRaises(ValueError, House, router=None)

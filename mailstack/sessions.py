@@ -1,0 +1,99 @@
+"""
+The sessions of a service: counted for each peer, kept within caps, and ended together.
+
+Used by the factories of `receive` and `retrieve`; knows nothing of either's protocol.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from typing import Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+
+
+class Session(Protocol):
+    """What a session must be able to do."""
+
+    def drain(self) -> None:
+        """End as soon as nothing is running that would be cut off."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+S = TypeVar("S", bound=Session)
+
+
+class Sessions(Generic[S]):
+    """The sessions that are open."""
+
+    def __init__(self) -> None:
+        self._peers: dict[S, str] = {}
+        self._counts: Counter[str] = Counter()
+        self._drained: list[Deferred[None]] = []
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def has_room(self, peer: str, *, most: int, most_per_peer: int) -> bool:
+        """Say whether one more is within the caps; who has no address (a UNIX socket) has no cap of his own."""
+        return len(self._peers) < most and (not peer or self._counts[peer_key(peer)] < most_per_peer)
+
+    def add(self, session: S, peer: str) -> None:
+        """Take note of a session that begins."""
+        key = self._peers[session] = peer_key(peer)
+        self._counts[key] += 1
+
+    def remove(self, session: S) -> None:
+        """Take note that it has ended; may be said again."""
+        key = self._peers.pop(session, None)
+        if key is None:
+            return
+        self._counts[key] -= 1
+        if not self._counts[key]:
+            del self._counts[key]
+        self._settle()
+
+    def drain(self) -> Deferred[None]:
+        """Let all of them end; the Deferred fires when the last has. None should be added from now on."""
+        self.is_draining = True
+        for session in list(self._peers):
+            session.drain()
+        over: Deferred[None] = Deferred()
+        self._drained.append(over)
+        self._settle()
+        return over
+
+    def abort_all(self) -> None:
+        """End all of them at once."""
+        for session in list(self._peers):
+            session.abort()
+
+    def _settle(self) -> None:
+        if self.is_draining and not self._peers:
+            drained, self._drained = self._drained, []
+            for over in drained:
+                over.callback(None)
+
+
+def peer_address(address: IAddress | None) -> str:
+    """Return a peer's IP address, an IPv4 one as such even where the socket is of both kinds; "" for a UNIX socket."""
+    host = str(getattr(address, "host", "") or "").partition("%")[0]
+    if host.startswith("::ffff:"):
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        return str(mapped) if mapped is not None else host
+    return host
+
+
+def peer_key(host: str) -> str:
+    """Return what counts as one peer: an IPv4 address, or the /64 that one IPv6 customer has at least."""
+    if ":" not in host:
+        return host
+    try:
+        return str(ipaddress.IPv6Network((int(ipaddress.IPv6Address(host)) >> 64 << 64, 64)))
+    except ValueError:
+        return host
