@@ -135,10 +135,12 @@ class ReceiverProtocol(Protocol):
     def drain(self) -> None:
         """End as soon as no transaction is running."""
         self._is_draining = True
-        if not self._is_running and not self._is_handshaking:
-            self._wake()
-        elif self._is_handshaking:
+        if self._is_handshaking:
             self._abort("shutting down")
+        elif self._is_closing and not self._is_lost:
+            self._deadline.set(LAST_WORD_SECONDS)
+        elif not self._is_running:
+            self._wake()
 
     def abort(self) -> None:
         """End at once."""

@@ -120,6 +120,8 @@ class POP3Protocol(Protocol):
     def drain(self) -> None:
         """End as soon as no command is in progress."""
         self._is_draining = True
+        if self._is_closing and self._timer is not None and self._timer.active():
+            self._timer.reset(LAST_WORD_SECONDS)
         self._advance()
 
     def abort(self) -> None:

@@ -426,6 +426,17 @@ class DrainTests(SynchronousTestCase):
         house.clock.advance(0.2)
         self.assertTrue(session.transport.aborted)
 
+    def test_who_has_said_quit_and_stays_is_not_waited_for_long_either(self) -> None:
+        house = House()
+        session = house.connect()
+        session.transport.loseConnection = lambda: None
+        session.say("QUIT")
+        drained = house.factory.drain()
+        house.clock.advance(LAST_WORD_SECONDS - 0.1)
+        self.assertNoResult(drained)
+        house.clock.advance(0.2)
+        self.assertTrue(session.transport.aborted)
+
     def test_a_slow_command_ends_first(self) -> None:
         house, session = at(1)
         waiting: Deferred[None] = Deferred()

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
 from mailstack.mail.envelope import Service
-from mailstack.retrieve.limits import POP3Limits
+from mailstack.retrieve.limits import LAST_WORD_SECONDS, POP3Limits
 
 SMALL = b"a: b\r\n\r\nx\r\n"
 LARGE = b"y" * 49_999_998 + b"\r\n"
@@ -145,6 +145,20 @@ def test_draining_ends_every_session_after_its_command_and_removes_nothing(name:
     assert client.was_closed
     assert over == [None]
     assert house.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("last", [b"", b"QUIT\r\n"])
+def test_who_does_not_close_after_the_last_word_is_not_waited_for_long(last: bytes) -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    client.loseConnection = lambda: None  # type: ignore[method-assign]  # its TLS does not end
+    if last:
+        client.say(last)
+    house.factory.drain()
+    house.clock.advance(LAST_WORD_SECONDS - 0.1)
+    assert not client.was_aborted
+    house.clock.advance(0.2)
+    assert client.was_aborted
 
 
 def test_draining_lets_a_quit_in_progress_remove() -> None:
