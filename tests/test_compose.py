@@ -119,6 +119,24 @@ class RunningTests(TestCase):
         self.assertTrue(to_bob.startswith(b"Return-Path: <sales@example.test>\r\nDelivered-To: bob@example.test\r\n"))
         self.assertIn(b"\r\nMessage-ID: <", to_bob)
 
+    async def test_lmtp_answers_for_each_recipient(self) -> None:
+        self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))
+        system = self.begin()
+        replies = await deferToThread(self._hand_over)
+        await system.stopService()
+        self.assertEqual([250, 550, 250, 250, 250], replies)
+        self.assertEqual((1, 1), (self.installation.delivered(ALICE), self.installation.delivered(BOB)))
+
+    def _hand_over(self) -> list[int]:
+        with smtplib.LMTP("127.0.0.1", self.ports["lmtp"], timeout=20) as client:
+            client.ehlo()
+            client.mail("carol@remote.test")
+            replies = [client.rcpt(each)[0] for each in (ALICE, "nobody@example.test", BOB)]
+            client.putcmd("data")
+            assert client.getreply()[0] == 354
+            client.send(CONTENT.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+            return [*replies, client.getreply()[0], client.getreply()[0]]
+
     async def test_what_was_there_is_there_after_a_restart(self) -> None:
         system = self.begin()
         await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", BOB)
