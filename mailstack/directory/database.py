@@ -141,7 +141,7 @@ class Watch:
         found = os.stat(self._path)  # noqa: PTH116 (on the road of every command; Path.stat costs more)
         if self._descriptor is None or (found.st_dev, found.st_ino) != self._identity:
             self._open()
-            found = os.stat(self._path)  # noqa: PTH116
+            found = os.stat(self._path)  # noqa: PTH116 (as above)
         assert self._descriptor is not None
         counter = os.pread(self._descriptor, _COUNTER_OCTETS, _COUNTER_OFFSET)
         return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, counter)

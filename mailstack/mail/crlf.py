@@ -9,6 +9,17 @@ would take for a line end must be one for us too, or a stored `CR . CR LF` could
 from __future__ import annotations
 
 
+def has_bare_newline(octets: bytes) -> bool:
+    """Say whether a CR or LF stands alone; the octets must not begin or end inside a CRLF."""
+    pairs = octets.count(b"\r\n")
+    return octets.count(b"\n") != pairs or octets.count(b"\r") != pairs
+
+
+def normalise_newlines(octets: bytes) -> bytes:
+    """Make every bare CR and bare LF a CRLF; the octets must not begin or end inside a CRLF."""
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
 class CRLFNormaliser:
     """Turns every line end into CRLF and adds one at the end of a last line that has none; takes chunks split anywhere."""
 
@@ -27,9 +38,8 @@ class CRLFNormaliser:
             octets = octets[:-1]
         if not octets:
             return b""
-        pairs = octets.count(b"\r\n")
-        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
-            octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        if has_bare_newline(octets):
+            octets = normalise_newlines(octets)
         self._in_line = not octets.endswith(b"\n")
         return octets
 

@@ -14,18 +14,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from mailstack.mail.crlf import has_bare_newline, normalise_newlines
+
 _END: Final = b"\r\n.\r\n"
-
-
-def has_bare_newline(octets: bytes) -> bool:
-    """Say whether a CR or LF stands alone; the octets must not begin or end inside a CRLF."""
-    pairs = octets.count(b"\r\n")
-    return octets.count(b"\n") != pairs or octets.count(b"\r") != pairs
-
-
-def normalise_newlines(octets: bytes) -> bytes:
-    """Make every bare CR and bare LF a CRLF; the octets must not begin or end inside a CRLF."""
-    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
 
 class DotStuffer:

@@ -38,7 +38,6 @@ SASL_MECHANISM: Final = re.compile(rb"[A-Za-z0-9_-]{1,20}\Z")
 # xtext = *( xchar / hexchar ) (RFC 3461 §4)
 _XTEXT: Final = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+\Z")
 _HEXCHAR: Final = re.compile(rb"\+([0-9A-F]{2})")
-_TO_ENCODE: Final = re.compile(rb"[^!-*,-<>-~]")
 
 
 def decode_xtext(octets: bytes) -> bytes | None:
@@ -47,8 +46,3 @@ def decode_xtext(octets: bytes) -> bytes | None:
         return None
     decoded = _HEXCHAR.sub(lambda found: bytes([int(found[1], 16)]), octets)
     return None if CONTROL.search(decoded) else decoded
-
-
-def encode_xtext(octets: bytes) -> bytes:
-    """Encode as xtext (RFC 3461 §4)."""
-    return _TO_ENCODE.sub(lambda found: b"+%02X" % found[0][0], octets)

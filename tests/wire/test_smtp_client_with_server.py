@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from smtp_dialogue import Session as Server
 
 from mailstack.mail.address import Address, parse_address
-from mailstack.wire.dots import normalise_newlines
+from mailstack.mail.crlf import normalise_newlines
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.limits import Limits
 from mailstack.wire.smtp_client import SMTPClientCore

@@ -15,7 +15,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.reply import Reply
 from mailstack.wire.errors import LocalProtocolError, SaslMalformedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS
-from mailstack.wire.grammar import decode_xtext, encode_xtext
+from mailstack.wire.grammar import decode_xtext
 from mailstack.wire.limits import Limits
 from mailstack.wire.sasl import LoginExchange, PlainExchange, login_responses, plain_initial_response
 from mailstack.wire.smtp_commands import Command, ContentChunk, ContentEnd, Data, Mail, Rcpt, Refused, Verb, parse_command
@@ -188,7 +188,7 @@ class TestValues:
         assert parse_command(b"DATA   ") == Command(Verb.DATA)
 
     def test_xtext(self) -> None:
-        assert decode_xtext(encode_xtext(b"a+b=c d\xff")) == b"a+b=c d\xff"
+        assert decode_xtext(b"a+2Bb+3Dc+20d+FF") == b"a+b=c d\xff"
         assert decode_xtext(b"a+0D") is None
         assert decode_xtext(b"a+0d") is None
         assert decode_xtext(b"a b") is None

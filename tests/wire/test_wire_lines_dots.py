@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from mailstack.wire.dots import DotStuffer, DotUnstuffer, has_bare_newline, normalise_newlines
+from mailstack.mail.crlf import has_bare_newline, normalise_newlines
+from mailstack.wire.dots import DotStuffer, DotUnstuffer
 from mailstack.wire.lines import TOO_LONG, LineBuffer
 
 ALPHABET = (b"\r", b"\n", b".", b"a")
