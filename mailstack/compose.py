@@ -123,6 +123,7 @@ class Composition:
     async def close(self) -> None:
         """End everything, when no session is left."""
         await self.spool.close()
+        await self._relay.close()
         await self.deliveries.stop()
         await self.supervisor.stop()
         self.directory.close()
@@ -138,6 +139,7 @@ class Composition:
         judge, relay = self._make_judge(settings), self._make_relay(settings)
         if self.certificates is not None:
             self.certificates.load()
+        self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay = settings, judge, relay
 
     def make_factory(self, service: Service) -> Mail:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay_house import CLOSE, HANG, OnDisk, delivery
+from relay_house import CLOSE, HANG, NOTHING_KEPT, OnDisk, delivery
 from relay_servers import Served, certificate
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -48,7 +48,7 @@ class Case(TestCase):
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
         )
         tcp = TCPConnect(reactor, 2.0, more.pop("local_address", None))
-        settings = RelaySettings(port=port or served.number, allow_private=True, **more)
+        settings = RelaySettings(port=port or served.number, allow_private=True, **{"idle": NOTHING_KEPT, **more})
 
         def connect(hop, port, factory):
             return tcp(hop, served.number, factory)
