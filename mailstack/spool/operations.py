@@ -281,8 +281,9 @@ class MakeDue(_Reads):
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """What waits: recipients in all, those due by now, and entries set aside."""
+    """What waits: entries and recipients in all, recipients due by now, and entries set aside."""
 
+    entries: int
     waiting_recipients: int
     due_recipients: int
     corrupt_entries: int
@@ -300,6 +301,7 @@ class Count(_Reads):
             *(
                 connection.execute(query, parameters).fetchone()[0]
                 for query, parameters in (
+                    ("SELECT count(DISTINCT entry) FROM recipient WHERE due_at IS NOT NULL", ()),
                     ("SELECT count(*) FROM recipient WHERE due_at IS NOT NULL", ()),
                     ("SELECT count(*) FROM recipient WHERE due_at <= ?", (self.now,)),
                     ("SELECT count(*) FROM entry WHERE state = 'corrupt'", ()),

@@ -24,18 +24,30 @@ SQLite's matter: a transaction is there or not. Files whose names are no identif
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.operations import set_aside
 
+COUNTED_ENTRIES: Final = 10_000
+
+IN_FILES: Final = "SELECT number, content_octets, state FROM entry WHERE content IS NULL"
+WAITING: Final = "SELECT count(*) FROM (SELECT DISTINCT entry FROM recipient WHERE due_at IS NOT NULL LIMIT ?)"
+LAST_NUMBER: Final = "SELECT max(number) FROM entry"
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What the spool held: entries in it, those set aside just now, files removed, and the highest identifier."""
+    """
+    What the spool held: entries in it, those set aside just now, files removed, and the highest identifier.
+
+    Shape:  `entries` is at most COUNTED_ENTRIES, which then stands for more: to count a million takes longer than the start.
+    """
 
     entries: int
     set_aside: list[tuple[int, str]]
@@ -49,15 +61,16 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
 
     Raises:  sqlite3.Error, OSError: the disk failed; a damaged entry is no reason.
     """
-    found = {path.name: path for path in folder.iterdir() if parse_name(path.name) is not None}
+    with os.scandir(folder) as listing:  # numbers, not paths: there may be very many
+        found = {number for each in listing if (number := parse_name(each.name)) is not None}
     damaged: list[tuple[int, str]] = []
-    for number, octets, state in connection.execute(
-        "SELECT number, content_octets, state FROM entry WHERE content IS NULL"
-    ).fetchall():
-        path = found.pop(format_number(number), None)
+    for number, octets, state in connection.execute(IN_FILES):
+        is_there = number in found
+        found.discard(number)
         if state == "corrupt":
             continue
-        size = path.stat().st_size if path is not None and path.is_file() else None
+        path = folder / format_number(number)
+        size = path.stat().st_size if is_there and path.is_file() else None
         if size != octets:
             damaged.append((number, "the content is missing" if size is None else f"the content has {size} of {octets} octets"))
     connection.execute("BEGIN IMMEDIATE")
@@ -65,12 +78,10 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
         set_aside(connection, number)
     connection.execute("COMMIT")
     removed = 0
-    for path in found.values():
+    for number in found:
         with suppress(IsADirectoryError, PermissionError):
-            path.unlink()
+            (folder / format_number(number)).unlink()
             removed += 1
-    entries = connection.execute(
-        "SELECT count(*) FROM (SELECT DISTINCT entry FROM recipient WHERE due_at IS NOT NULL)"
-    ).fetchone()[0]
-    last_number = connection.execute("SELECT max(number) FROM entry").fetchone()[0] or 0
+    entries = connection.execute(WAITING, (COUNTED_ENTRIES,)).fetchone()[0]
+    last_number = connection.execute(LAST_NUMBER).fetchone()[0] or 0
     return Recovered(entries, damaged, removed, last_number)

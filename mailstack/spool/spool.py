@@ -115,7 +115,6 @@ class Spool:
             self._folder.unlock()
             raise
         self._identifiers.start_after(found.last_number)
-        self.runner.entries = found.entries
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         events.spool_recovered(found.entries, found.removed_files)
@@ -126,7 +125,7 @@ class Spool:
         """Count what is in the spool."""
         rows = await self._database.do(Count(self._clock.seconds()))
         return SpoolCounts(
-            entries=self.runner.entries,
+            entries=rows.entries,
             waiting_recipients=rows.waiting_recipients,
             due_recipients=rows.due_recipients,
             corrupt_entries=rows.corrupt_entries,
