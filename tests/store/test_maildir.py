@@ -16,7 +16,7 @@ from sim_file_system import FailingFileSystem, SimFile, SimFileSystem, SimFolder
 from mailstack.store import maildir
 from mailstack.store.durable import OSFileSystem
 from mailstack.store.folders import MailFolder, prepare_root
-from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, Maildirs, MailRootError
+from mailstack.store.maildir import BY_FILE_SECONDS, SLOW_SECONDS, AlreadyThere, Delivered, MaildirItem, Maildirs, MailRootError
 from mailstack.store.names import delivery_key, delivery_name
 
 ALICE = "alice@example.org"
@@ -62,13 +62,19 @@ def repeated(items: list[MaildirItem]) -> list[MaildirItem]:
     ]
 
 
+class FileByFile(OSFileSystem):
+    """Knows no syncfs."""
+
+    can_sync_system = False
+
+
 class RealWorld:
     """A mail root in a temporary folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, by_system: bool = True) -> None:
         self.root = path / "mail"
         prepare_root(self.root)
-        self.file_system: Any = OSFileSystem()
+        self.file_system: Any = OSFileSystem() if by_system else FileByFile()
         self.restart()
 
     def restart(self) -> None:
@@ -99,9 +105,9 @@ class RealWorld:
 class SimWorld:
     """The same in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_system: bool = True) -> None:
         self.root = Path("/mail")
-        self.file_system: Any = SimFileSystem()
+        self.file_system: Any = SimFileSystem(can_sync_system=by_system)
         self.sim = self.file_system
         self.restart()
 
@@ -134,9 +140,10 @@ class SimWorld:
         return self.sim.open_handles
 
 
-@pytest.fixture(params=["real", "sim"])
+@pytest.fixture(params=["real", "sim", "real file by file", "sim file by file"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> RealWorld | SimWorld:
-    return RealWorld(tmp_path) if request.param == "real" else SimWorld()
+    by_system = "file by file" not in request.param
+    return RealWorld(tmp_path, by_system) if "real" in request.param else SimWorld(by_system)
 
 
 @pytest.fixture
@@ -318,16 +325,18 @@ class TestFailure:
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("may_repeat", [False, True])
-    def test_every_call_that_can_fail(self, tmp_path: Path, number: int, may_repeat: bool) -> None:
-        fail_everywhere(lambda step: RealWorld(tmp_path / str(step)), number, may_repeat)
+    @pytest.mark.parametrize("by_system", [False, True])
+    def test_every_call_that_can_fail(self, tmp_path: Path, number: int, may_repeat: bool, by_system: bool) -> None:
+        fail_everywhere(lambda step: RealWorld(tmp_path / str(step), by_system), number, may_repeat)
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOENT, errno.EEXIST, errno.EROFS])
     @pytest.mark.parametrize("may_repeat", [False, True])
-    def test_every_call_that_can_fail_in_memory(self, number: int, may_repeat: bool) -> None:
-        fail_everywhere(lambda step: SimWorld(), number, may_repeat)
+    @pytest.mark.parametrize("by_system", [False, True])
+    def test_every_call_that_can_fail_in_memory(self, number: int, may_repeat: bool, by_system: bool) -> None:
+        fail_everywhere(lambda step: SimWorld(by_system), number, may_repeat)
 
     def test_a_folder_that_cannot_be_flushed_concerns_its_own_items(self) -> None:
-        world = SimWorld()
+        world = SimWorld(by_system=False)
         items = [item_of(1), item_of(2, BOB), item_of(3)]
         world.maildirs.deliver_many([item_of(8), item_of(9, BOB)])  # so that the folders are settled
         world.file_system = OneFolderFails(world.sim, world.sim.folder(f"{ALICES}/new"))
@@ -390,13 +399,39 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
         "make_folder",
         "create",
         "write",
-        "sync_files",
-        "link",
-        "unlink",
+        "move",
         "sync_folder",
         "",
     }
-    assert failed_calls == expected | ({"names"} if may_repeat else set())
+    expected |= {"sync_system", "system_of"} if world.file_system.can_sync_system else {"sync_files"}
+    assert failed_calls == expected | ({"names", "unlink"} if may_repeat else set())
+
+
+class TestOneFlushForAll:
+    def test_a_round_has_two_flushes_whatever_it_holds(self) -> None:
+        world = SimWorld()
+        world.maildirs.deliver_many([item_of(90), item_of(91, BOB)])
+        before = world.sim.system_syncs
+        outcomes = world.maildirs.deliver_many([item_of(number, (ALICE, BOB)[number % 2]) for number in range(50)])
+        assert all(isinstance(outcome, Delivered) for outcome in outcomes)
+        assert world.sim.system_syncs - before == 2
+
+    def test_a_file_system_that_is_busy_with_others_is_left_alone_for_a_while(self) -> None:
+        sim, now = SimFileSystem(), [0.0]
+
+        def slow_sync(handle: int) -> None:
+            SimFileSystem.sync_system(sim, handle)
+            now[0] += SLOW_SECONDS
+
+        sim.sync_system = slow_sync  # type: ignore[method-assign]  # as a backup would do
+        maildirs = Maildirs(MailFolder("/mail"), sim, seconds=lambda: now[0])
+        assert maildirs.deliver_many([item_of(1)]) == [Delivered(item_of(1).name)]
+        assert sim.system_syncs == 2, "a round goes on as it began"
+        assert maildirs.deliver_many([item_of(2)]) == [Delivered(item_of(2).name)]
+        assert sim.system_syncs == 2
+        now[0] += BY_FILE_SECONDS
+        assert maildirs.deliver_many([item_of(3)]) == [Delivered(item_of(3).name)]
+        assert sim.system_syncs == 4
 
 
 class TestRoot:

@@ -94,6 +94,11 @@ def steps(prepare: Callable[[], SimFileSystem], items: list[MaildirItem]) -> ran
     return range(1, sim.calls + 2)
 
 
+def by_file() -> SimFileSystem:
+    """A system without syncfs."""
+    return SimFileSystem(can_sync_system=False)
+
+
 def with_neighbours() -> SimFileSystem:
     """A mail root in which one account has mail already."""
     sim = SimFileSystem()
@@ -101,7 +106,7 @@ def with_neighbours() -> SimFileSystem:
     return sim
 
 
-@pytest.mark.parametrize("prepare", [SimFileSystem, with_neighbours])
+@pytest.mark.parametrize("prepare", [SimFileSystem, by_file, with_neighbours])
 @pytest.mark.parametrize("after", AFTERS)
 def test_once_and_whole_after_a_crash_anywhere(prepare: Callable[[], SimFileSystem], after: After) -> None:
     items = items_of()
@@ -189,6 +194,13 @@ class ForgetfulFiles(SimFileSystem):
         return [None] * len(handles)  # type: ignore[arg-type] # the size is all that it looks at
 
 
+class ForgetfulSystem(SimFileSystem):
+    """Says that everything was flushed, at once."""
+
+    def sync_system(self, handle: int) -> None:
+        self._step()
+
+
 class ForgetfulRoot(SimFileSystem):
     """Flushes the maildirs' own folders, but not those above them."""
 
@@ -199,9 +211,9 @@ class ForgetfulRoot(SimFileSystem):
             super().sync_folder(handle)
 
 
-@pytest.mark.parametrize("forgetful", [ForgetfulFolders, ForgetfulFiles, ForgetfulRoot])
+@pytest.mark.parametrize("forgetful", [ForgetfulFolders, ForgetfulFiles, ForgetfulRoot, ForgetfulSystem])
 def test_these_tests_would_notice_a_missing_flush(forgetful: type[SimFileSystem]) -> None:
-    sim = forgetful()
+    sim = forgetful(can_sync_system=forgetful is ForgetfulSystem)
     assert deliver(sim, items_of())
     assert messages(sim) == expected(items_of())
     lose_all(sim)
