@@ -78,9 +78,9 @@ class _Logging(MultiService):
     """Tells the application, before twistd asks it, by which observer to log."""
 
     def __init__(self, observer: LineObserver) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's is untyped
         self._observer = observer
 
     def setServiceParent(self, parent: Any) -> None:
         parent.setComponent(ILogObserver, self._observer)
-        super().setServiceParent(parent)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # as above

@@ -64,6 +64,9 @@ def _resumed(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any
         thrown: BaseException | None = None
         try:
             result = yield awaited
+        except GeneratorExit:  # nobody will ever go on with it
+            coroutine.close()
+            raise
         except BaseException as error:  # the coroutine decides about it, whatever it is
             thrown = error
         try:

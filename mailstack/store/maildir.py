@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -69,6 +69,18 @@ class MaildirItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Shipment:
+    """
+    What one attempt delivers.
+
+    Shape:  with `all_or_none` (at most ROUND_ITEMS items, and no `may_repeat`) none is delivered when one of them cannot be.
+    """
+
+    items: Sequence[MaildirItem]
+    all_or_none: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """The file is in new/, on stable storage."""
 
@@ -103,16 +115,17 @@ class Maildirs:
         self._seconds = seconds
         self._by_file_until = -1.0
 
-    def deliver_many(self, items: list[MaildirItem]) -> list[Outcome]:
+    def deliver_many(self, shipments: Sequence[Shipment]) -> list[list[Outcome]]:
         """
-        Deliver, and give one outcome for each item, in order: Delivered or AlreadyThere, or why it failed.
+        Deliver, and give one outcome for each item of each shipment, in order: Delivered or AlreadyThere, or why it failed.
 
-        A failure concerns its own item only (or all items of a folder that cannot be flushed), and leaves nothing of it behind.
+        A failure concerns its own item only (or those of its shipment, or all that could not be flushed together), and leaves
+        nothing of it behind.
         """
-        outcomes: list[Outcome] = []
-        for first in range(0, len(items), ROUND_ITEMS):
-            outcomes += self._round().run(items[first : first + ROUND_ITEMS])
-        return outcomes
+        everything = [_parcels(shipment) for shipment in shipments]
+        for parcels in _rounds(everything):
+            self._round().run(parcels)
+        return [[parcel.result for parcel in parcels] for parcels in everything]
 
     def _round(self) -> _Round:
         by_system = self._file_system.can_sync_system and self._seconds() >= self._by_file_until
@@ -163,14 +176,24 @@ class _Maildir:
 
 @dataclass(slots=True, eq=False)
 class _Parcel:
-    """An item on its way, and what of it is on disk by our doing."""
+    """
+    An item on its way, and what of it is on disk by our doing.
+
+    Shape:  `fellows` are the parcels with which it stands and falls, itself among them.
+    """
 
     item: MaildirItem
+    fellows: Sequence[_Parcel] = ()
     outcome: Outcome | None = None
     maildir: _Maildir | None = None
     handle: int | None = None
     is_in_tmp: bool = False
     is_in_new: bool = False
+
+    @property
+    def result(self) -> Outcome:
+        """What became of it, at the end."""
+        return Delivered(self.item.name) if self.outcome is None else self.outcome
 
 
 @dataclass(slots=True)
@@ -188,8 +211,7 @@ class _Round:
     open_folders: dict[tuple[str, ...], int] = field(default_factory=dict)
     maildirs: dict[AccountFolder, _Maildir] = field(default_factory=dict)
 
-    def run(self, items: list[MaildirItem]) -> list[Outcome]:
-        parcels = [_Parcel(item) for item in items]
+    def run(self, parcels: list[_Parcel]) -> None:
         try:
             self._each(parcels, self._write)
             self._flush_files(parcels)
@@ -200,7 +222,6 @@ class _Round:
                 self._close(parcel)
             for handle in self.open_folders.values():
                 self.files.close(handle)
-        return [Delivered(parcel.item.name) if parcel.outcome is None else parcel.outcome for parcel in parcels]
 
     # Steps
 
@@ -369,11 +390,37 @@ class _Round:
                 if is_there:
                     with suppress(OSError):
                         self.files.unlink(parcel.item.name, folder)
+        for fellow in parcel.fellows:
+            if fellow.outcome is None:
+                self._fail(fellow, error)
 
     def _close(self, parcel: _Parcel) -> None:
         if parcel.handle is not None:
             self.files.close(parcel.handle)
             parcel.handle = None
+
+
+def _parcels(shipment: Shipment) -> list[_Parcel]:
+    parcels = [_Parcel(item) for item in shipment.items]
+    if shipment.all_or_none and len(parcels) > 1:
+        for parcel in parcels:
+            parcel.fellows = parcels
+    return parcels
+
+
+def _rounds(everything: list[list[_Parcel]]) -> Iterator[list[_Parcel]]:
+    """Yield parcels in groups of at most ROUND_ITEMS; what stands and falls together is in one."""
+    group: list[_Parcel] = []
+    for parcels in everything:
+        if group and len(group) + len(parcels) > ROUND_ITEMS:
+            yield group
+            group = []
+        group = group + parcels
+        while len(group) > ROUND_ITEMS:
+            yield group[:ROUND_ITEMS]
+            group = group[ROUND_ITEMS:]
+    if group:
+        yield group
 
 
 def _keys(names: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
+from shipping import deliver_each
 from sim_file_system import Crash, SimFileSystem
 
 from mailstack.store.folders import MailFolder
@@ -60,7 +61,7 @@ def deliver(sim: SimFileSystem, items: list[MaildirItem], crash_at: int | None =
     """Deliver by a program that has just been started; say whether it survived."""
     sim.calls, sim.crash_at = 0, crash_at
     try:
-        outcomes = Maildirs(FOLDERS, sim).deliver_many(items)
+        outcomes = deliver_each(Maildirs(FOLDERS, sim), items)
     except Crash:
         return False
     assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
@@ -154,10 +155,10 @@ def test_what_was_reported_before_survives_a_later_crash(after: After) -> None:
     for step in steps(SimFileSystem, items_of()):
         sim = SimFileSystem()
         maildirs = Maildirs(FOLDERS, sim)  # one program, which knows the folders from the first time
-        assert maildirs.deliver_many(items_of()) == [Delivered(item.name) for item in items_of()]
+        assert deliver_each(maildirs, items_of()) == [Delivered(item.name) for item in items_of()]
         sim.calls, sim.crash_at = 0, step
         try:
-            maildirs.deliver_many(items_of(10))
+            deliver_each(maildirs, items_of(10))
         except Crash:
             after(sim)
         assert messages(sim).items() >= expected(items_of()).items()
