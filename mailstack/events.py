@@ -172,13 +172,14 @@ def unexpected(what: str, failure: Failure) -> None:
     _log.failure("{what}", failure, what=what, event="unexpected")
 
 
-def spool_recovered(entries: int, removed_files: int) -> None:
-    """The spool was opened, and this is what it held."""
+def spool_recovered(entries: int, removed_files: int, *, is_counted: bool) -> None:
+    """The spool was opened, and this is what it held; of very many entries not all are counted."""
     _emit(
         LogLevel.info,
         "spool_recovered",
-        "spool: {entries} waiting, {removed_files} unfinished files removed",
+        "spool: {entries}{or_more} waiting, {removed_files} unfinished files removed",
         entries=entries,
+        or_more="" if is_counted else " or more",
         removed_files=removed_files,
     )
 

@@ -34,10 +34,12 @@ from typing import Final
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.operations import set_aside
 
-COUNTED_ENTRIES: Final = 10_000
+COUNTED_ROWS: Final = 10_000
 
 IN_FILES: Final = "SELECT number, content_octets, state FROM entry WHERE content IS NULL"
-WAITING: Final = "SELECT count(*) FROM (SELECT DISTINCT entry FROM recipient WHERE due_at IS NOT NULL LIMIT ?)"
+WAITING: Final = (
+    "SELECT count(DISTINCT entry), count(*) FROM (SELECT entry FROM recipient WHERE due_at IS NOT NULL ORDER BY due_at LIMIT ?)"
+)
 LAST_NUMBER: Final = "SELECT max(number) FROM entry"
 
 
@@ -46,10 +48,11 @@ class Recovered:
     """
     What the spool held: entries in it, those set aside just now, files removed, and the highest identifier.
 
-    Shape:  `entries` is at most COUNTED_ENTRIES, which then stands for more: to count a million takes longer than the start.
+    Shape:  with `is_counted` False there are more entries than said: to count a million takes longer than all else here.
     """
 
     entries: int
+    is_counted: bool
     set_aside: list[tuple[int, str]]
     removed_files: int
     last_number: int
@@ -82,6 +85,6 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
         with suppress(IsADirectoryError, PermissionError):
             (folder / format_number(number)).unlink()
             removed += 1
-    entries = connection.execute(WAITING, (COUNTED_ENTRIES,)).fetchone()[0]
+    entries, rows = connection.execute(WAITING, (COUNTED_ROWS,)).fetchone()
     last_number = connection.execute(LAST_NUMBER).fetchone()[0] or 0
-    return Recovered(entries, damaged, removed, last_number)
+    return Recovered(entries, rows < COUNTED_ROWS, damaged, removed, last_number)
