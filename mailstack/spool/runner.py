@@ -41,7 +41,7 @@ from mailstack.spool.report import Dropped, Postponed, Ready, Report, Reporter
 PAGE_ROWS: Final = 500
 PAGES_PER_LOOK: Final = 20
 LOAD_ENTRIES: Final = 50
-FLUSH_ROWS: Final = 5_000
+FLUSH_ROWS: Final = 1_000
 AGAIN_SECONDS: Final = 10.0  # after the database failed
 LOOK_AT_LEAST_EVERY_SECONDS: Final = 3_600.0  # whatever the clock has done meanwhile
 OVERDUE_EVERY_SECONDS: Final = 30.0
@@ -134,7 +134,7 @@ class Runner:
         waiting = 0
         while (made := await self._database.do(MakeDue(now, FLUSH_ROWS))) == FLUSH_ROWS:
             waiting += made
-            if waiting > 1_000 * FLUSH_ROWS:
+            if waiting > 10_000 * FLUSH_ROWS:
                 break  # what fails meanwhile becomes due again; at some point that is enough
         self._position = None
         self._look()
@@ -262,7 +262,8 @@ class Runner:
         retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
         changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=not isinstance(report, Postponed))
         report_entry = report.entry if isinstance(report, Ready) else None
-        is_finished = await self._record(Record(entry.number, changes, report_entry))
+        is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
+        is_finished = await self._record(Record(entry.number, changes, report_entry, is_all))
         if isinstance(report, Dropped):
             events.dsn_dropped(entry.name, report.why)
         if report_entry is not None:
