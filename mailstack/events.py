@@ -7,10 +7,11 @@ An event has a name (the function's), fixed fields, and one line of text. Sessio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from mailstack.mail.address import Address, format_path
@@ -19,7 +20,9 @@ from mailstack.mail.envelope import Service
 from mailstack.mail.reply import Reply
 from mailstack.mail.verdict import Stage
 
-_log = Logger(namespace="mailstack")
+NAMESPACE: Final = "mailstack"
+
+_log = Logger(namespace=NAMESPACE)
 
 
 def _safe(text: str) -> str:
@@ -29,7 +32,9 @@ def _safe(text: str) -> str:
 
 
 def _emit(level: LogLevel, name: str, text: str, **fields: Any) -> None:
-    _log.emit(level, text, event=name, **fields)
+    # What Logger.emit does, for a third of its cost.
+    fields.update(event=name, log_level=level, log_namespace=NAMESPACE, log_source=None, log_format=text, log_time=time.time())
+    globalLogPublisher(fields)
 
 
 def session_opened(session: str, service: Service, peer: str) -> None:

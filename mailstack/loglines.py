@@ -17,7 +17,8 @@ from typing import Any, Final
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-OUR_NAMESPACE: Final = "mailstack"
+from mailstack.events import NAMESPACE
+
 GATHER_SECONDS: Final = 0.01
 GATHER_LINES: Final = 200
 
@@ -45,17 +46,21 @@ class LineObserver:
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event."""
-        is_ours = event.get("log_namespace") == OUR_NAMESPACE and "log_failure" not in event
-        text = event["log_format"].format_map(event) if is_ours else eventAsText(event, includeTimestamp=False, includeSystem=False)
+        is_ours = event.get("log_namespace") == NAMESPACE and "log_failure" not in event
+        text = (
+            event["log_format"].format_map(event)
+            if is_ours
+            else eventAsText(event, includeTimestamp=False, includeSystem=False)
+        )
         if not text:
             return
         if "\n" in text:
             text = text.replace("\n", "\n\t")
         level = event.get("log_level", LogLevel.info)
-        self._lines.append(f"{self._dated(event['log_time'])} [{self._process}{event.get('log_namespace', '-')}#{level.name}] {text}\n")
-        if not is_ours or level in _AT_ONCE or len(self._lines) >= GATHER_LINES:
-            self.flush()
-        elif threading.get_ident() != self._thread:  # the reactor's timers are not for other threads
+        self._lines.append(
+            f"{self._dated(event['log_time'])} [{self._process}{event.get('log_namespace', '-')}#{level.name}] {text}\n"
+        )
+        if not is_ours or level in _AT_ONCE or len(self._lines) >= GATHER_LINES or threading.get_ident() != self._thread:
             self.flush()
         elif not self._is_waiting:
             self._is_waiting = True
