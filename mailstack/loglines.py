@@ -1,9 +1,9 @@
 """
 The log as lines, in the form that twistd gives them, for a tenth of the cost.
 
-Twisted's own observer takes 30 µs for a line, and a message makes five of them. Here the text is made by `str.format_map`, which is
-what the plain `{name}` fields of our events need, the date once a second, and the lines of some milliseconds are written together.
-Whatever is worse than a notice is written at once, with all that waits. Events of others than us are formatted by Twisted.
+Twisted's own observer takes 30 µs for a line, and a message makes five of them. Here the text is made by `str.format_map`, which
+is what the plain `{name}` fields of our events need, the date once a second, and the lines of some milliseconds are written
+together. A warning is written at once, with all that waits. Events of others than us are formatted by Twisted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
 The directory as the server asks it: answers from memory, and sees every change of the file with the next question.
 
-A question first compares the file's stamp with that of the snapshot in memory, unless that was done less than FRESH_SECONDS ago:
-one command of a peer may ask several questions. When it differs, the file is read again in a
-thread, once for all who ask meanwhile, and the question is answered from the new snapshot. No lock and no signal is involved.
+A question first compares the file's stamp with that of the snapshot in memory, unless that was done less than FRESH_SECONDS
+ago: one command of a peer may ask several questions. When it differs, the file is read again in a thread, once for all who ask
+meanwhile, and the question is answered from the new snapshot. No lock and no signal is involved.
 
 When the file cannot be read (busy, damaged, moved away), the last snapshot serves for STALE_SECONDS after the first failure,
 which is longer than any change by the operator's command takes; after that every question raises DirectoryUnavailable, and
