@@ -1,7 +1,7 @@
 """
 The log as lines, in the form that twistd gives them, for a tenth of the cost.
 
-Twisted's own observer takes 30 µs for a line, and a message makes five of them. Here the text is made by `str.format_map`, which
+Twisted's own observer takes 30 µs for a line, and a message makes five. Here the text is made by `str.format_map`, which
 is what the plain `{name}` fields of our events need, the date once a second, and the lines of some milliseconds are written
 together. A warning is written at once, with all that waits. Events of others than us are formatted by Twisted.
 """
