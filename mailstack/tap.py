@@ -7,7 +7,9 @@ Nothing is opened here: twistd forks, and drops its privileges, after makeServic
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -47,8 +49,18 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from mailstack.system import MailSystem, RefusedError
+    from mailstack.workers import Workers
 
     try:
-        return MailSystem(settings, read, reactor)
+        if settings.worker_count == 1:
+            return MailSystem(settings, read, reactor)
+        return Workers(settings, read, reactor, random_octets=os.urandom, is_log_shared=_logs_to_stdout(options.parent))
     except RefusedError as error:
         raise SystemExit(f"mailstack: the configuration is refused:\n{path}: {error}") from None
+
+
+def _logs_to_stdout(twistd: Mapping[str, Any] | None) -> bool:
+    """Say whether twistd, with these options, logs to its standard output: every process of ours can then do the same."""
+    if twistd is None or not twistd["nodaemon"] or twistd.get("syslog") or twistd["logger"]:
+        return False
+    return twistd["logfile"] in (None, "", "-")
