@@ -1,5 +1,5 @@
 """
-The system: a server that is one process, as a service of twistd, from its start to its end. `workers` is its like for several.
+The system: a server that is one process, as a service of twistd, from its start to its end; `workers.parent` is one of several.
 
 Order of life (twistd forks between the first and the second step, and drops its privileges between the second and the third):
 

@@ -49,7 +49,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from mailstack.system import MailSystem, RefusedError
-    from mailstack.workers import Workers
+    from mailstack.workers.parent import Workers
 
     try:
         if settings.worker_count == 1:

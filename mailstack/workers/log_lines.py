@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatTime
@@ -87,10 +88,11 @@ def _record(octets: bytes) -> tuple[LogLevel, str]:
 
 
 def write_all(descriptor: int) -> Write:
-    """Return what writes octets to a descriptor, in one write unless the system takes less."""
+    """Return what writes octets to a descriptor, in one write unless the system takes less; what it does not take is lost."""
 
     def write(octets: bytes) -> None:
-        while octets:
-            octets = octets[os.write(descriptor, octets) :]
+        with suppress(OSError):  # the disk is full, or nobody reads any more: to whom should we complain?
+            while octets:
+                octets = octets[os.write(descriptor, octets) :]
 
     return write

@@ -1,5 +1,5 @@
 """
-A worker process: `python -m mailstack.worker NUMBER DESCRIPTOR`, as the parent starts it (`workers`), and nobody else.
+A worker process: `python -m mailstack.workers.child NUMBER DESCRIPTOR`, as the parent starts it (`workers`), and nobody else.
 
 What it is to do comes over the line, the socket of that descriptor. It opens its spool, takes the sockets that it was born
 with, says that it is ready or why not, and serves until it is told to stop, gets SIGTERM, or loses the line: its parent is no
@@ -22,14 +22,14 @@ from twisted.logger import globalLogBeginner
 from mailstack import events
 from mailstack.compose import Composition, RefusedError
 from mailstack.directory.records import DirectoryError
-from mailstack.errand import Conditions, Errand, Socket, service_of
-from mailstack.log_lines import WorkerLog, write_all
-from mailstack.net.line import Line, LineError, Message, Messages, adopt, encode, read_first
 from mailstack.net.listeners import Bound
 from mailstack.net.shared_counts import SharedMemory
 from mailstack.net.tls import CertificateError
 from mailstack.serving import Listening, Serving
 from mailstack.spool.failures import SpoolError
+from mailstack.workers.errand import Conditions, Errand, Socket, service_of
+from mailstack.workers.line import Line, LineError, Message, Messages, adopt, encode, read_first
+from mailstack.workers.log_lines import WorkerLog, write_all
 
 
 class Worker:
@@ -102,6 +102,11 @@ def _listening(told: Socket) -> Listening:
     return Listening(service_of(told), Bound(socket.socket(fileno=told.descriptor), told.host, told.port))
 
 
+def _answer(end: socket.socket, message: Message) -> None:
+    with suppress(OSError):  # the parent is gone; whoever goes on sees it by the end of the line
+        end.sendall(encode(message))
+
+
 def main(words: Sequence[str]) -> int:
     """Run a worker to its end, and return the exit status."""
     # What a terminal sends to all of us is the parent's business.
@@ -122,9 +127,9 @@ def main(words: Sequence[str]) -> int:
         worker = Worker(errand, reactor)
         worker.start()
     except (RefusedError, CertificateError, DirectoryError, SpoolError) as error:
-        end.sendall(encode({"refused": str(error)}))
+        _answer(end, {"refused": str(error)})
         return 1
-    end.sendall(encode({"ready": True}))
+    _answer(end, {"ready": True})
     worker.attach(adopt(reactor, end, worker, messages))
     for message in more:
         worker.said(message)
