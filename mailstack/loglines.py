@@ -31,14 +31,15 @@ class LineObserver:
     Writes each event as `DATE [NAMESPACE#LEVEL] TEXT`.
 
     Shape:  `write` takes whole lines of octets, and should do so in one system call; `call_later(seconds, function)` is the
-            reactor's, which may not run yet; `process` stands before the namespace. Events may come from any thread.
+            reactor's, which may not run yet; `system` stands in place of the namespace. Events may come from any thread.
     """
 
-    def __init__(self, write: Callable[[bytes], Any], call_later: Callable[..., Any], *, process: str = "") -> None:
+    def __init__(self, write: Callable[[bytes], Any], call_later: Callable[..., Any], *, system: str | None = None) -> None:
         self._write = write
         self._call_later = call_later
-        self._process = process
+        self._system = system
         self._thread = threading.get_ident()
+        self._lock = threading.Lock()
         self._lines: list[str] = []
         self._is_waiting = False
         self._second = -1
@@ -57,10 +58,12 @@ class LineObserver:
         if "\n" in text:
             text = text.replace("\n", "\n\t")
         level = event.get("log_level", LogLevel.info)
-        self._lines.append(
-            f"{self._dated(event['log_time'])} [{self._process}{event.get('log_namespace', '-')}#{level.name}] {text}\n"
-        )
-        if not is_ours or level in _AT_ONCE or len(self._lines) >= GATHER_LINES or threading.get_ident() != self._thread:
+        system = self._system or event.get("log_namespace", "-")
+        line = f"{self._dated(event['log_time'])} [{system}#{level.name}] {text}\n"
+        with self._lock:
+            self._lines.append(line)
+        is_urgent = not is_ours or level in _AT_ONCE or len(self._lines) >= GATHER_LINES
+        if is_urgent or threading.get_ident() != self._thread:  # the reactor's timers are not for other threads
             self.flush()
         elif not self._is_waiting:
             self._is_waiting = True
@@ -68,9 +71,10 @@ class LineObserver:
 
     def flush(self) -> None:
         """Write what waits."""
-        lines, self._lines = self._lines, []
-        if lines:
-            self._write("".join(lines).encode("utf-8", "backslashreplace"))
+        with self._lock:
+            lines, self._lines = self._lines, []
+            if lines:
+                self._write("".join(lines).encode("utf-8", "backslashreplace"))
 
     def _waited(self) -> None:
         self._is_waiting = False
