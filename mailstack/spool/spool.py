@@ -121,7 +121,7 @@ class Spool:
         self._identifiers.start_after(found.last_number)
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
-        events.spool_recovered(found.entries, found.removed_files, is_counted=found.is_counted)
+        events.spool_recovered(self._folder.path.name, found.entries, found.removed_files, is_counted=found.is_counted)
         self._database.start()
         self._contents.start()
 
