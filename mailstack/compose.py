@@ -33,6 +33,7 @@ from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
+from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.net.supervise import Supervisor
 from mailstack.net.threads import Threads, kept
@@ -329,7 +330,7 @@ class Composition:
         return RelayCourier(
             settings.hostname,
             Resolver(self._reactor, nameservers),
-            TCPConnect(self._reactor, relaying.connect_timeout_seconds, relaying.local_address),
+            TCPConnect(PromptTCP(self._reactor), relaying.connect_timeout_seconds, relaying.local_address),
             Surroundings(
                 clock=self._reactor,
                 start=self.supervisor.start,
