@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
@@ -212,6 +213,7 @@ def _mailing(delivery: Delivery, ordinals: tuple[int, ...]) -> Mailing:
     )
 
 
+@lru_cache(maxsize=16)
 def _fixed_hops(host: str) -> tuple[Hop, ...] | None:
     """Return the hops of what needs no lookup: an address, with or without brackets, and this machine."""
     if host.startswith("["):
