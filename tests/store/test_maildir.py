@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import tempfile
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -471,7 +471,7 @@ class TestAdoption:
         assert file.exists()
 
     def test_from_elsewhere_is_a_copy(self, real: RealWorld) -> None:
-        with tempfile.NamedTemporaryFile(dir="/dev/shm") as other:  # noqa: S108 (another file system)
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as other:
             other.write(HEAD + BODY)
             other.flush()
             item = item_of(1, content=FileOf(Path(other.name), HEAD, len(BODY)))
