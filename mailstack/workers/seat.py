@@ -137,4 +137,4 @@ class Seat:
 
 def wait_after(early_deaths: int) -> float:
     """Return how long to wait after so many workers in a row that died young: not at all after one, then longer and longer."""
-    return min(2.0 ** (early_deaths - 2), MOST_WAIT_SECONDS) if early_deaths > 1 else 0.0
+    return float(min(2 ** (early_deaths - 2), MOST_WAIT_SECONDS)) if early_deaths > 1 else 0.0

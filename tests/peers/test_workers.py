@@ -13,14 +13,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from harness import messages
 from harness.certificates import make_certificate
 from harness.house import ENDED, House, Person, with_lines
-from harness.programs import is_free, open_folder, run, wait_for
+from harness.programs import is_alive, is_free, open_folder, run, wait_for
 
 MakeHouse = Callable[..., House]
 TWO = with_lines("", "workers = 2")
@@ -36,13 +36,6 @@ def pair() -> Iterator[House]:
 
 def two_and(table: str, lines: str) -> Callable[[str], str]:
     return lambda text: with_lines(table, lines)(TWO(text))
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether there is such a process, and not only what is left of it."""
-    with suppress(OSError):
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    return False
 
 
 def sessions(house: House, service: str = "smtp") -> Counter[int]:
