@@ -26,7 +26,6 @@ class FakeProcess:
         self.pid = 100 + len(self.made)
         self.popen = self
         self.returncode = -9
-        self.is_ready = False
         self.started_seconds = clock.seconds()
         self.sent: list[dict[str, Any]] = []
         self.killed: list[str] = []
@@ -110,6 +109,8 @@ class SeatTests(SynchronousTestCase):
         late.die()
         self.next_after()
         self.made[-1].owner.said(self.made[-1], {"ready": True})  # type: ignore[arg-type]  # as above
+        self.assertEqual([{"serve": True}], self.made[-1].sent)
+        self.made[-1].owner.said(self.made[-1], {"serving": True})  # type: ignore[arg-type]  # as above
         self.clock.advance(START_SECONDS)
         self.assertEqual([], self.made[-1].killed)
         self.assertEqual(count + 1, len(self.made))
