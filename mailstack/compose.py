@@ -168,7 +168,7 @@ class Composition:
 
     async def close(self) -> None:
         """End everything, when no session is left."""
-        await DeferredList([Deferred.fromCoroutine(spool.close()) for spool in self._spools])
+        await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
         await self.deliveries.stop()
         await self.supervisor.stop()
         self.directory.close()
