@@ -1,4 +1,4 @@
-"""What a worker logs: lines as twistd writes them, or records that its parent logs."""
+"""What a worker logs where only its parent can write the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from mailstack.workers import log_lines
-from mailstack.workers.log_lines import Records, WorkerLog, write_all
+from mailstack.workers.log_lines import RecordObserver, Records, write_all
 
 NOON = 1_795_608_000.75
 
@@ -35,44 +35,9 @@ def failed() -> dict[str, Any]:
         return event("it failed", LogLevel.critical, log_failure=Failure())
 
 
-def test_a_line_is_one_write_and_says_who() -> None:
-    written = Written()
-    log = WorkerLog(3, written, is_shared=True)
-    log(event("first"))
-    log(event("Grüße", LogLevel.warn))
-    assert len(written.writes) == 2
-    first, second = (each.decode() for each in written.writes)
-    stamp, _, rest = first.partition(" ")
-    assert rest == "[worker 3#info] first\n"
-    assert stamp.startswith("2026-11-2")
-    assert second == f"{stamp} [worker 3#warn] Grüße\n"
-
-
-def test_what_has_several_lines_is_one_write_whose_others_are_indented() -> None:
-    written = Written()
-    WorkerLog(0, written, is_shared=True)(failed())
-    (line,) = written.writes
-    first, *others = line.decode().removesuffix("\n").split("\n")
-    assert first.endswith("[worker 0#critical] it failed")
-    assert "Traceback" in others[0]
-    assert all(other.startswith("\t") for other in others)
-
-
-def test_what_has_no_text_is_no_line() -> None:
-    written = Written()
-    WorkerLog(0, written, is_shared=True)({"log_time": NOON, "log_level": LogLevel.info, "log_format": None})
-    assert written.writes == []
-
-
-def test_an_old_event_has_no_level() -> None:
-    written = Written()
-    WorkerLog(0, written, is_shared=True)({"log_time": NOON, "log_format": "old"})
-    assert written.writes[0].endswith(b"[worker 0#info] old\n")
-
-
 def test_records_come_back_however_they_are_cut() -> None:
     written = Written()
-    log = WorkerLog(0, written, is_shared=False)
+    log = RecordObserver(written)
     log(event("one"))
     log(event("a nul \0 and\na break", LogLevel.error))
     log(failed())
@@ -101,7 +66,7 @@ def test_what_never_ends_is_logged_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
     assert list(records.feed(b"x" * 40)) == []
     assert list(records.feed(b"x")) == [(LogLevel.error, "x" * 41)]
     written = Written()
-    WorkerLog(0, written, is_shared=False)(event("y" * 100))
+    RecordObserver(written)(event("y" * 100))
     assert written.writes == [b"info " + b"y" * 10 + b"\0"]
 
 
