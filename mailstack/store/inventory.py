@@ -47,6 +47,10 @@ class Disk(Protocol):
         """Read on."""
         ...
 
+    def pread(self, descriptor: int, octets: int, offset: int, /) -> bytes:
+        """Read from there."""
+        ...
+
     def close(self, descriptor: int, /) -> None:
         """Close a file."""
 

@@ -25,8 +25,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, Self
 
-from mailstack.mail.crlf import CRLFNormaliser
+from mailstack.mail.crlf import CRLFNormaliser, with_crlf
 from mailstack.mail.maildrop import MaildropLocked
+from mailstack.store.cached import Cache, KernelCache
 from mailstack.store.inventory import CHUNK_OCTETS, Disk, Message, read_inventory, scan
 from mailstack.store.names import delivery_key, parse_name
 
@@ -39,27 +40,46 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class MessageReader:
-    """Reads a large message in chunks with CRLF line ends; `read` blocks, `close` does not."""
+    """Reads a large message in chunks with CRLF line ends; `read` blocks, `read_cached` and `close` do not."""
 
-    def __init__(self, disk: Disk, descriptor: int, first: bytes, *, has_crlf: bool) -> None:
+    def __init__(self, disk: Disk, cache: Cache, descriptor: int, first: bytes, *, has_crlf: bool) -> None:
         self._disk = disk
+        self._cache = cache
         self._descriptor: int | None = descriptor
         self._first = first
+        self._offset = len(first)
         self._normaliser = None if has_crlf else CRLFNormaliser()
 
     def read(self) -> bytes:
         """Return the next chunk, or nothing at the end."""
         while self._descriptor is not None:
-            chunk = self._first or self._disk.read(self._descriptor, CHUNK_OCTETS)
-            self._first = b""
-            if not chunk:
-                self.close()
-                return self._normaliser.finish() if self._normaliser else b""
-            if self._normaliser:
-                chunk = self._normaliser.feed(chunk)
-            if chunk:
-                return chunk
+            chunk = self._first or self._disk.pread(self._descriptor, CHUNK_OCTETS, self._offset)
+            octets = self._taken(chunk)
+            if octets or not chunk:
+                return octets
         return b""
+
+    def read_cached(self) -> bytes | None:
+        """Return what `read` would, if that is in memory, or None: then `read` must be asked."""
+        while self._descriptor is not None:
+            chunk = self._first or self._cache.read(self._descriptor, CHUNK_OCTETS, self._offset)
+            if chunk is None:
+                return None
+            octets = self._taken(chunk)
+            if octets or not chunk:
+                return octets
+        return b""
+
+    def _taken(self, chunk: bytes) -> bytes:
+        """Take note of what was read, and return what goes out of it."""
+        if self._first:
+            self._first = b""
+        else:
+            self._offset += len(chunk)
+        if not chunk:
+            self.close()
+            return self._normaliser.finish() if self._normaliser else b""
+        return self._normaliser.feed(chunk) if self._normaliser else chunk
 
     def close(self) -> None:
         """Read no more."""
@@ -72,10 +92,12 @@ class Maildrop:
     """
     An open maildrop. Messages are called by index, from 0, in the order of their delivery.
 
-    `open`, `read`, `commit` and a reader's `read` block; `listing` and `close` do not. One call at a time.
+    `open`, `read`, `commit` and a reader's `read` block; `listing`, `read_cached` and `close` do not. One call at a time.
     """
 
-    def __init__(self, path: str, lock: int | None, messages: list[Message], now: Callable[[], float], disk: Disk) -> None:
+    def __init__(
+        self, path: str, lock: int | None, messages: list[Message], now: Callable[[], float], disk: Disk, cache: Cache
+    ) -> None:
         self._path = path
         self._lock = lock
         self._messages = messages
@@ -83,22 +105,23 @@ class Maildrop:
         """Octets and unique id of each message."""
         self._now = now
         self._disk = disk
+        self._cache = cache
         self._gone: set[int] = set()
 
     @classmethod
-    def open(cls, path: Path | str, *, now: Callable[[], float], disk: Disk = os) -> Self:
+    def open(cls, path: Path | str, *, now: Callable[[], float], disk: Disk = os, cache: Cache | None = None) -> Self:
         """
         Lock a maildir and read its inventory. A maildir that no delivery has made yet is an empty maildrop.
 
         Shape:   `now` tells seconds since 1970.
         Raises:  MaildropLocked: another session has it. OSError: it, or the folder that holds all of them, cannot be read.
         """
-        place = str(path)
+        place, cache = str(path), cache or KernelCache()
         lock = _take_lock(place, disk)
         if lock is None:
-            return cls(place, None, [], now, disk)
+            return cls(place, None, [], now, disk, cache)
         try:
-            return cls(place, lock, read_inventory(disk, place), now, disk)
+            return cls(place, lock, read_inventory(disk, place), now, disk, cache)
         except BaseException:
             disk.close(lock)
             raise
@@ -114,16 +137,39 @@ class Maildrop:
         if descriptor is None:
             return None
         try:
-            first = self._disk.read(descriptor, SMALL_OCTETS + 1)
+            first = self._disk.pread(descriptor, SMALL_OCTETS + 1, 0)
             if message.is_ours and len(first) == message.octets:
                 self._disk.close(descriptor)
                 return first
             has_crlf = message.is_ours and self._disk.fstat(descriptor).st_size == message.octets
-            reader = MessageReader(self._disk, descriptor, first, has_crlf=has_crlf)
+            reader = MessageReader(self._disk, self._cache, descriptor, first, has_crlf=has_crlf)
         except BaseException:
             self._disk.close(descriptor)
             raise
         return reader if len(first) > SMALL_OCTETS else _drained(reader)
+
+    def read_cached(self, index: int) -> bytes | MessageReader | None:
+        """Return what `read` would, if it or the start of a large message is in memory, or None: then `read` must be asked."""
+        message = self._messages[index]
+        descriptor = self._cache.open(f"{self._path}/{message.folder}/{message.name}")
+        if descriptor is None:
+            return None
+        try:
+            octets = self._disk.fstat(descriptor).st_size
+            content = self._cache.read(descriptor, min(octets, SMALL_OCTETS) + 1, 0)
+            if content is None:
+                return None
+            has_crlf = message.is_ours and octets == message.octets
+            if octets > SMALL_OCTETS and content:
+                reader = MessageReader(self._disk, self._cache, descriptor, content, has_crlf=has_crlf)
+                descriptor = None
+                return reader
+            if len(content) != octets:  # the rest of it is not in memory, or it is no regular file
+                return None
+            return content if has_crlf else with_crlf(content)
+        finally:
+            if descriptor is not None:
+                self._disk.close(descriptor)
 
     def commit(self, deleted: Collection[int]) -> int:
         """

@@ -294,7 +294,7 @@ def test_an_unreadable_file_is_listed_and_fails_alone(maildir: Path, opened: Cal
     assert whole(drop, 1) == b"y\r\n"
 
 
-@pytest.mark.parametrize("fault", ["read", "fstat"])
+@pytest.mark.parametrize("fault", ["pread", "fstat"])
 def test_a_failing_read_raises_and_leaks_nothing(fault: str, maildir: Path, opened: Callable[..., Maildrop]) -> None:
     ours(maildir, b"x" * 100_000 + b"\r\n")
     disk = FaultyDisk()
