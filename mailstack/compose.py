@@ -56,7 +56,7 @@ from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
 from mailstack.spool.spool import Spool
 from mailstack.store.folders import MailFolder
-from mailstack.store.maildir import MaildirItem, Maildirs
+from mailstack.store.maildir import Maildirs, Outcome, Shipment
 from mailstack.store.maildrop import Maildrop
 from mailstack.wire.limits import BareNewline
 from mailstack.wire.limits import Limits as SMTPLimits
@@ -103,8 +103,8 @@ class Composition:
         self.disk = Threads(reactor, "disk", DISK_THREADS)
         self.certificates = _certificates(settings)
         self.folders = MailFolder(settings.mail_folder)
-        self.maildirs = Maildirs(self.folders)
-        self.deliveries: BatchThread[MaildirItem, Any] = self._batch(self.maildirs.deliver_many, name="deliveries")
+        self.maildirs = Maildirs(self.folders, seconds=time.monotonic)
+        self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(self.maildirs.deliver_many, name="deliveries")
         self.directory = self._make_directory(settings)
         self._expander = Expander(
             self.directory,
@@ -230,6 +230,7 @@ class Composition:
             chance=random.SystemRandom().random,
             route=self._expander.route,
             couriers=self._courier,
+            straight=self._local,
             schedule=Schedule(
                 first_seconds=settings.queue.retry_first_seconds,
                 longest_seconds=settings.queue.retry_most_seconds,

@@ -24,7 +24,8 @@ _log = Logger(namespace="mailstack")
 
 def _safe(text: str) -> str:
     """Return text on one line, without control characters and of bounded length."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])
+    text = text[:500]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _emit(level: LogLevel, name: str, text: str, **fields: Any) -> None:

@@ -8,9 +8,12 @@ at once and raises, and a taken port names itself.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorSocket
+
+from mailstack.net.prompt import PromptPort
 
 BACKLOG = 1024
 
@@ -55,6 +58,9 @@ def bind(host: str, port: int) -> Bound:
 
 def serve(reactor: IReactorSocket, bound: Bound, factory: IProtocolFactory) -> IListeningPort:
     """Accept connections on a bound socket; the reactor keeps a descriptor of its own, ours is closed."""
-    port = reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory)  # type: ignore[arg-type]  # any will do
+    # As reactor.adoptStreamPort, but for the class.
+    adopt: Callable[..., IListeningPort] = PromptPort._fromListeningDescriptor
+    port = adopt(reactor, bound.socket.fileno(), bound.socket.family, factory)
+    port.startListening()
     bound.socket.close()
     return port

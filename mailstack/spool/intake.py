@@ -33,6 +33,7 @@ from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.operations import Accept
 from mailstack.spool.ports import Start
 from mailstack.spool.space import FreeSpace
+from mailstack.spool.straight import Straight
 
 UNWRITTEN_OCTETS: Final = 1_048_576
 
@@ -49,13 +50,15 @@ class Intake:
         space: FreeSpace,
         schedule: Schedule,
         start: Start,
-        on_accepted: Callable[[Entry], None],
+        on_accepted: Callable[[Entry, bool], None],
+        straight: Straight | None = None,
     ) -> None:
         self.database = database
         self.contents = contents
         self.schedule = schedule
         self.start = start
         self.on_accepted = on_accepted
+        self.straight = straight
         self._identifiers = identifiers
         self._space = space
 
@@ -159,16 +162,17 @@ class Draft:
         outcome.callback(refused)
 
     async def _store(self, envelope: Envelope) -> Refuse | None:
-        content: Content = MemoryContent(b"".join(self._chunks)) if self._file is None else await self._seal(self._file)
+        straight = self._intake.straight
+        was_tried = straight is not None and straight.takes(envelope)
+        if straight is not None and was_tried and await self._written_out():
+            if await straight.deliver(self._entry(envelope)):
+                self._chunks.clear()
+                self._discard()
+                return None
+        if self._file is not None:
+            await self._seal(self._file)
         if self._failure is None:
-            entry = Entry(
-                number=self._number,
-                envelope=envelope,
-                content=content,
-                expires_at=self._intake.schedule.expires_at(
-                    envelope.accepted_at, has_reverse_path=envelope.reverse_path is not None
-                ),
-            )
+            entry = self._entry(envelope)
             try:
                 await self._intake.database.do(Accept(entry))
             except CancelledError:
@@ -177,22 +181,43 @@ class Draft:
                 self._failure = error
             else:
                 self._chunks.clear()
-                self._intake.on_accepted(entry)
+                self._intake.on_accepted(entry, was_tried)
                 return None
         self._discard()
         return refusal(self._failure)
 
-    async def _seal(self, file: ContentFile) -> Content:
+    def _entry(self, envelope: Envelope) -> Entry:
+        file = self._file
+        return Entry(
+            number=self._number,
+            envelope=envelope,
+            content=MemoryContent(b"".join(self._chunks)) if file is None else FileContent(file.path, self._octets),
+            expires_at=self._intake.schedule.expires_at(
+                envelope.accepted_at, has_reverse_path=envelope.reverse_path is not None
+            ),
+        )
+
+    async def _written_out(self) -> bool:
+        """Have all octets in the file, if there is one, though not on stable storage; say whether they are."""
         try:
-            if self._chunks:
-                await file.append(tuple(self._chunks))  # after what is in flight: a file's tasks are done in order
-            if self._failure is None:
-                await file.seal()
+            if self._file is not None and (self._chunks or self._in_flight):
+                chunks, self._chunks = tuple(self._chunks), []
+                await self._file.append(chunks)  # after what is in flight: a file's tasks are done in order
         except CancelledError:
             raise
         except Exception as error:
             self._failure = self._failure or error
-        return FileContent(file.path, self._octets)
+        return self._failure is None
+
+    async def _seal(self, file: ContentFile) -> None:
+        """Put all octets on stable storage."""
+        if await self._written_out():
+            try:
+                await file.seal()
+            except CancelledError:
+                raise
+            except Exception as error:
+                self._failure = error
 
     def _write_on(self) -> None:
         """Hand to the thread what gathered since it was last given something."""

@@ -117,15 +117,15 @@ class Runner:
         for running in list(self._running):
             running.cancel()
 
-    def accepted(self, entry: Entry) -> None:
-        """Take up an entry that has just been committed."""
+    def accepted(self, entry: Entry, may_repeat: bool = False) -> None:
+        """Take up an entry that has just been committed; `may_repeat`: an attempt was made before."""
         self.entries += 1
         if not self._is_on:
             return  # it waits on disk
         lanes: dict[str, dict[int, Pending]] = {}
         for ordinal, recipient in enumerate(entry.envelope.recipients):
             lanes.setdefault(lane_of(recipient.destination), {})[ordinal] = Pending()
-        self._take_up(entry, lanes, may_repeat=False)
+        self._take_up(entry, lanes, may_repeat=may_repeat)
         self._pump()
 
     async def flush(self) -> None:
