@@ -1,13 +1,9 @@
 """
 Flow: how a session writes, and what it does while its client does not read.
 
-Writing. What is said in one turn of the session goes out together, at the end of the turn. On plain TCP it goes straight into
-the kernel, which mostly takes all of it; only the rest waits in the transport. (`transport.write` alone would ask the reactor
-for the next moment at which the socket takes octets, which is at once, and costs a round of the loop and two system calls.)
-
-Waiting. On plain TCP the transport asks its pull producer for more as soon as nothing waits in it; any other transport calls
-`pauseProducing` when its buffer is full and `resumeProducing` when it is empty. In between a session writes nothing and looks
-at no further command, so that what waits is bounded; a client that takes too long is disconnected.
+What is said in one turn of the session goes out together, at the end of the turn. The transport calls `pauseProducing` when its
+buffer is full and `resumeProducing` when it is empty. In between a session writes nothing and looks at no further command, so
+that what waits is bounded; a client that takes too long is disconnected.
 """
 
 from __future__ import annotations
@@ -15,19 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
 GATHERED_OCTETS: Final = 65_536
 """From here on what was said in one turn does not wait for its end."""
 
-RUN_OCTETS: Final = 262_144
-"""How much goes to a client that reads as fast as we write, before the others get their turn."""
 
-
-@implementer(IPushProducer, IPullProducer)
+@implementer(IPushProducer)
 class Flow:
     """
     The output of a session.
@@ -45,71 +37,42 @@ class Flow:
         self._timer: IDelayedCall | None = None
         self._waiting: Deferred[None] | None = None
         self._transport: Any = None
-        self._is_direct = False
         self._turn: list[bytes] | None = None
         self._turn_octets = 0
-        self._run_octets = 0
         self.is_paused = False
 
     def start(self, transport: Any) -> None:
-        """Write to this transport from now on; called again when TLS has begun on it."""
-        if self._transport is not None:
-            transport.unregisterProducer()
+        """Write to this transport from now on."""
         self._transport = transport
-        self._is_direct = isinstance(transport, FileDescriptor) and not ISSLTransport.providedBy(transport)
-        transport.registerProducer(self, not self._is_direct)
+        transport.registerProducer(self, True)
 
     def stop(self) -> None:
-        """Write what is left and no more, so that the transport can be closed; it waits for its producer before it closes."""
+        """Write what is left and no more, so that the transport can be closed: it waits for its producer before it closes."""
         self.end_turn()
         self.release()
-        self._is_direct = False
         self._transport.unregisterProducer()
 
     def begin_turn(self) -> None:
         """Keep what is written until the turn ends."""
         self._turn = []
+        self._turn_octets = 0
 
     def end_turn(self) -> None:
         """Let go what was kept."""
         turn, self._turn = self._turn, None
         if turn:
-            self._turn_octets = 0
-            self._put(turn[0] if len(turn) == 1 else b"".join(turn))
+            self._transport.write(turn[0] if len(turn) == 1 else b"".join(turn))
 
     def write(self, octets: bytes) -> None:
         """Write octets; the caller sees to it that the connection is not lost, and writes long content only when not paused."""
         if self._turn is None:
-            self._put(octets)
+            self._transport.write(octets)
             return
         self._turn.append(octets)
         self._turn_octets += len(octets)
         if self._turn_octets >= GATHERED_OCTETS:
             self.end_turn()
             self.begin_turn()
-
-    def _put(self, octets: bytes) -> None:
-        if self._is_direct and not self.is_paused:
-            self._run_octets += len(octets)
-            octets = self._put_into_kernel(octets)
-            if not octets:
-                return
-            self.pauseProducing()
-        self._transport.write(octets)
-
-    def _put_into_kernel(self, octets: bytes) -> bytes:
-        """Return what it does not take now. That the connection is lost is the reactor's to find out."""
-        write, total = self._transport.writeSomeData, len(octets)
-        taken = write(octets)
-        if taken == total:
-            return b""
-        rest = memoryview(octets)
-        while isinstance(taken, int) and taken:
-            rest = rest[taken:]
-            if not rest:
-                return b""
-            taken = write(rest)
-        return bytes(rest)
 
     def pauseProducing(self) -> None:
         """Write no more for now."""
@@ -131,25 +94,11 @@ class Flow:
         if self.is_paused:
             self._open()
 
-    @property
-    def is_run_over(self) -> bool:
-        """Whether it is the others' turn, as far as what was written goes."""
-        return self._run_octets >= RUN_OCTETS
-
-    def begin_run(self) -> None:
-        """Note that the others had their turn."""
-        self._run_octets = 0
-
     async def writable(self) -> None:
-        """Wait until writing may go on or the connection is lost, and give the others their turn."""
+        """Wait until writing may go on or the connection is lost."""
         if self.is_paused:
             self._waiting = Deferred()
             await self._waiting
-        elif self._run_octets >= RUN_OCTETS:
-            turn: Deferred[None] = Deferred()
-            self._clock.callLater(0, turn.callback, None)
-            await turn
-        self._run_octets = 0
 
     def _open(self) -> None:
         self.is_paused = False

@@ -165,8 +165,8 @@ class POP3Protocol(Protocol):
                 self._active_at = self._clock.seconds()
                 duty = self._answer(event)
                 in_turn += 1
-                if duty is None and (in_turn >= COMMANDS_AT_ONCE or self._flow.is_run_over) and not self._is_closing:
-                    duty = self._others_turn()
+                if duty is None and in_turn >= COMMANDS_AT_ONCE and not self._is_closing:
+                    duty, in_turn = self._sleep_for(0), 0
                 if duty is not None:
                     self._flow.end_turn()
                     self._is_busy = True
@@ -231,7 +231,6 @@ class POP3Protocol(Protocol):
         self.send(words.START_TLS)
         self._flow.end_turn()
         self.transport.startTLS(self.factory.certificates)
-        self._flow.start(self.transport)
         self._core.tls_started()
 
     # Logging in
@@ -275,11 +274,6 @@ class POP3Protocol(Protocol):
         self._failed_logins += 1
         await self._sleep_for(self._limits.failure_delay_seconds)
         self.send(words.AUTH_FAILED if self._failed_logins < self._limits.failed_logins else words.TOO_MANY_FAILURES)
-
-    async def _others_turn(self) -> None:
-        """Let the reactor see to the other clients first."""
-        self._flow.begin_run()
-        await self._sleep_for(0)
 
     async def _sleep_for(self, seconds: float) -> None:
         """Wait, or until the connection is lost."""
