@@ -78,9 +78,9 @@ class ThreadedMaildrop:
             return found
         return _ThreadedReader(found, self._hop)
 
-    def commit(self, deleted: Collection[int]) -> Awaitable[int]:
+    def commit(self, deleted: Collection[int]) -> int | Awaitable[int]:
         """Remove messages."""
-        return self._hop(self._maildrop.commit, deleted)
+        return self._hop(self._maildrop.commit, deleted) if deleted else 0
 
 
 class _ThreadedReader:

@@ -27,7 +27,11 @@ _PASSING: Final = frozenset({errno.EAGAIN, errno.ENOENT, errno.ELOOP, errno.EACC
 
 
 class Cache(Protocol):
-    """What a maildrop needs. None of it blocks."""
+    """What a maildrop needs. None of it blocks, where it works."""
+
+    def works_on(self, descriptor: int) -> bool:
+        """Find out, in a thread, whether there is such a cache for the file system of a file; where not, nothing is given."""
+        ...
 
     def open(self, path: str) -> int | None:
         """Open a file for reading; None when that could take time, or cannot be done."""
@@ -79,6 +83,15 @@ class KernelCache:
 
     def __init__(self, open_cached: Callable[[bytes], int] | None = _open_cached) -> None:
         self._open_cached = open_cached
+
+    def works_on(self, descriptor: int) -> bool:
+        """
+        Find out whether the file system can tell what it has in memory.
+
+        A file system on the network or in user space cannot, and with it even to open a file can take long.
+        """
+        self.read(descriptor, 1, 0)
+        return self._open_cached is not None
 
     def open(self, path: str) -> int | None:
         """Open a file for reading if its whole path is in the lookup cache; a link at its end is not followed."""
