@@ -252,7 +252,9 @@ class POP3Protocol(Protocol):
         self._logout = logout
         try:
             maildrop: OpenMaildrop = avatar if interface is IMaildrop else MailboxMaildrop(avatar)
-            session = MaildropSession(self, maildrop, await settled(maildrop.listing()), self._core, self._flow)
+            listing = await settled(maildrop.listing())
+            lists = self.factory.lists.of(listing)
+            session = MaildropSession(self, maildrop, listing, self._core, self._flow, lists)
         except BaseException:
             await self._release()
             raise

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from mailstack.retrieve.flow import Flow
 from mailstack.retrieve.interfaces import Found, Reader
 from mailstack.retrieve.settle import settled
-from mailstack.retrieve.view import LINES_AT_ONCE, MaildropView
+from mailstack.retrieve.view import LINES_AT_ONCE, Lists, MaildropView
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.pop3_commands import Order, POP3Reply, Verb, ok
 from mailstack.wire.pop3_server import POP3ServerCore
@@ -57,8 +57,9 @@ class MaildropSession:
         listing: Sequence[tuple[int, bytes]],
         core: POP3ServerCore,
         flow: Flow,
+        lists: Lists,
     ) -> None:
-        self.view = MaildropView(listing)
+        self.view = MaildropView(listing, lists)
         self._connection = connection
         self._maildrop = maildrop
         self._core = core

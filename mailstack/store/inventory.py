@@ -25,6 +25,7 @@ from mailstack.mail.crlf import CRLFNormaliser
 from mailstack.store.names import parse_name
 
 FOLDERS: Final = ("new", "cur")
+_NAME_AT: Final = 4  # in a place
 UID_OCTETS: Final = 70  # RFC 1939 §7
 CHUNK_OCTETS: Final = 262_144
 SORTED_AT_ONCE: Final = 4_096  # a sort of 100,000 holds the interpreter for 60 ms, the merge of sorted pieces for 20
@@ -84,17 +85,18 @@ class Inventory(Sequence[tuple[int, bytes]]):
     """
     The messages of a maildir in the order of their delivery. As a sequence it has the octets and the unique id of each.
 
-    Shape:  octets are with CRLF line ends, ids as in UIDL. A place is `folder/name`, and may be out of date until `move` is
+    Shape:  octets are with CRLF line ends, `total_octets` those of all messages; ids are as in UIDL. A place is `folder/name`, and may be out of date until `move` is
             told the new one; that changes neither order nor ids. `is_certain` is False when a file could not be measured.
     """
 
-    __slots__ = ("__weakref__", "_inodes", "_octets", "_ours", "_places", "_uids", "is_certain", "twins")
+    __slots__ = ("__weakref__", "_inodes", "_octets", "_ours", "_places", "_uids", "is_certain", "total_octets", "twins")
 
     def __init__(
         self, places: list[str], octets: Sequence[int], inodes: Sequence[int], ours: Sequence[int], *, is_certain: bool = True
     ) -> None:
         self._places = places
         self._octets = array("Q", octets)
+        self.total_octets = sum(octets)
         self._inodes = array("Q", inodes)
         self._ours = bytes(ours)
         self._uids: dict[int, bytes] = {}
@@ -125,7 +127,7 @@ class Inventory(Sequence[tuple[int, bytes]]):
 
     def name(self, index: int) -> str:
         """Return the name of its file."""
-        return self._places[index].partition("/")[2]
+        return self._places[index][_NAME_AT:]
 
     def inode(self, index: int) -> int:
         """Return the inode of its file."""
@@ -137,14 +139,13 @@ class Inventory(Sequence[tuple[int, bytes]]):
 
     def base(self, index: int) -> str:
         """Return the base of its name."""
-        name = self.name(index)
+        name = self._places[index][_NAME_AT:]
         return name.partition(",")[0].partition(":")[0] if self._ours[index] else parse_name(name).base
 
     def uid(self, index: int) -> bytes:
         """Return its unique id: the base, where that can be one and is not a twin's."""
-        known = self._uids.get(index)
-        if known is not None:
-            return known
+        if index in self._uids:
+            return self._uids[index]
         base = self.base(index)
         is_one = len(base) <= UID_OCTETS if self._ours[index] else _UID.fullmatch(base)
         return base.encode("ascii") if is_one else _hashed(base)
