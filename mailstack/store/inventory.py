@@ -57,6 +57,9 @@ class Disk(Protocol):
         """Read from there."""
         ...
 
+    def posix_fadvise(self, descriptor: int, offset: int, octets: int, advice: int, /) -> None:
+        """Say what will be read."""
+
     def close(self, descriptor: int, /) -> None:
         """Close a file."""
 

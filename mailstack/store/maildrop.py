@@ -34,6 +34,8 @@ from mailstack.store.cached import Cache, KernelCache
 from mailstack.store.inventory import CHUNK_OCTETS, FOLDERS, Disk, Inventory, read_inventory, scan
 from mailstack.store.names import delivery_key, parse_name
 
+AHEAD_MESSAGES: Final = 32
+AHEAD_OCTETS: Final = 262_144
 LOCK_NAME: Final = ".pop3.lock"
 SMALL_OCTETS: Final = 65_536  # up to here a message is read whole, in one call
 TOMBSTONE_FOLDER: Final = "tmp"
@@ -41,6 +43,7 @@ TOMBSTONE_SECONDS: Final = 3_600
 SETTLED_SECONDS: Final = 0.05  # the clock of a file system ticks every 10 ms at the slowest,
 SETTLED_COARSE_SECONDS: Final = 2.5  # but for those that know whole seconds only, or even ones
 
+_WILL_NEED: Final[int | None] = getattr(os, "POSIX_FADV_WILLNEED", None)  # not on every system
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -151,6 +154,8 @@ class Maildrop:
         self._disk = disk
         self._cache = cache
         self._gone: set[int] = set()
+        self._next = -1  # behind the message that was read last
+        self._ahead = 0  # up to here the kernel was asked to read
 
     @classmethod
     def open(
@@ -223,6 +228,9 @@ class Maildrop:
         Raises:  OSError: it cannot be read.
         """
         descriptor = self._opened(index)
+        if index == self._next:
+            self._read_ahead(index + 1)
+        self._next = index + 1
         if descriptor is None:
             return None
         try:
@@ -255,6 +263,7 @@ class Maildrop:
                 return reader
             if len(content) != octets:  # the rest of it is not in memory, or it is no regular file
                 return None
+            self._next = index + 1
             return content if has_crlf else with_crlf(content)
         finally:
             if descriptor is not None:
@@ -287,6 +296,28 @@ class Maildrop:
         if self._lock is not None:
             self._disk.close(self._lock)
             self._lock = None
+
+    def _read_ahead(self, index: int) -> None:
+        """
+        Have the kernel fetch the next messages for a client that takes one after the other.
+
+        It keeps them, not we; and whoever finds them there needs no thread.
+        """
+        if _WILL_NEED is None:
+            return
+        last = min(index + AHEAD_MESSAGES, len(self.listing))
+        octets = 0
+        for each in range(max(index, self._ahead), last):
+            octets += self.listing.octets(each)
+            if octets > AHEAD_OCTETS:
+                break
+            with contextlib.suppress(OSError):
+                descriptor = self._disk.open(f"{self.path}/{self.listing.place(each)}", _READ)
+                try:
+                    self._disk.posix_fadvise(descriptor, 0, 0, _WILL_NEED)
+                finally:
+                    self._disk.close(descriptor)
+            self._ahead = each + 1
 
     def _opened(self, index: int) -> int | None:
         """Open a message's file, wherever another program moved it; None when it is gone."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_maildrop import FaultyDisk
 
 from mailstack.mail.crlf import with_crlf
 from mailstack.store.cached import KernelCache
-from mailstack.store.maildrop import SMALL_OCTETS, Maildrop, MessageReader
+from mailstack.store.maildrop import AHEAD_MESSAGES, AHEAD_OCTETS, SMALL_OCTETS, Maildrop, MessageReader
 from mailstack.store.names import delivery_name
 
 
@@ -198,3 +199,71 @@ def test_a_file_system_that_cannot_tell_is_not_asked_again(
     assert (descriptor is not None) == again
     if descriptor is not None:
         os.close(descriptor)
+
+
+def many(maildir: Path, count: int, octets: int, disk: FaultyDisk) -> Maildrop:
+    for number in range(count):
+        name = delivery_name("0123456789abc", 0, 1_700_000_000.5 + number, "mx.test", octets)
+        (maildir / "new" / name).write_bytes(b"x" * (octets - 2) + b"\r\n")
+    drop = Maildrop.open(maildir, now=lambda: 0.0, cache=KernelCache(None), disk=disk)
+    disk.calls.clear()
+    return drop
+
+
+def advised(disk: FaultyDisk) -> int:
+    return sum(1 for call, _ in disk.calls if call == "posix_fadvise")
+
+
+def test_who_reads_one_message_after_the_other_has_the_next_ones_fetched_once_and_no_more_than_that(maildir: Path) -> None:
+    disk = FaultyDisk()
+    drop = many(maildir, 100, 1_000, disk)
+    drop.read(3)
+    assert advised(disk) == 0
+    drop.read(4)
+    assert advised(disk) == AHEAD_MESSAGES
+    drop.read(5)
+    assert advised(disk) == AHEAD_MESSAGES + 1
+    for index in range(6, 100):
+        assert drop.read(index) == b"x" * 998 + b"\r\n"
+    assert advised(disk) == 95
+    drop.close()
+
+
+def test_what_is_fetched_ahead_is_bounded_in_octets(maildir: Path) -> None:
+    disk = FaultyDisk()
+    drop = many(maildir, 10, AHEAD_OCTETS // 3, disk)
+    for index in (0, 1):
+        found = drop.read(index)
+        assert isinstance(found, MessageReader)
+        found.close()
+    assert advised(disk) == 3
+    drop.close()
+
+
+def test_who_picks_messages_has_none_fetched_ahead(maildir: Path) -> None:
+    disk = FaultyDisk()
+    drop = many(maildir, 10, 1_000, disk)
+    for index in (9, 3, 3, 7, 5):
+        drop.read(index)
+    assert advised(disk) == 0
+    drop.close()
+
+
+def test_what_cannot_be_fetched_ahead_keeps_nothing_from_being_read(maildir: Path) -> None:
+    disk = FaultyDisk()
+    drop = many(maildir, 4, 1_000, disk)
+    disk.faults["posix_fadvise"] = lambda *_: OSError(errno.EIO, "bad disk")
+    path = maildir / drop.listing.place(2)
+    path.unlink()
+    assert [drop.read(index) is not None for index in range(4)] == [True, True, False, True]
+    drop.close()
+
+
+def test_a_message_that_was_in_memory_counts_as_read(maildir: Path) -> None:
+    disk = FaultyDisk()
+    many(maildir, 10, 1_000, disk).close()
+    drop = Maildrop.open(maildir, now=lambda: 0.0, cache=WarmCache(), disk=disk)
+    assert drop.read_cached(0) is not None
+    drop.read(1)
+    assert advised(disk) == 8
+    drop.close()
