@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,24 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from mailstack.system import MailSystem, RefusedError
+    from mailstack.workers.parent import Workers
 
+    is_log_shared = _logs_to_stdout(options.parent)
     try:
-        system = MailSystem(settings, read, reactor)
+        if settings.worker_count == 1:
+            service: IService = MailSystem(settings, read, reactor)
+        else:
+            service = Workers(settings, read, reactor, random_octets=os.urandom, is_log_shared=is_log_shared)
     except RefusedError as error:
         raise SystemExit(f"mailstack: the configuration is refused:\n{path}: {error}") from None
-    return _with_lines(system, reactor) if _logs_to_standard_output(options.parent) else system
+    return _with_lines(service, reactor) if is_log_shared else service
 
 
-def _logs_to_standard_output(twistd: Any) -> bool:
-    """Say whether twistd would make the log's lines itself, on standard output."""
-    if twistd is None or twistd["logger"] or twistd.get("syslog"):
+def _logs_to_stdout(twistd: Mapping[str, Any] | None) -> bool:
+    """Say whether twistd, with these options, logs to its standard output: all our processes can then write lines there."""
+    if twistd is None or not twistd["nodaemon"] or twistd.get("syslog") or twistd["logger"]:
         return False
-    return bool(twistd["nodaemon"] or twistd.get("debug")) and twistd["logfile"] in (None, "", "-")
+    return twistd["logfile"] in (None, "", "-")
 
 
 def _with_lines(service: IService, reactor: Any) -> IService:

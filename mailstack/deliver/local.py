@@ -34,8 +34,8 @@ class LocalCourier:
     """
     Delivers into maildirs.
 
-    Shape:  `submit` writes the files of a shipment with others, in a thread, and gives the outcome of each; `hostname` stands in
-            file names, and must stay what it is for as long as an attempt may be repeated.
+    Shape:  `submit` writes the files of a shipment with others, in a thread, and gives the outcome of each; `hostname` stands
+            in file names, and must stay what it is for as long as an attempt may be repeated.
     """
 
     def __init__(self, folders: MailFolder, submit: Submit, hostname: str) -> None:

@@ -1,9 +1,8 @@
 """
 Prompt transports: what a server writes is sent at once, and goes through the reactor only when the peer does not take it.
 
-Twisted's transports keep what is written until the reactor says that the socket has room. In a dialogue of short lines it always
-has: the detour costs two changes of the epoll set, a turn of the reactor and a second callback for each reply, which was a fifth of
-what a small message costs.
+Twisted's transports keep what is written until the reactor says that the socket has room. In a dialogue of short lines it
+always has: the detour costs two changes of the epoll set, a turn of the reactor and a second callback for each reply.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ class PromptServer(tcp.Server):
     """
     A connection that sends at once what is written when nothing else waits to be sent; in TLS the same, below it.
 
-    What does not go out at once, and every error, is left to the reactor, so that connectionLost never comes from within a write.
+    What does not go out at once, and every error, is left to the reactor: connectionLost never comes from within a write.
     """
 
     def startWriting(self) -> None:

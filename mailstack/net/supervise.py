@@ -7,13 +7,14 @@ Deferred.fromCoroutine, so that no failure of anything in the background is lost
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.coroutines import begin
 
 
 class Supervisor:
@@ -28,15 +29,15 @@ class Supervisor:
 
         Shape:   the Deferred fires with None when it has ended, however it ended; cancelling it cancels the coroutine.
         """
-        # Most have nothing to wait for. They are over here, at a quarter of what a Deferred around them costs.
         try:
-            awaited = coroutine.send(None)
-        except (StopIteration, CancelledError):
+            running = begin(coroutine)
+        except CancelledError:
             return succeed(None)
         except Exception:  # a bulkhead: whoever starts a coroutine does not fail with it
             events.unexpected(what, Failure())
             return succeed(None)
-        running: Deferred[None] = Deferred.fromCoroutine(_resumed(coroutine, awaited))
+        if not isinstance(running, Deferred):
+            return succeed(None)
         self._running.add(running)
 
         def ended(outcome: object) -> None:
@@ -56,20 +57,3 @@ class Supervisor:
         for each in running:
             each.cancel()
         await DeferredList(running)
-
-
-def _resumed(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that waits for something, as `yield from` does with one that has not begun."""
-    while True:
-        thrown: BaseException | None = None
-        try:
-            result = yield awaited
-        except GeneratorExit:  # nobody will ever go on with it
-            coroutine.close()
-            raise
-        except BaseException as error:  # the coroutine decides about it, whatever it is
-            thrown = error
-        try:
-            awaited = coroutine.send(result) if thrown is None else coroutine.throw(thrown)
-        except StopIteration:
-            return

@@ -164,11 +164,10 @@ class Draft:
     async def _store(self, envelope: Envelope) -> Refuse | None:
         straight = self._intake.straight
         was_tried = straight is not None and straight.takes(envelope)
-        if straight is not None and was_tried and await self._written_out():
-            if await straight.deliver(self._entry(envelope)):
-                self._chunks.clear()
-                self._discard()
-                return None
+        if straight is not None and was_tried and await self._written_out() and await straight.deliver(self._entry(envelope)):
+            self._chunks.clear()
+            self._discard()
+            return None
         if self._file is not None:
             await self._seal(self._file)
         if self._failure is None:

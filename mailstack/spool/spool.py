@@ -122,7 +122,7 @@ class Spool:
         self.runner.entries = found.entries
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
-        events.spool_recovered(found.entries, found.removed_files)
+        events.spool_recovered(self._folder.path.name, found.entries, found.removed_files)
         self._database.start()
         self._contents.start()
 

@@ -2,8 +2,8 @@
 Straight delivery: a message for accounts only goes into their maildirs before its 250, and never into the database.
 
 What the spool is for is the time between our 250 and the last recipient. Where all recipients are accounts that time can be
-none: the maildirs are stable storage, too, and one file with two flushes that it shares with others is half the work of a row, a
-file, and the row's end. What does not work at the first attempt, for whatever reason, is spooled as if it had not been tried.
+none: the maildirs are stable storage, too, and one file with two flushes that it shares with others is half the work of a row,
+a file, and the row's end. What does not work at the first attempt, for whatever reason, is spooled as if it had not been tried.
 
     died                         on disk                what follows
     before the last flush        nothing, or the file   no 250 was given: the peer sends it again, as SMTP has it

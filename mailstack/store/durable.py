@@ -8,8 +8,8 @@ What they promise, and what they do not (POSIX, and what ext4 was seen to do whe
     unlink              may come back                               until the folder that held the name is synced
     move                may be undone, or the name be in neither    until both folders are synced
 
-`sync_system` does all of that for everything on a file system in one go: syncfs(2), whose cost hardly grows with the files, while
-each fsync is a commit of the journal. It also waits for what others wrote there.
+`sync_system` does all of that for everything on a file system in one go: syncfs(2), whose cost hardly grows with the files,
+while each fsync is a commit of the journal. It also waits for what others wrote there.
 
 A sync that failed is never tried again on the same handle: the kernel has marked the pages clean, and a second fsync would
 succeed with the octets lost ("Can Applications Recover from fsync Failures?", USENIX ATC 2020).
@@ -71,7 +71,7 @@ class FileSystem(Protocol):
         """Whether there is `sync_system`."""
 
     def sync_system(self, handle: int) -> None:
-        """Bring everything that was written to the file system of a folder to stable storage: files, closed ones too, and names."""
+        """Bring everything on the file system of a folder to stable storage: files, closed ones too, and names."""
 
     def system_of(self, handle: int) -> int:
         """Return the number of the file system that a folder is on."""

@@ -88,8 +88,9 @@ class Inventory(Sequence[tuple[int, bytes]]):
     """
     The messages of a maildir in the order of their delivery. As a sequence it has the octets and the unique id of each.
 
-    Shape:  octets are with CRLF line ends, `total_octets` those of all messages; ids are as in UIDL. A place is `folder/name`, and may be out of date until `move` is
-            told the new one; that changes neither order nor ids. `is_certain` is False when a file could not be measured.
+    Shape:  octets are with CRLF line ends, `total_octets` those of all messages; ids are as in UIDL. A place is `folder/name`,
+            and may be out of date until `move` is told the new one; that changes neither order nor ids. `is_certain` is False
+            when a file could not be measured.
     """
 
     __slots__ = ("__weakref__", "_inodes", "_octets", "_ours", "_places", "_uids", "is_certain", "total_octets", "twins")

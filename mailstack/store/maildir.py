@@ -6,8 +6,8 @@ A round of deliveries goes in steps, each for all of its items before the next b
     1. write tmp/NAME, created exclusively         3. move tmp/NAME to new/NAME, where nothing is replaced
     2. flush the files                             4. flush each new/ and tmp/        5. report
 
-A flush is one syncfs(2) for all: twice as many messages a second as with an fsync for each file, for less work. It also waits for
-what other programs have written to that file system; when it takes SLOW_SECONDS, files are flushed singly for BY_FILE_SECONDS.
+A flush is one syncfs(2) for all: twice as many messages a second as with an fsync for each file, for less work. It also waits
+for what others have written to that file system; when it takes SLOW_SECONDS, files are flushed singly for BY_FILE_SECONDS.
 
 States on disk that a crash can leave, and what a repeated delivery does then. NAME is made of the delivery alone, so that it is
 the same again (`names.delivery_name`); KEY is what another program cannot change of it.

@@ -100,7 +100,7 @@ class DotUnstuffer:
     def feed(self, octets: bytes) -> bytes:
         """Take octets from the wire and return octets of the content."""
         octets = self._held + octets if self._held else octets
-        end = octets.find(_END)
+        end = octets.find(_END) if b"." in octets else -1  # an encoded attachment has no dots, and this look costs nothing
         if end >= 0:
             self.ended, self._held = True, b""
             self.rest = octets[end + len(_END) :]
@@ -118,7 +118,8 @@ class DotUnstuffer:
         if self._after_newline and content.startswith(b"."):
             content = content[1:]
         self._after_newline = self._normalise and content.endswith(b"\r\n")
-        content = content.replace(b"\r\n.", b"\r\n")
+        if b"." in content:
+            content = content.replace(b"\r\n.", b"\r\n")
         if self._skip:
             content, self._skip = content[self._skip :], 0
         return content
