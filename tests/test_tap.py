@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from twisted.application.service import Application, IServiceCollection
+from twisted.logger import ILogObserver
 from twisted.scripts.twistd import ServerOptions
 
 from mailstack.console.command import main
+from mailstack.loglines import LineObserver
 from mailstack.system import MailSystem
 from mailstack.tap import _logs_to_stdout, makeService
 from mailstack.workers.parent import Workers
@@ -46,5 +49,15 @@ def test_without_twistd_it_is_not() -> None:
 def test_one_worker_is_no_worker(workers: str, kind: type, config: Path) -> None:
     config.write_text(config.read_text().replace("#workers = 1", f"workers = {workers}"))
     options = ServerOptions()
-    options.parseOptions(["-n", "mailstack", "--config", str(config)])
+    options.parseOptions(["--logfile", "twistd.log", "mailstack", "--config", str(config)])
     assert type(makeService(options.subOptions)) is kind
+
+
+def test_the_lines_of_a_log_on_standard_output_are_ours(config: Path) -> None:
+    options = ServerOptions()
+    options.parseOptions(["-n", "mailstack", "--config", str(config)])
+    application = Application("mailstack")
+    makeService(options.subOptions).setServiceParent(application)
+    assert isinstance(application.getComponent(ILogObserver), LineObserver)
+    ((service,),) = [list(outer) for outer in IServiceCollection(application)]
+    assert type(service) is MailSystem
