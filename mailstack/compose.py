@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.plugin import getPlugins
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -61,6 +61,7 @@ from mailstack.spool.spool import Spool
 from mailstack.store.folders import MailFolder
 from mailstack.store.maildir import Maildirs, Outcome, Shipment
 from mailstack.store.maildrop import Maildrop
+from mailstack.store.maildrops import Maildrops
 from mailstack.wire.limits import BareNewline
 from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.smtp_mailing import Login
@@ -131,6 +132,7 @@ class Composition:
         self.certificates = _certificates(settings)
         self.folders = MailFolder(settings.mail_folder)
         self.maildirs = Maildirs(self.folders, seconds=time.monotonic)
+        self.maildrops = Maildrops(now=reactor.seconds)
         self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(self.maildirs.deliver_many, name="deliveries")
         self.directory = self._make_directory(settings)
         self._expander = Expander(
@@ -169,7 +171,7 @@ class Composition:
 
     async def close(self) -> None:
         """End everything, when no session is left."""
-        await DeferredList([Deferred.fromCoroutine(spool.close()) for spool in self._spools])
+        await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
         await self._relay.close()
         await self.deliveries.stop()
         await self.supervisor.stop()
@@ -342,8 +344,12 @@ class Composition:
         )
 
     def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
-        opening = self.disk.run(Maildrop.open, self.folders.path_of(account), now=self._reactor.seconds)
-        return kept(opening, Maildrop.close).addCallback(lambda open_: (ThreadedMaildrop(open_, self.disk.run), open_.close))
+        path = str(self.folders.path_of(account))
+        at_once = self.maildrops.open_at_once(path)
+        if at_once is not None:
+            return succeed((ThreadedMaildrop(at_once, self.disk.run), at_once.close))
+        opening = kept(self.disk.run(self.maildrops.opening(path)), Maildrop.close).addCallback(self.maildrops.remember)
+        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.disk.run), opened.close))
 
 
 @implementer(ISubmitter)

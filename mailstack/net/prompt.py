@@ -3,14 +3,20 @@ Prompt transports: what is written is sent at once, and goes through the reactor
 
 Twisted's transports keep what is written until the reactor says that the socket has room. In a dialogue of short lines it
 always has: the detour costs two changes of the epoll set, a turn of the reactor and a second callback for each reply.
+
+And they read at most 64 KiB at a time. A peer that fills that is sending a large message, and is given more: what is done for
+each piece is then done four times less often. Not all are, since memory of that size comes from the kernel each time.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IConnector
+
+MOST_OCTETS: Final = 262_144
+"""Of one read."""
 
 
 class _Prompt(tcp.Connection):
@@ -32,6 +38,14 @@ class _Prompt(tcp.Connection):
             elif not self.producerPaused:  # a paused producer is resumed by the reactor
                 return
         super().startWriting()  # type: ignore[no-untyped-call]  # Twisted's is untyped
+
+    def _dataReceived(self, data: bytes | None) -> Any:
+        octets = len(data or b"")
+        if octets == self.bufferSize:
+            self.bufferSize = MOST_OCTETS
+        elif octets < PromptServer.bufferSize // 2:
+            self.bufferSize = PromptServer.bufferSize
+        return super()._dataReceived(data)
 
     def _send(self, octets: bytes) -> int:
         try:

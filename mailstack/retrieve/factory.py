@@ -13,6 +13,7 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from mailstack.mail.envelope import Service
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.protocol import POP3Protocol
+from mailstack.retrieve.view import ListsInUse
 from mailstack.sessions import Counts, Sessions, peer_address
 from mailstack.wire.pop3_commands import TOO_MANY_CONNECTIONS, format_pop3_reply
 
@@ -49,6 +50,7 @@ class POP3Factory(ServerFactory):
         self.certificates = certificates
         self.require_tls = require_tls
         self.limits = limits or POP3Limits()
+        self.lists = ListsInUse()
         self._session_names = session_names
         self._sessions: Sessions[POP3Protocol] = Sessions(counts)
 

@@ -18,7 +18,7 @@ from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.intake import Intake
 from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import Count
-from mailstack.spool.ports import BatchFactory, Chance, Clock, Courier, Couriers, Route, Start, System
+from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, StraightCourier, System
 from mailstack.spool.recovery import recover
 from mailstack.spool.report import Reporter
 from mailstack.spool.runner import Runner
@@ -58,7 +58,7 @@ class Spool:
         chance: Chance,
         route: Route,
         couriers: Couriers,
-        straight: Courier | None = None,
+        straight: StraightCourier | None = None,
         shard: int = 0,
         schedule: Schedule | None = None,
         limits: Limits | None = None,
