@@ -139,6 +139,10 @@ class POP3Protocol(Protocol):
         if not self._is_closing:
             self._flow.write(octets)
 
+    async def others_turn(self) -> None:
+        """Let the reactor see to the other clients first."""
+        await self._sleep_for(0)
+
     # The loop
 
     def _greet(self) -> None:
@@ -170,7 +174,7 @@ class POP3Protocol(Protocol):
                     continue
                 in_turn += 1
                 if duty is None and in_turn >= COMMANDS_AT_ONCE and not self._is_closing:
-                    duty, in_turn = self._sleep_for(0), 0
+                    duty, in_turn = self.others_turn(), 0
                 if duty is not None:
                     self._flow.end_turn()
                     self._is_busy = True
