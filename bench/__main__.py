@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from harness.programs import open_folder
 
-import bench  # noqa: F401  # finds the package `harness`
+from bench import alone, receiving, report, retrieving
+from bench.alone import Alone
 from bench.interrupt import Interrupted, obey_signals, uninterrupted
 from bench.needed import missing_packages
 from bench.programs import LoadError, Programs
-from bench.rounds import Site, compare, say
+from bench.rounds import Result, Site, Workload, compare, say
 
 EXAMPLES = """
 examples:
@@ -52,35 +54,22 @@ def main(words: list[str]) -> int:
     if lacking:
         sys.stderr.write("".join(f"bench: {each}\n" for each in lacking))
         return 2
-    from bench import receiving, report, retrieving
-
-    known = {workload.name: workload for workload in (*receiving.WORKLOADS, *retrieving.WORKLOADS)}
-    if arguments.list:
-        rows = [(each.name, each.peer, each.about) for each in known.values()]
-        sys.stdout.write(report.aligned(rows, left=3) + "\n")
-        return 0
-    chosen = [name for name in arguments.only.split(",") if name] or list(known)
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        sys.stderr.write(f"bench: unknown: {', '.join(unknown)}. There are: {', '.join(known)}\n")
+    chosen, refusal = _choose(arguments)
+    if refusal:
+        sys.stderr.write(f"bench: {refusal}\n")
         return 2
+    if arguments.list:
+        sys.stdout.write(_listed(chosen) + "\n")
+        return 0
     obey_signals()
     try:
         with ExitStack() as stack:
             with uninterrupted():
                 folder = stack.enter_context(open_folder("bench"))
-            programs = Programs(folder / "programs")
             rounds = 1 if arguments.quick else arguments.rounds
+            programs = Programs(folder / "programs")
             site = Site(folder, programs, arguments.workers, rounds, arguments.quick, arguments.minutes)
-            document = {"machine": report.machine(folder), "rounds": rounds, "workers": arguments.workers, "workloads": []}
-            results = []
-            for name in chosen:
-                say(f"{name}: {known[name].about}; beside {known[name].peer}")
-                results.append(compare(site, known[name]))
-                document["workloads"].append(report.as_json(results[-1]))
-            if arguments.json:
-                report.write_json(arguments.json, document)
-            sys.stdout.write(report.table(results) + "\n")
+            _measure(site, chosen, arguments.json)
     except Interrupted as interrupted:
         say(f"bench: ended by {interrupted}; everything is stopped and removed")
         return 128 + interrupted.number
@@ -88,6 +77,47 @@ def main(words: list[str]) -> int:
         say(f"bench: {error}")
         return 1
     return 0
+
+
+def _choose(arguments: argparse.Namespace) -> tuple[list[Workload | Alone], str]:
+    """Return the workloads that are wanted, or why there are none."""
+    known: dict[str, Workload | Alone] = {
+        each.name: each for each in (*receiving.WORKLOADS, *retrieving.WORKLOADS, *alone.WORKLOADS)
+    }
+    names = [name for name in arguments.only.split(",") if name] or list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        return [], f"unknown: {', '.join(unknown)}. There are: {', '.join(known)}"
+    if arguments.rounds < 1 or arguments.workers < 1 or arguments.minutes <= 0:
+        return [], "rounds, workers and minutes must be positive"
+    return [known[name] for name in names], ""
+
+
+def _listed(workloads: list[Workload | Alone]) -> str:
+    rows = [(each.name, each.peer if isinstance(each, Workload) else "-", each.about) for each in workloads]
+    return report.aligned(rows, left=3)
+
+
+def _measure(site: Site, workloads: list[Workload | Alone], file: Path | None) -> None:
+    """Measure them all, and write what is known after each, so that hours are not lost with the last one."""
+    results: list[Result] = []
+    figures: dict[str, list[alone.Figure]] = {}
+    for workload in workloads:
+        if isinstance(workload, Workload):
+            say(f"{workload.name}: {workload.about}; beside {workload.peer}")
+            results.append(compare(site, workload))
+        else:
+            say(f"{workload.name}: {workload.about}")
+            figures[workload.name] = alone.measure(site, workload)
+        shutil.rmtree(site.folder / workload.name, ignore_errors=True)
+        if file is not None:
+            report.write_json(file, report.document(site, results, figures))
+    drawn = (
+        report.table(results) if results else "",
+        report.table_durable(results),
+        report.table_alone(figures) if figures else "",
+    )
+    sys.stdout.write("\n\n".join(part for part in drawn if part) + "\n")
 
 
 if __name__ == "__main__":

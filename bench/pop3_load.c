@@ -10,9 +10,10 @@
 
 static const char *usage =
     "pop3_load [-s sessions at a time] [-m sessions in all] [-n accounts] [-u user%ld@domain] [-w password]\n"
-    "          [-r messages to RETR, -r all] [-l (login and QUIT only)] [-T (TLS)] ADDRESS:PORT";
+    "          [-r messages to RETR, -r all] [-x (DELE what was fetched)]\n"
+    "          [-l (login and QUIT only)] [-T (TLS)] ADDRESS:PORT";
 
-static long sessions_at_once = 1, sessions = 1, accounts = 1, retrievals = 0, retrieve_all, login_only, with_tls;
+static long sessions_at_once = 1, sessions = 1, accounts = 1, retrievals = 0, retrieve_all, delete, login_only, with_tls;
 static const char *user_format = "user%ld@example.test", *password = "secret";
 static double *latencies;
 static atomic_long messages_done, octets_done;
@@ -84,6 +85,10 @@ static void session(struct connection *self, long account)
             command(self, "RETR %ld", number);
             got += read_listing(self, "RETR");
         }
+        for (long number = 1; delete && number <= wanted; number++) {
+            command(self, "DELE %ld", number);
+            expect_ok(self, "DELE");
+        }
         if (wanted == count && wanted > 0 && got != total)
             fail("STAT said %ld octets, and %ld came", total, got);
         atomic_fetch_add(&messages_done, wanted);
@@ -112,7 +117,7 @@ int main(int count, char **words)
     int letter;
     program = "pop3_load";
     signal(SIGPIPE, SIG_IGN);
-    while ((letter = getopt(count, words, "s:m:n:u:w:r:lT")) != -1)
+    while ((letter = getopt(count, words, "s:m:n:u:w:r:xlT")) != -1)
         switch (letter) {
         case 's': sessions_at_once = number_of(optarg); break;
         case 'm': sessions = number_of(optarg); break;
@@ -125,6 +130,7 @@ int main(int count, char **words)
             else
                 retrievals = number_of(optarg);
             break;
+        case 'x': delete = 1; break;
         case 'l': login_only = 1; break;
         case 'T': with_tls = 1; break;
         default: fail("usage: %s", usage);

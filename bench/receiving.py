@@ -20,7 +20,7 @@ from bench.contents import check_smtp_load, check_smtp_source, empty, files_in
 from bench.durability import before_the_250
 from bench.programs import LoadError
 from bench.rounds import Measured, Site, Workload, timed
-from bench.servers import DOMAIN, AiosmtpdServer, Ours, PostfixServer, Server
+from bench.servers import DOMAIN, PASSWORD, AiosmtpdServer, DovecotServer, Ours, PostfixServer, Server
 
 SESSIONS: Final = 20
 OCTETS: Final = 4096
@@ -210,6 +210,45 @@ def _relay(site: Site, server: Server) -> Measured:
     return measured
 
 
+class _PostfixSubmission(PostfixServer):
+    """Postfix as a submission server: TLS, and passwords that a Dovecot beside it checks."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        self._passwords = DovecotServer(folder.with_name("passwords"), accounts=1, mail=folder.with_name("no-mail"))
+        super().__init__(
+            folder,
+            accounts=1,
+            settings={
+                "smtpd_tls_security_level": "encrypt",
+                "smtpd_sasl_auth_enable": "yes",
+                "smtpd_sasl_type": "dovecot",
+                "smtpd_sasl_path": str(self._passwords.auth_socket),
+                "smtpd_tls_auth_only": "yes",
+                "smtpd_tls_session_cache_timeout": "0",
+                "smtpd_tls_received_header": "no",
+            },
+        )
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._passwords)
+            super().__enter__()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        with self._stack:
+            super().__exit__(kind, error, where)
+
+    @property
+    def pids(self) -> list[int]:
+        """Those of both."""
+        return [*super().pids, *self._passwords.pids]
+
+
+_SUBMIT = ("-S", "-u", TO, "-w", PASSWORD, "-f", f"user0@{DOMAIN}")
+
+
 def _ours(accounts: int) -> Callable[[Site, Path], Ours]:
     return lambda site, folder: Ours(folder, accounts=accounts, workers=site.workers)
 
@@ -245,5 +284,14 @@ WORKLOADS: Final = (
         _OursRelays,
         _PostfixRelays,
         _relay,
+    ),
+    Workload(
+        "submission",
+        "Postfix",
+        "STARTTLS, AUTH PLAIN, a message of 4 KB, QUIT, 10 sessions; Postfix's passwords are checked by Dovecot",
+        "sessions/s",
+        _ours(1),
+        _PostfixSubmission,
+        loaded(300, 30, 10, OCTETS, *_SUBMIT, submission=True),
     ),
 )

@@ -8,13 +8,14 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.programs import find_program
 
-from bench.rounds import Measured, Result, median
+from bench.alone import Figure
+from bench.rounds import Measured, Result, Site, median
 
 
 def machine(folder: Path) -> dict[str, Any]:
@@ -47,6 +48,17 @@ def machine(folder: Path) -> dict[str, Any]:
 def _said(program: str, *words: str) -> str:
     done = subprocess.run([find_program(program) or program, *words], capture_output=True, text=True, check=False)
     return done.stdout.strip()
+
+
+def document(site: Site, results: list[Result], figures: Mapping[str, list[Figure]]) -> dict[str, Any]:
+    """Put everything together."""
+    return {
+        "machine": machine(site.folder),
+        "rounds": site.rounds,
+        "workers": site.workers,
+        "workloads": [as_json(result) for result in results],
+        "alone": {name: {each.what: [each.amount, each.unit] for each in part} for name, part in figures.items()},
+    }
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -107,7 +119,7 @@ def table(results: list[Result]) -> str:
                 f"{delays[1]:.1f} ms" if delays else "-",
             )
         )
-    return aligned(rows, left=3)
+    return aligned(rows, left=3) if results else ""
 
 
 def aligned(rows: Sequence[tuple[str, ...]], left: int) -> str:
@@ -123,8 +135,24 @@ def aligned(rows: Sequence[tuple[str, ...]], left: int) -> str:
     return "\n".join(lines)
 
 
+def table_alone(results: Mapping[str, list[Figure]]) -> str:
+    """Draw what was measured of ours alone."""
+    rows = [("ours alone", "figure", "amount", "unit")]
+    for name, figures in results.items():
+        rows += [(name, each.what, _figure(each.amount), each.unit) for each in figures]
+    return aligned([(name, what, f"{amount:>9}", unit) for name, what, amount, unit in rows], left=4) if results else ""
+
+
+def table_durable(results: list[Result]) -> str:
+    """Draw what stood on stable storage before the 250."""
+    rows = [("flushed before the 250", "by", "calls")]
+    for result in results:
+        rows += [(result.workload.name, name, ", ".join(calls)) for name, calls in result.durable.items()]
+    return aligned(rows, left=3) if len(rows) > 1 else ""
+
+
 def _figure(figure: float) -> str:
-    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}" if figure >= 10 else f"{figure:.2f}"
+    return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.2f}"
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

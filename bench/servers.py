@@ -240,6 +240,9 @@ service pop3 {{
 }}
 service auth {{
   client_limit = 20000
+  unix_listener {auth_socket} {{
+    mode = 0666
+  }}
 }}
 service anvil {{
   client_limit = 20000
@@ -255,13 +258,16 @@ class DovecotServer(_Base):
     def __init__(self, folder: Path, *, accounts: int, mail: Path) -> None:
         folder.mkdir(parents=True)
         self.mail = mail
+        self.auth_socket = folder / "passwords"
         certificate = make_certificate(folder / "tls", "mail.example.test")
         maildirs = {f"user{number}@{DOMAIN}": mail / f"user{number}" for number in range(accounts)}
+        for maildir in maildirs.values():
+            maildir.mkdir(parents=True, exist_ok=True)
         self.peer = Dovecot(
             folder / "dovecot",
             maildirs,
             certificate=certificate,
-            settings=_DOVECOT.format(cores=os.cpu_count() or 1),
+            settings=_DOVECOT.format(cores=os.cpu_count() or 1, auth_socket=self.auth_socket),
         )
         self.pop3_port, self.pop3s_port = self.peer.pop3_port, self.peer.pop3s_port
 
