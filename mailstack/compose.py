@@ -12,11 +12,11 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.plugin import getPlugins
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -33,10 +33,11 @@ from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
+from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.net.supervise import Supervisor
 from mailstack.net.threads import Threads, kept
-from mailstack.net.tls import CertificateStore
+from mailstack.net.tls import CertificateStore, Pem
 from mailstack.policy.activation import ActivationError, activate
 from mailstack.policy.chain import Chain
 from mailstack.receive.factory import ReceiverFactory
@@ -50,14 +51,17 @@ from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
+from mailstack.sessions import Counts
 from mailstack.settings import Relay as RelayTable
 from mailstack.settings import Settings, read_secret
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
+from mailstack.spool.shards import left_over, shard_folder
 from mailstack.spool.spool import Spool
 from mailstack.store.folders import MailFolder
-from mailstack.store.maildir import MaildirItem, Maildirs
+from mailstack.store.maildir import Maildirs, Outcome, Shipment
 from mailstack.store.maildrop import Maildrop
+from mailstack.store.maildrops import Maildrops
 from mailstack.wire.limits import BareNewline
 from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.smtp_mailing import Login
@@ -66,6 +70,28 @@ PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8
 
 Mail = ReceiverFactory | POP3Factory
+_LEFT_OVER: Final = Limits(attempts_at_once=5, per_destination=1, works=200, octets=8_388_608, works_per_destination=100)
+"""Of a spool without a worker of its own: what is left in it comes on top of what the limits allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which one a process is of those that serve."""
+
+    worker: int = 0
+    workers: int = 1
+
+    def part_of(self, number: int) -> int:
+        """Return the part of a limit that falls to each worker: rounded up, so at least 1."""
+        return -(-number // self.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the parent read for its workers, who may have lost the right to."""
+
+    pem: Pem | None
+    smarthost_password: str | None = field(repr=False)
 
 
 class RefusedError(Exception):
@@ -90,21 +116,24 @@ class House:
 
 class Composition:
     """
-    The parts of one installation.
+    The parts of one installation, as one process has them.
 
+    Shape:   without `secrets` they are read when they are wanted.
     Raises:  RefusedError: the settings name something that cannot be had.
     """
 
-    def __init__(self, settings: Settings, reactor: Any) -> None:
+    def __init__(self, settings: Settings, reactor: Any, *, place: Place | None = None, secrets: Secrets | None = None) -> None:
         self._settings = settings
         self._reactor = reactor
+        self.place = place or Place()
         self.supervisor = Supervisor()
-        self.passwords = Threads(reactor, "passwords", PASSWORD_THREADS)
+        self.passwords = Threads(reactor, "passwords", self.place.part_of(PASSWORD_THREADS))
         self.disk = Threads(reactor, "disk", DISK_THREADS)
         self.certificates = _certificates(settings)
         self.folders = MailFolder(settings.mail_folder)
-        self.maildirs = Maildirs(self.folders)
-        self.deliveries: BatchThread[MaildirItem, Any] = self._batch(self.maildirs.deliver_many, name="deliveries")
+        self.maildirs = Maildirs(self.folders, seconds=time.monotonic)
+        self.maildrops = Maildrops(now=reactor.seconds)
+        self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(self.maildirs.deliver_many, name="deliveries")
         self.directory = self._make_directory(settings)
         self._expander = Expander(
             self.directory,
@@ -113,35 +142,69 @@ class Composition:
         )
         self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
-        self._relay = self._make_relay(settings)
-        self.spool = self._make_spool(settings)
+        self._relay = self._make_relay(settings, secrets)
+        self._spool = self._make_spool(self.place.worker, self._limits(settings))
+        self._spools = [self._spool]
         self._portal = Portal(
             Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}), [DirectoryChecker(self.directory)]
         )
         self._session_names = _session_names()
+        self.steady_seconds = time.monotonic
+
+    def open_spools(self) -> None:
+        """
+        Open our spool, and those that fall to us since their workers are no more; blocks.
+
+        Raises:  SpoolError.
+        """
+        self._spool.open()
+        folder, place = self._settings.spool_folder, self.place
+        for shard in left_over(folder, worker=place.worker, workers=place.workers):
+            spool = self._make_spool(shard, _LEFT_OVER)
+            spool.open()
+            self._spools.append(spool)
+
+    def start_spools(self) -> None:
+        """Begin to deliver what waits."""
+        for spool in self._spools:
+            spool.runner.start()
 
     async def close(self) -> None:
         """End everything, when no session is left."""
-        await self.spool.close()
+        await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
+        await self._relay.close()
         await self.deliveries.stop()
         await self.supervisor.stop()
         self.directory.close()
         self.passwords.stop()
         self.disk.stop()
 
-    def change(self, settings: Settings) -> None:
+    def change(self, settings: Settings, secrets: Secrets | None = None) -> None:
         """
         Put changed settings and renewed certificates into force, so far as that needs no restart; all of it or nothing.
 
         Raises:  RefusedError, CertificateError.
         """
-        judge, relay = self._make_judge(settings), self._make_relay(settings)
-        if self.certificates is not None:
-            self.certificates.load()
+        judge, relay = self._make_judge(settings), self._make_relay(settings, secrets)
+        self.load_certificates(secrets)
+        self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay = settings, judge, relay
 
-    def make_factory(self, service: Service) -> Mail:
-        """Make the factory of a listener."""
+    def load_certificates(self, secrets: Secrets | None = None) -> None:
+        """
+        Put certificates into force, if there are any.
+
+        Raises:  CertificateError.
+        """
+        if self.certificates is None:
+            return
+        if secrets is None or secrets.pem is None:
+            self.certificates.load()
+        else:
+            self.certificates.use(secrets.pem)
+
+    def make_factory(self, service: Service, counts: Counts | None = None) -> Mail:
+        """Make the factory of a listener; `counts` counts its sessions, if other processes have it, too."""
         if service in (Service.POP3, Service.POP3S):
             made: Mail = POP3Factory(
                 portal=self._portal,
@@ -150,6 +213,7 @@ class Composition:
                 start=self.supervisor.start,
                 session_names=self._session_names,
                 certificates=self.certificates,
+                counts=counts,
             )
         else:
             made = ReceiverFactory(
@@ -159,8 +223,9 @@ class Composition:
                 start=self.supervisor.start,
                 session_names=self._session_names,
                 certificates=self.certificates,
+                counts=counts,
                 hostname=self._settings.hostname,
-                intake=self.spool.intake,
+                intake=self._spool.intake,
                 router=self._expander,
                 judge=self._judge,
             )
@@ -221,9 +286,15 @@ class Composition:
             subaddress_delimiter=settings.delivery.subaddress_delimiter,
         )
 
-    def _make_spool(self, settings: Settings) -> Spool:
+    def _limits(self, settings: Settings) -> Limits:
+        relay, part_of = settings.relay, self.place.part_of
+        return Limits(attempts_at_once=part_of(relay.attempts_at_once), per_destination=part_of(relay.per_destination))
+
+    def _make_spool(self, shard: int, limits: Limits) -> Spool:
+        settings = self._settings
         return Spool(
-            settings.spool_folder,
+            shard_folder(settings.spool_folder, shard),
+            shard=shard,
             hostname=settings.hostname,
             clock=self._reactor,
             batch_factory=self._batch,
@@ -231,22 +302,24 @@ class Composition:
             chance=random.SystemRandom().random,
             route=self._expander.route,
             couriers=self._courier,
+            straight=self._local,
             schedule=Schedule(
                 first_seconds=settings.queue.retry_first_seconds,
                 longest_seconds=settings.queue.retry_most_seconds,
                 lifetime_seconds=settings.queue.expire_seconds,
             ),
-            limits=Limits(attempts_at_once=settings.relay.attempts_at_once, per_destination=settings.relay.per_destination),
+            limits=limits,
             min_free_octets=settings.queue.free_octets_minimum,
         )
 
     def _courier(self, destination: Destination) -> LocalCourier | RelayCourier:
         return self._local if isinstance(destination, Account) else self._relay
 
-    def _make_relay(self, settings: Settings) -> RelayCourier:
+    def _make_relay(self, settings: Settings, secrets: Secrets | None) -> RelayCourier:
         relay = settings.relay
         try:
-            smarthost = _smarthost(relay)
+            password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
+            smarthost = _smarthost(relay, password)
             nameservers = [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
         except (OSError, ValueError) as error:
             raise RefusedError(f"relay: {error}") from error
@@ -260,7 +333,7 @@ class Composition:
         return RelayCourier(
             settings.hostname,
             Resolver(self._reactor, nameservers),
-            TCPConnect(self._reactor, relaying.connect_timeout_seconds, relaying.local_address),
+            TCPConnect(PromptTCP(self._reactor), relaying.connect_timeout_seconds, relaying.local_address),
             Surroundings(
                 clock=self._reactor,
                 start=self.supervisor.start,
@@ -272,8 +345,12 @@ class Composition:
         )
 
     def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
-        opening = self.disk.run(Maildrop.open, self.folders.path_of(account), now=self._reactor.seconds)
-        return kept(opening, Maildrop.close).addCallback(lambda open_: (ThreadedMaildrop(open_, self.disk.run), open_.close))
+        path = str(self.folders.path_of(account))
+        at_once = self.maildrops.open_at_once(path)
+        if at_once is not None:
+            return succeed((ThreadedMaildrop(at_once, self.disk.run), at_once.close))
+        opening = kept(self.disk.run(self.maildrops.opening(path)), Maildrop.close).addCallback(self.maildrops.remember)
+        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.disk.run), opened.close))
 
 
 @implementer(ISubmitter)
@@ -290,12 +367,22 @@ def _certificates(settings: Settings) -> CertificateStore | None:
     return CertificateStore(settings.tls.certificate, settings.tls.key)
 
 
-def _smarthost(relay: RelayTable) -> Smarthost | None:
+def read_smarthost_password(settings: Settings) -> str | None:
+    """
+    Read the password for the smarthost, if there is one.
+
+    Raises:  ValueError: it cannot be read.
+    """
+    file = settings.relay.smarthost_password_file
+    return None if file is None else read_secret(file)
+
+
+def _smarthost(relay: RelayTable, password: str | None) -> Smarthost | None:
     if relay.smarthost is None:
         return None
     login = None
-    if relay.smarthost_username is not None and relay.smarthost_password_file is not None:
-        login = Login(relay.smarthost_username, read_secret(relay.smarthost_password_file))
+    if relay.smarthost_username is not None and password is not None:
+        login = Login(relay.smarthost_username, password)
     return Smarthost(host=relay.smarthost.host, port=relay.smarthost.port, login=login, tls=TLSPolicy(relay.tls))
 
 

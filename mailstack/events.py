@@ -7,10 +7,11 @@ An event has a name (the function's), fixed fields, and one line of text. Sessio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from mailstack.mail.address import Address, format_path
@@ -19,16 +20,21 @@ from mailstack.mail.envelope import Service
 from mailstack.mail.reply import Reply
 from mailstack.mail.verdict import Stage
 
-_log = Logger(namespace="mailstack")
+NAMESPACE: Final = "mailstack"
+
+_log = Logger(namespace=NAMESPACE)
 
 
 def _safe(text: str) -> str:
     """Return text on one line, without control characters and of bounded length."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])
+    text = text[:500]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _emit(level: LogLevel, name: str, text: str, **fields: Any) -> None:
-    _log.emit(level, text, event=name, **fields)
+    # What Logger.emit does, for a third of its cost.
+    fields.update(event=name, log_level=level, log_namespace=NAMESPACE, log_source=None, log_format=text, log_time=time.time())
+    globalLogPublisher(fields)
 
 
 def session_opened(session: str, service: Service, peer: str) -> None:
@@ -171,13 +177,15 @@ def unexpected(what: str, failure: Failure) -> None:
     _log.failure("{what}", failure, what=what, event="unexpected")
 
 
-def spool_recovered(entries: int, removed_files: int) -> None:
-    """The spool was opened, and this is what it held."""
+def spool_recovered(spool: str, entries: int, removed_files: int, *, is_counted: bool) -> None:
+    """A spool was opened, and this is what it held; of very many entries not all are counted."""
     _emit(
         LogLevel.info,
         "spool_recovered",
-        "spool: {entries} waiting, {removed_files} unfinished files removed",
+        "{spool}: {entries}{or_more} waiting, {removed_files} unfinished files removed",
+        spool=spool,
         entries=entries,
+        or_more="" if is_counted else " or more",
         removed_files=removed_files,
     )
 
@@ -205,3 +213,48 @@ def stopping(sessions: int) -> None:
 def stopped() -> None:
     """Everything has ended."""
     _emit(LogLevel.info, "stopped", "stopped")
+
+
+def reactor_delay(p50_ms: float, p99_ms: float, most_ms: float) -> None:
+    """How long what was to be done at once had to wait, since the start."""
+    _emit(
+        LogLevel.info,
+        "reactor_delay",
+        "reactor delay p50={p50_ms:.1f} p99={p99_ms:.1f} most={most_ms:.1f} ms",
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
+        most_ms=most_ms,
+    )
+
+
+def worker_started(worker: int, pid: int) -> None:
+    """A worker process has its spool and accepts connections."""
+    _emit(LogLevel.info, "worker_started", "worker {worker} serves, process {pid}", worker=worker, pid=pid)
+
+
+def worker_died(worker: int, pid: int, how: str, wait_seconds: float) -> None:
+    """A worker process ended that should not have; another takes its place."""
+    _emit(
+        LogLevel.error,
+        "worker_died",
+        "worker {worker}, process {pid}, {how}; the next starts in {wait_seconds} s",
+        worker=worker,
+        pid=pid,
+        how=how,
+        wait_seconds=wait_seconds,
+    )
+
+
+def worker_refused(worker: int, why: str) -> None:
+    """A worker process cannot do what it should."""
+    _emit(LogLevel.error, "worker_refused", "worker {worker}: {why}", worker=worker, why=_safe(why))
+
+
+def worker_killed(worker: int, pid: int, why: str) -> None:
+    """A worker process is killed, since it does not end by itself."""
+    _emit(LogLevel.error, "worker_killed", "worker {worker}, process {pid}, is killed: {why}", worker=worker, pid=pid, why=why)
+
+
+def worker_said(worker: int, level: LogLevel, text: str) -> None:
+    """Something that a worker process logs, where the log can be written by one process only."""
+    _emit(level, "worker_said", "{said}", said=text, worker=worker, log_system=f"worker {worker}#{level.name}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -27,35 +28,70 @@ class Session(Protocol):
 S = TypeVar("S", bound=Session)
 
 
-class Sessions(Generic[S]):
-    """The sessions that are open."""
+class Counts(Protocol):
+    """Counts the sessions of one listener by peer, be they in this process or in others."""
+
+    def admit(self, peer: str, *, most: int, most_per_peer: int) -> bool:
+        """Count one more, and say so, unless there are too many; who has no name (a UNIX socket) has no cap of his own."""
+
+    def leave(self, peer: str) -> None:
+        """Count one less."""
+
+
+class OwnCounts:
+    """The counts of a process that alone has the listener."""
 
     def __init__(self) -> None:
+        self._total = 0
+        self._peers: Counter[str] = Counter()
+
+    def admit(self, peer: str, *, most: int, most_per_peer: int) -> bool:
+        """Count one more, and say so, unless there are too many."""
+        if self._total >= most or (peer and self._peers[peer] >= most_per_peer):
+            return False
+        self._total += 1
+        self._peers[peer] += 1
+        return True
+
+    def leave(self, peer: str) -> None:
+        """Count one less."""
+        self._total -= 1
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+
+
+class Sessions(Generic[S]):
+    """The sessions of one listener that are open in this process; `counts` may know of others elsewhere."""
+
+    def __init__(self, counts: Counts | None = None) -> None:
+        self._counts = counts or OwnCounts()
         self._peers: dict[S, str] = {}
-        self._counts: Counter[str] = Counter()
         self._drained: list[Deferred[None]] = []
         self.is_draining = False
 
     def __len__(self) -> int:
         return len(self._peers)
 
-    def has_room(self, peer: str, *, most: int, most_per_peer: int) -> bool:
-        """Say whether one more is within the caps; who has no address (a UNIX socket) has no cap of his own."""
-        return len(self._peers) < most and (not peer or self._counts[peer_key(peer)] < most_per_peer)
-
-    def add(self, session: S, peer: str) -> None:
-        """Take note of a session that begins."""
-        key = self._peers[session] = peer_key(peer)
-        self._counts[key] += 1
+    def begin(self, make: Callable[[], S], peer: str, *, most: int, most_per_peer: int) -> S | None:
+        """Make a session and take note of it, if one more is within the caps."""
+        key = peer_key(peer)
+        if not self._counts.admit(key, most=most, most_per_peer=most_per_peer):
+            return None
+        try:
+            session = make()
+        except BaseException:
+            self._counts.leave(key)
+            raise
+        self._peers[session] = key
+        return session
 
     def remove(self, session: S) -> None:
         """Take note that it has ended; may be said again."""
         key = self._peers.pop(session, None)
         if key is None:
             return
-        self._counts[key] -= 1
-        if not self._counts[key]:
-            del self._counts[key]
+        self._counts.leave(key)
         self._settle()
 
     def drain(self) -> Deferred[None]:

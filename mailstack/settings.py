@@ -11,6 +11,7 @@ The docstring below a field is what the annotated sample, `etc/mailstack.toml`, 
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections import Counter
@@ -23,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from mailstack.mail.envelope import Service
 from mailstack.settings_kinds import (
+    MOST_WORKERS,
     AccountName,
     AtLeastOne,
     DomainName,
@@ -33,6 +35,7 @@ from mailstack.settings_kinds import (
     Nameservers,
     Remote,
     SecretPath,
+    Workers,
     listen_endpoint,
     read_secret,
 )
@@ -131,9 +134,9 @@ class Relay(Table):
     connect_timeout_seconds: AtLeastOne = 30
     """How long to wait for a connection to one address."""
     attempts_at_once: AtLeastOne = 50
-    """The most attempts at a time, of all destinations together."""
+    """The most attempts at a time, of all destinations together; each worker has its part, rounded up."""
     per_destination: AtLeastOne = 5
-    """The most connections at a time to one destination."""
+    """The most connections at a time to one destination; each worker has its part, rounded up."""
 
 
 class Queue(Table):
@@ -185,6 +188,8 @@ class Settings(Table):
     """The account that receives mail for <postmaster>, which RFC 5321 §4.5.1 wants to work."""
     drain_seconds: int = Field(default=30, ge=0)
     """How long running transactions may go on when we are told to stop."""
+    workers: Workers = 1
+    """How many processes serve, each with a spool of its own: 1 to 32, or "auto" for one on each processor core."""
     listen: Listen = Field(default_factory=Listen)
     tls: Tls = Field(default_factory=Tls)
     limits: Limits = Field(default_factory=Limits)
@@ -193,6 +198,11 @@ class Settings(Table):
     delivery: Delivery = Field(default_factory=Delivery)
     pop3: Pop3 = Field(default_factory=Pop3)
     policy: PolicyTable = Field(default_factory=PolicyTable)
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve, on the cores that this one may use."""
+        return self.workers if self.workers != "auto" else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
     @property
     def spool_folder(self) -> Path:

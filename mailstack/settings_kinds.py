@@ -12,14 +12,16 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, Strict, ValidationInfo
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
 from mailstack.mail.address import AddressError, parse_address, parse_domain
 
 _HOST_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _SECRET_OCTETS: Final = 4096
+MOST_WORKERS: Final = 32
+"""As many as the spool has shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,20 @@ def _check_secret(path: Path) -> None:
         raise ValueError(f"{path} holds a secret and may be read or written by everybody; run: chmod o-rwx {path}")
 
 
-Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint)], ...], Strict(False)]
+def _workers(value: object) -> int | str:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_WORKERS:
+        return value
+    raise ValueError(f'must be a whole number from 1 to {MOST_WORKERS}, or "auto", not {shown(value)}')
+
+
+_as_text = PlainSerializer(str)
+Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint), _as_text], ...], Strict(False)]
 Names = Annotated[tuple[str, ...], Strict(False)]
-Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver)], ...], Strict(False)]
-Remote = Annotated[Endpoint, PlainValidator(_remote_endpoint)]
+Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver), _as_text], ...], Strict(False)]
+Remote = Annotated[Endpoint, PlainValidator(_remote_endpoint), _as_text]
+Workers = Annotated[int | Literal["auto"], PlainValidator(_workers)]
 FolderPath = Annotated[Path, PlainValidator(_path)]
 SecretPath = Annotated[Path, PlainValidator(_secret_path)]
 DomainName = Annotated[str, AfterValidator(_domain_name)]

@@ -6,12 +6,17 @@ Nothing is opened here: twistd forks, and drops its privileges, after makeServic
 
 from __future__ import annotations
 
+import atexit
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
+from twisted.logger import ILogObserver
 from twisted.python import usage
 
+from mailstack.loglines import LineObserver, standard_output
 from mailstack.settings import Settings, SettingsError, load
 
 DEFAULT_CONFIG = "/etc/mailstack/mailstack.toml"
@@ -47,8 +52,41 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from mailstack.system import MailSystem, RefusedError
+    from mailstack.workers.parent import Workers
 
+    is_log_shared = _logs_to_stdout(options.parent)
     try:
-        return MailSystem(settings, read, reactor)
+        if settings.worker_count == 1:
+            service: IService = MailSystem(settings, read, reactor)
+        else:
+            service = Workers(settings, read, reactor, random_octets=os.urandom, is_log_shared=is_log_shared)
     except RefusedError as error:
         raise SystemExit(f"mailstack: the configuration is refused:\n{path}: {error}") from None
+    return _with_lines(service, reactor) if is_log_shared else service
+
+
+def _logs_to_stdout(twistd: Mapping[str, Any] | None) -> bool:
+    """Say whether twistd, with these options, logs to its standard output: all our processes can then write lines there."""
+    if twistd is None or not twistd["nodaemon"] or twistd.get("syslog") or twistd["logger"]:
+        return False
+    return twistd["logfile"] in (None, "", "-")
+
+
+def _with_lines(service: IService, reactor: Any) -> IService:
+    observer = LineObserver(standard_output, reactor.callLater)
+    atexit.register(observer.flush)
+    outer = _Logging(observer)
+    service.setServiceParent(outer)
+    return outer
+
+
+class _Logging(MultiService):
+    """Tells the application, before twistd asks it, by which observer to log."""
+
+    def __init__(self, observer: LineObserver) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's is untyped
+        self._observer = observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # as above

@@ -18,25 +18,48 @@ class Recorded:
 
 
 class SessionsTests(SynchronousTestCase):
+    def begin(self, sessions: Sessions[Recorded], peer: str, most: int = 9, most_per_peer: int = 9) -> Recorded | None:
+        return sessions.begin(Recorded, peer, most=most, most_per_peer=most_per_peer)
+
     def test_caps(self) -> None:
         sessions: Sessions[Recorded] = Sessions()
-        first, second = Recorded(), Recorded()
-        sessions.add(first, "192.0.2.1")
-        self.assertFalse(sessions.has_room("192.0.2.1", most=9, most_per_peer=1))
-        self.assertTrue(sessions.has_room("192.0.2.2", most=9, most_per_peer=1))
-        self.assertFalse(sessions.has_room("192.0.2.2", most=1, most_per_peer=9))
-        sessions.add(second, "")
-        self.assertTrue(sessions.has_room("", most=9, most_per_peer=1))
+        first = self.begin(sessions, "192.0.2.1")
+        assert first is not None
+        self.assertIsNone(self.begin(sessions, "192.0.2.1", most_per_peer=1))
+        self.assertIsNone(self.begin(sessions, "192.0.2.2", most=1))
+        self.assertEqual(1, len(sessions), "who is refused does not count")
+        self.assertIsNotNone(self.begin(sessions, "192.0.2.2", most_per_peer=1))
         sessions.remove(first)
         sessions.remove(first)
-        self.assertTrue(sessions.has_room("192.0.2.1", most=9, most_per_peer=1))
-        self.assertEqual(1, len(sessions))
+        self.assertIsNotNone(self.begin(sessions, "192.0.2.1", most_per_peer=1))
+        self.assertEqual(2, len(sessions))
+
+    def test_one_customer_s_network_is_one_peer(self) -> None:
+        sessions: Sessions[Recorded] = Sessions()
+        self.assertIsNotNone(self.begin(sessions, "2001:db8::1", most_per_peer=1))
+        self.assertIsNone(self.begin(sessions, "2001:db8::2", most_per_peer=1))
+
+    def test_who_has_no_address_has_no_cap_of_his_own(self) -> None:
+        sessions: Sessions[Recorded] = Sessions()
+        self.assertIsNotNone(self.begin(sessions, "", most_per_peer=1))
+        self.assertIsNotNone(self.begin(sessions, "", most_per_peer=1))
+        self.assertIsNone(self.begin(sessions, "", most=2))
+
+    def test_a_session_that_cannot_be_made_takes_no_place(self) -> None:
+        sessions: Sessions[Recorded] = Sessions()
+
+        def fail() -> Recorded:
+            raise MemoryError
+
+        with self.assertRaises(MemoryError):
+            sessions.begin(fail, "192.0.2.1", most=1, most_per_peer=1)
+        self.assertIsNotNone(self.begin(sessions, "192.0.2.1", most=1, most_per_peer=1))
 
     def test_all_end_together(self) -> None:
         sessions: Sessions[Recorded] = Sessions()
-        first, second = Recorded(), Recorded()
-        for each in (first, second):
-            sessions.add(each, "192.0.2.1")
+        first, second = self.begin(sessions, "192.0.2.1"), self.begin(sessions, "192.0.2.1")
+        assert first is not None
+        assert second is not None
         over, again = sessions.drain(), sessions.drain()
         sessions.remove(first)
         self.assertNoResult(over)

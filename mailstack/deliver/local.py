@@ -1,24 +1,25 @@
 """
 The local courier: attempts whose destination is an account.
 
-All files of an attempt are submitted before the first is waited for, so that they share a batch and its flushes.
+All files of an attempt are one shipment, so that they share a batch and its flushes.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import CancelledError
 
 from mailstack.deliver.loops import LoopGuard, MessageLoops
+from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
 from mailstack.mail.envelope import Account, Delivery, Recipient
 from mailstack.mail.status import EnhancedStatus
 from mailstack.mail.trace import delivered_to_field, return_path_field
 from mailstack.store.folders import MailFolder
-from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, MailRootError
+from mailstack.store.maildir import Delivered, MaildirItem, MailRootError, Outcome, Shipment
 from mailstack.store.names import delivery_name
 
 _DELIVERED: Final = EnhancedStatus(2, 0, 0)
@@ -27,15 +28,15 @@ _SYSTEM_FULL: Final = EnhancedStatus(4, 3, 1)
 _SYSTEM_FAILED: Final = EnhancedStatus(4, 3, 0)
 _LOOPS: Final = EnhancedStatus(5, 4, 6)
 
-Submit = Callable[[MaildirItem], Awaitable[Delivered | AlreadyThere]]
+Submit = Callable[[Shipment], Awaitable[Sequence[Outcome]]]
 
 
 class LocalCourier:
     """
     Delivers into maildirs.
 
-    Shape:  `submit` writes a file with others, in a thread, and gives its outcome or raises; `hostname` stands in file
-            names, and must stay what it is for as long as an attempt may be repeated.
+    Shape:  `submit` writes the files of a shipment with others, in a thread, and gives the outcome of each; `hostname` stands
+            in file names, and must stay what it is for as long as an attempt may be repeated.
     """
 
     def __init__(self, folders: MailFolder, submit: Submit, hostname: str) -> None:
@@ -43,18 +44,31 @@ class LocalCourier:
         self._submit = submit
         self._hostname = hostname
 
+    def head(self, reverse_path: Address | None, recipient: Recipient) -> bytes:
+        """Return what stands in front of the content in the file of a recipient."""
+        return return_path_field(reverse_path) + delivered_to_field(recipient.address)
+
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Deliver to each recipient; what fails in any way that is not understood is to be tried again."""
-        waiting = [(ordinal, self._begin(delivery, ordinal, recipient)) for ordinal, recipient in delivery.recipients.items()]
-        return [begun if isinstance(begun, Disposition) else await _outcome(ordinal, begun) for ordinal, begun in waiting]
+        done: dict[int, Disposition] = {}
+        items: dict[int, MaildirItem] = {}
+        for ordinal, recipient in delivery.recipients.items():
+            try:
+                items[ordinal] = self._item(delivery, ordinal, recipient)
+            except Exception as error:  # a bulkhead: a recipient's failure is not the others'
+                done[ordinal] = _failed(ordinal, error)
+        if items and not (done and delivery.all_or_none):
+            outcomes = await self._outcomes(Shipment(tuple(items.values()), delivery.all_or_none))
+            done |= {ordinal: _disposition(ordinal, outcome) for ordinal, outcome in zip(items, outcomes, strict=True)}
+        return [done[ordinal] for ordinal in delivery.recipients if ordinal in done]
 
-    def _begin(
-        self, delivery: Delivery, ordinal: int, recipient: Recipient
-    ) -> Disposition | Awaitable[Delivered | AlreadyThere]:
+    async def _outcomes(self, shipment: Shipment) -> Sequence[Outcome]:
         try:
-            return self._submit(self._item(delivery, ordinal, recipient))
-        except Exception as error:  # a bulkhead: a recipient's failure is not the others'
-            return _failed(ordinal, error)
+            return await self._submit(shipment)
+        except CancelledError:
+            raise
+        except Exception as error:  # a bulkhead: unknown is temporary
+            return [error] * len(shipment.items)
 
     def _item(self, delivery: Delivery, ordinal: int, recipient: Recipient) -> MaildirItem:
         """
@@ -66,7 +80,7 @@ class LocalCourier:
         if not isinstance(destination, Account):
             raise ValueError(f"{destination} is not an account")
         envelope = delivery.envelope
-        head = return_path_field(envelope.reverse_path) + delivered_to_field(recipient.address)
+        head = self.head(envelope.reverse_path, recipient)
         octets = len(head) + delivery.content.octets
         return MaildirItem(
             folder=self._folders.folder_of(destination.name),
@@ -77,13 +91,9 @@ class LocalCourier:
         )
 
 
-async def _outcome(ordinal: int, waiting: Awaitable[Delivered | AlreadyThere]) -> Disposition:
-    try:
-        outcome = await waiting
-    except CancelledError:
-        raise
-    except Exception as error:  # a bulkhead: unknown is temporary
-        return _failed(ordinal, error)
+def _disposition(ordinal: int, outcome: Outcome) -> Disposition:
+    if isinstance(outcome, Exception):
+        return _failed(ordinal, outcome)
     text = "Delivered" if isinstance(outcome, Delivered) else "Delivered by an earlier attempt"
     return Disposition(
         ordinal=ordinal, action=Action.DELIVERED, status=_DELIVERED, diagnostic=text, cause=f"file={outcome.name}"

@@ -1,8 +1,9 @@
 """
 The directory as the server asks it: answers from memory, and sees every change of the file with the next question.
 
-A question first compares the file's stamp with that of the snapshot in memory. When it differs, the file is read again in a
-thread, once for all who ask meanwhile, and the question is answered from the new snapshot. No lock and no signal is involved.
+A question first compares the file's stamp with that of the snapshot in memory, unless that was done less than FRESH_SECONDS
+ago: one command of a peer may ask several questions. When it differs, the file is read again in a thread, once for all who ask
+meanwhile, and the question is answered from the new snapshot. No lock and no signal is involved.
 
 When the file cannot be read (busy, damaged, moved away), the last snapshot serves for STALE_SECONDS after the first failure,
 which is longer than any change by the operator's command takes; after that every question raises DirectoryUnavailable, and
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
 STALE_SECONDS: Final = 10.0
+FRESH_SECONDS: Final = 0.001
 RETRY_SECONDS: Final = 1.0
 _READS_PER_QUESTION: Final = 2
 
@@ -59,6 +61,7 @@ class Directory:
         self._watch = Watch(path)  # while a read is under way it belongs to the thread
         self._snapshot: Snapshot | None = None
         self._stamp: Stamp | None = None
+        self._fresh_until = -1.0
         self._waiting: list[Deferred[None]] | None = None
         self._failed_since: float | None = None
         self._failed_last = 0.0
@@ -117,10 +120,16 @@ class Directory:
         return self._snapshot
 
     def _is_fresh(self) -> bool:
+        now = self._seconds()
+        if now < self._fresh_until:
+            return True
         try:
-            return self._watch.stamp() == self._stamp
+            is_fresh = self._watch.stamp() == self._stamp
         except OSError:
             return False
+        if is_fresh:
+            self._fresh_until = now + FRESH_SECONDS
+        return is_fresh
 
     def _is_stale(self) -> bool:
         return self._failed_since is not None and self._seconds() >= self._failed_since + STALE_SECONDS

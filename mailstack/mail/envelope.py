@@ -129,6 +129,13 @@ class Content(Protocol):
         """Yield it in pieces."""
         ...
 
+    def file_with(self, head: bytes) -> str | None:
+        """
+        Return the path of a file that holds the head and then the content, and nothing else; None: there is none.
+
+        Whoever wants that file may make a link to it, instead of a copy. May block, as `chunks`.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
@@ -136,7 +143,8 @@ class Delivery:
     What one attempt is given: recipients of one entry that have the same destination.
 
     Shape:  `entry` is the spool's name for the message, `[0-9a-z]{13}`, unique for ever; `recipients` maps ordinals to
-            recipients; `attempt` counts from 1; `may_repeat` is False only when no earlier attempt can have happened.
+            recipients; `attempt` counts from 1; `may_repeat` is False only when no earlier attempt can have happened. With
+            `all_or_none` nobody gets it when somebody cannot, which only a courier to accounts can do.
     """
 
     entry: str
@@ -145,3 +153,4 @@ class Delivery:
     content: Content
     attempt: int
     may_repeat: bool
+    all_or_none: bool = False

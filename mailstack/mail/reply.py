@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mailstack.mail.status import EnhancedStatus
@@ -66,6 +67,7 @@ def reply(code: int, enhanced: str | None, *lines: str) -> Reply:
     return Reply(code, lines, status)
 
 
+@lru_cache(maxsize=256)  # nearly all are constants
 def format_reply(value: Reply) -> bytes:
     """
     Write a reply as octets, each line within 512, whatever its text holds.

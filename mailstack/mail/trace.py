@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import Final
 
 from mailstack.mail.address import Address, format_path
@@ -21,7 +22,12 @@ HELLO_CHARACTERS: Final = 255
 
 def format_date(seconds: float) -> str:
     """Write a moment as an RFC 5322 §3.3 date, in UTC."""
-    return format_datetime(datetime.fromtimestamp(int(seconds), UTC))
+    return _format_date(int(seconds))
+
+
+@lru_cache(maxsize=16)  # of many messages in one second
+def _format_date(seconds: int) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
 
 
 def with_protocol(origin: Origin) -> str:

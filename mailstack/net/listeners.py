@@ -3,16 +3,25 @@ Listeners: sockets that are bound while we are still root and served later.
 
 `StreamServerEndpointService` only logs a bind that fails; a mail server that does not listen must not start. So this binds
 at once and raises, and a taken port names itself.
+
+Several processes may accept from one socket. Each then takes one connection in a turn of its reactor, not all that wait, and
+one that has more than another lets the other try first: so a burst is shared, and sessions that stay are spread evenly.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorSocket
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory, IReactorSocket
 
-BACKLOG = 1024
+from mailstack.net.prompt import PromptPort
+
+BACKLOG: Final = 1024
+PATIENCE_SECONDS: Final = 0.001
+"""How long who has more connections waits for another to take the next."""
 
 
 class ListenError(OSError):
@@ -55,6 +64,62 @@ def bind(host: str, port: int) -> Bound:
 
 def serve(reactor: IReactorSocket, bound: Bound, factory: IProtocolFactory) -> IListeningPort:
     """Accept connections on a bound socket; the reactor keeps a descriptor of its own, ours is closed."""
-    port = reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory)  # type: ignore[arg-type]  # any will do
+    return _begin(PromptPort, reactor, bound, factory)
+
+
+def serve_shared(reactor: Any, bound: Bound, factory: IProtocolFactory, has_more: Callable[[], bool]) -> IListeningPort:
+    """
+    Accept connections on a socket from which other processes accept, too; `has_more` says that another has fewer of them.
+
+    The reactor keeps a descriptor of its own, ours is closed.
+    """
+    return _begin(SharedPort, reactor, bound, factory, has_more=has_more)
+
+
+def _begin(kind: type[Any], reactor: Any, bound: Bound, factory: IProtocolFactory, **attributes: Any) -> IListeningPort:
+    """Do as reactor.adoptStreamPort, but for the class."""
+    port: IListeningPort = kind._fromListeningDescriptor(reactor, bound.socket.fileno(), bound.socket.family, factory)
+    vars(port).update(attributes)
+    port.startListening()
     bound.socket.close()
     return port
+
+
+class SharedPort(PromptPort):
+    """A port that is not alone with its socket."""
+
+    has_more: Callable[[], bool]
+    _patience: IDelayedCall | None = None
+
+    @property
+    def numberAccepts(self) -> int:
+        """Say how many connections are accepted in one turn: always one, whatever Twisted learns from the last turn."""
+        return 1
+
+    @numberAccepts.setter
+    def numberAccepts(self, value: int) -> None:
+        pass
+
+    def doRead(self) -> None:
+        """Accept the next connection, or let another process do it if it wants to."""
+        if self.has_more():
+            self.stopReading()  # type: ignore[no-untyped-call]  # as above
+            clock: Any = self.reactor
+            self._patience = clock.callLater(PATIENCE_SECONDS, self._accept)
+        else:
+            super().doRead()  # type: ignore[no-untyped-call]  # as above
+
+    def _accept(self) -> None:
+        self._patience = None
+        super().doRead()  # type: ignore[no-untyped-call]  # as above
+        if self.connected and not self.disconnecting:
+            self.startReading()  # type: ignore[no-untyped-call]  # as above
+
+    def loseConnection(self, *reason: Any) -> Any:
+        """Stop accepting."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        return super().loseConnection(*reason)  # type: ignore[no-untyped-call]  # as above
+
+    stopListening = loseConnection

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.coroutines import begin
 
 
 class Supervisor:
@@ -28,7 +29,15 @@ class Supervisor:
 
         Shape:   the Deferred fires with None when it has ended, however it ended; cancelling it cancels the coroutine.
         """
-        running: Deferred[None] = Deferred.fromCoroutine(coroutine)
+        try:
+            running = begin(coroutine)
+        except CancelledError:
+            return succeed(None)
+        except Exception:  # a bulkhead: whoever starts a coroutine does not fail with it
+            events.unexpected(what, Failure())
+            return succeed(None)
+        if not isinstance(running, Deferred):
+            return succeed(None)
         self._running.add(running)
 
         def ended(outcome: object) -> None:

@@ -6,6 +6,7 @@ A new connection takes the contexts that are in force at that moment, so a renew
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,14 @@ class CertificateError(ValueError):
     """A certificate or key cannot be used; the message names the file and says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """A certificate with its chain, and its private key, both PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class CertificateStore:
     """Makes the server side of TLS connections from a certificate chain and its key, both PEM."""
@@ -32,6 +41,7 @@ class CertificateStore:
         self._certificate = certificate
         self._key = key
         self._options: CertificateOptions | None = None
+        self.pem: Pem | None = None
 
     def load(self) -> None:
         """
@@ -39,7 +49,16 @@ class CertificateStore:
 
         Raises:  CertificateError.
         """
-        self._options = _options(self._certificate, self._key)
+        self.use(Pem(_read(self._certificate), _read(self._key)))
+
+    def use(self, pem: Pem) -> None:
+        """
+        Use what was read from the files; on an error what was in force stays.
+
+        Raises:  CertificateError.
+        """
+        self._options = _options(self._certificate, self._key, pem)
+        self.pem = pem
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the connection object for one TLS session."""
@@ -49,14 +68,21 @@ class CertificateStore:
         return connection
 
 
-def _options(certificate: Path, key: Path) -> CertificateOptions:
+def _read(path: Path) -> bytes:
     try:
-        chain = load_pem_x509_certificates(certificate.read_bytes())
-    except (OSError, ValueError) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"{path}: {error}") from error
+
+
+def _options(certificate: Path, key: Path, pem: Pem) -> CertificateOptions:
+    try:
+        chain = load_pem_x509_certificates(pem.certificate)
+    except ValueError as error:
         raise CertificateError(f"{certificate}: {error}") from error
     try:
-        private = load_pem_private_key(key.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
+        private = load_pem_private_key(pem.key, None)
+    except (ValueError, TypeError) as error:
         raise CertificateError(f"{key}: {error}") from error
     if private.public_key() != chain[0].public_key():
         raise CertificateError(f"{key}: is not the key of {certificate}")

@@ -7,7 +7,7 @@ verdict) becomes a temporary refusal of what it was asked about, and a log event
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.coroutines import begin
 from mailstack.doors import Policy, Transaction
 from mailstack.mail.address import Address
 from mailstack.mail.envelope import Content, Origin
@@ -85,6 +86,8 @@ class Chain:
 
     async def _answer(self, method: Callable[..., Any], facts: Sequence[object]) -> Accept | Refuse | None:
         answer = method(*facts)
+        if isinstance(answer, Coroutine):
+            answer = begin(answer)
         if isinstance(answer, Awaitable):
             waiting: Deferred[Any] = maybeDeferred(lambda: answer)
             answer = await waiting.addTimeout(self._answer_seconds, self._clock)

@@ -17,7 +17,7 @@ from mailstack.mail.reply import format_reply
 from mailstack.receive.ports import Intake, Judge, Router, Start
 from mailstack.receive.protocol import ReceiverProtocol
 from mailstack.receive.transaction import Desk
-from mailstack.sessions import Sessions, peer_address
+from mailstack.sessions import Counts, Sessions, peer_address
 from mailstack.wire.limits import Limits
 from mailstack.wire.smtp_table import Role
 
@@ -36,8 +36,9 @@ class ReceiverFactory(smtp.SMTPFactory):
     Shape:   `portal` logs users in (ISubmitter, or someone's IMessageDelivery…); `certificates` make STARTTLS possible, and
              None does not; with SUBMISSIONS the listener puts TLS around this factory. Mail goes to `intake` and `router`, or
              to `delivery`, an IMessageDelivery or IMessageDeliveryFactory of twisted.mail; with neither, to what the portal
-             gives an anonymous user. `session_names` gives a new name at each call. `limits` and `judge` may be replaced at any
-             time and count for sessions that begin then.
+             gives an anonymous user. `session_names` gives a new name at each call. `counts` counts the sessions, if other
+             processes have the listener, too. `limits` and `judge` may be replaced at any time and count for sessions that
+             begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 
@@ -59,6 +60,7 @@ class ReceiverFactory(smtp.SMTPFactory):
         router: Router | None = None,
         delivery: Any = None,
         certificates: IOpenSSLServerConnectionCreator | None = None,
+        counts: Counts | None = None,
     ) -> None:
         if service not in _ROLES:
             raise ValueError(f"{service} is not received here")
@@ -79,7 +81,7 @@ class ReceiverFactory(smtp.SMTPFactory):
         self._intake = intake
         self._router = router
         self._session_names = session_names
-        self._sessions: Sessions[ReceiverProtocol] = Sessions()
+        self._sessions: Sessions[ReceiverProtocol] = Sessions(counts)
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -103,13 +105,17 @@ class ReceiverFactory(smtp.SMTPFactory):
         """Make a session, or what says that there are too many."""
         peer = peer_address(addr)
         limits = self.limits
-        has_room = self._sessions.has_room(peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
-        if self._sessions.is_draining or not has_room:
-            # With implicit TLS a word would cost a handshake.
-            return None if self.service.is_implicit_tls else _Refusal(self._sessions.is_draining)
-        session: ReceiverProtocol = super().buildProtocol(addr)  # type: ignore[no-untyped-call]  # as above
-        session.prepare(self._session_names(), peer)
-        self._sessions.add(session, peer)
+
+        def make() -> ReceiverProtocol:
+            session: ReceiverProtocol = smtp.SMTPFactory.buildProtocol(self, addr)
+            session.prepare(self._session_names(), peer)
+            return session
+
+        session = None
+        if not self._sessions.is_draining:
+            session = self._sessions.begin(make, peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
+        if session is None and not self.service.is_implicit_tls:  # with implicit TLS a word would cost a handshake
+            return _Refusal(self._sessions.is_draining)
         return session
 
     def forget(self, session: ReceiverProtocol) -> None:

@@ -10,7 +10,7 @@ Message-ID that it lacks (RFC 6409 §8.1, §8.3).
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -77,7 +77,12 @@ class SpoolReception:
             return self._refuse(Stage.RCPT, Refuse(replies.NO_SUCH_USER, "leads to nobody"), forward_path)
         for each in routed:
             self._recipients.setdefault((each.destination, each.address), each)
-        self._facts = replace(self._facts, recipients=(*self._facts.recipients, forward_path))
+        self._facts = Transaction(
+            origin=self._origin,
+            reverse_path=self._mail.reverse_path,
+            recipients=(*self._facts.recipients, forward_path),
+            parameters=self._mail.parameters,
+        )
         self._accepted += 1
         return replies.RECIPIENT_OK
 
@@ -86,7 +91,7 @@ class SpoolReception:
         no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
         if no_space is not None:
             return self._refuse(Stage.CONTENT, Refuse(no_space))
-        self._draft = self._desk.intake.begin()
+        self._draft = self._desk.intake.begin(self._mail.reverse_path, tuple(self._recipients.values()))
         self._accepted_at = self._desk.clock.seconds()
         return replies.START_CONTENT
 

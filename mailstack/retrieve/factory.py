@@ -13,7 +13,8 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from mailstack.mail.envelope import Service
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.protocol import POP3Protocol
-from mailstack.sessions import Sessions, peer_address
+from mailstack.retrieve.view import ListsInUse
+from mailstack.sessions import Counts, Sessions, peer_address
 from mailstack.wire.pop3_commands import TOO_MANY_CONNECTIONS, format_pop3_reply
 
 
@@ -23,7 +24,8 @@ class POP3Factory(ServerFactory):
 
     Shape:   `portal` gives an avatar that is an `IMaildrop` or an `IMailboxPOP3`; `service` is POP3, or POP3S, whose listener
              puts TLS around this factory itself; `certificates` make STLS possible, and None does not; `start(coroutine, what)`
-             runs a coroutine; `session_names` gives a new name for the log at each call.
+             runs a coroutine; `session_names` gives a new name for the log at each call; `counts` counts the sessions, if other
+             processes have the listener, too.
     """
 
     noisy = False
@@ -39,6 +41,7 @@ class POP3Factory(ServerFactory):
         certificates: IOpenSSLServerConnectionCreator | None = None,
         require_tls: bool = True,
         limits: POP3Limits | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.portal = portal
         self.service = service
@@ -47,8 +50,9 @@ class POP3Factory(ServerFactory):
         self.certificates = certificates
         self.require_tls = require_tls
         self.limits = limits or POP3Limits()
+        self.lists = ListsInUse()
         self._session_names = session_names
-        self._sessions: Sessions[POP3Protocol] = Sessions()
+        self._sessions: Sessions[POP3Protocol] = Sessions(counts)
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -59,11 +63,13 @@ class POP3Factory(ServerFactory):
         if self._sessions.is_draining:
             return None
         peer, limits = peer_address(addr), self.limits
-        if not self._sessions.has_room(peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer):
-            # With implicit TLS a word would cost a handshake.
-            return None if self.service.is_implicit_tls else _Refusal()
-        session = POP3Protocol(self, self._session_names(), peer)
-        self._sessions.add(session, peer)
+
+        def make() -> POP3Protocol:
+            return POP3Protocol(self, self._session_names(), peer)
+
+        session = self._sessions.begin(make, peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
+        if session is None and not self.service.is_implicit_tls:  # with implicit TLS a word would cost a handshake
+            return _Refusal()
         return session
 
     def forget(self, session: POP3Protocol) -> None:

@@ -34,7 +34,12 @@ class IMaildrop(Interface):
     """
 
     def listing() -> Sequence[tuple[int, bytes]] | Awaitable[Sequence[tuple[int, bytes]]]:
-        """Return octets, with CRLF line ends, and unique id (RFC 1939 §7) of each message; called once."""
+        """
+        Return octets, with CRLF line ends, and unique id (RFC 1939 §7) of each message; called once.
+
+        What is more than a list or tuple, and is returned in a later session again, must still say the same: the lists that
+        were made of it are used again. Its attribute `total_octets`, if it has one, spares the sum.
+        """
 
     def read(index: int) -> Found | Awaitable[Found]:  # noqa: N805 (an Interface's method has no self)
         """Return a message with CRLF line ends."""

@@ -81,7 +81,7 @@ class POP3Protocol(Protocol):
         """Greet, but only when TLS is up where the service begins with it."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self.transport.registerProducer(self._flow, True)
+        self._flow.start(self.transport)
         events.session_opened(self.session, self.factory.service, self.peer)
         self._timer = self._clock.callLater(self._limits.login_seconds, self._expired, "not logged in in time")
         if not self.factory.service.is_implicit_tls:
@@ -135,9 +135,9 @@ class POP3Protocol(Protocol):
             self._close("quit" if reply is words.BYE else reply.text)
 
     def write(self, octets: bytes) -> None:
-        """Write octets, unless the connection is gone."""
-        if not self.is_lost:
-            self.transport.write(octets)
+        """Write octets, unless the connection is gone or going."""
+        if not self._is_closing:
+            self._flow.write(octets)
 
     # The loop
 
@@ -150,6 +150,7 @@ class POP3Protocol(Protocol):
         if self._is_advancing:
             return
         self._is_advancing = True
+        self._flow.begin_turn()
         in_turn = 0
         try:
             while not (self._is_busy or self._is_closing):
@@ -164,13 +165,16 @@ class POP3Protocol(Protocol):
                 self._active_at = self._clock.seconds()
                 duty = self._answer(event)
                 in_turn += 1
-                if duty is None and in_turn % COMMANDS_AT_ONCE == 0 and not self._is_closing:
-                    duty = self._sleep_for(0)
+                if duty is None and in_turn >= COMMANDS_AT_ONCE and not self._is_closing:
+                    duty, in_turn = self._sleep_for(0), 0
                 if duty is not None:
+                    self._flow.end_turn()
                     self._is_busy = True
                     self.factory.start(self._done(duty), f"POP3 session {self.session}")
+                    self._flow.begin_turn()
         finally:
             self._is_advancing = False
+            self._flow.end_turn()
         if not self._is_reading and self._core.waiting_octets <= self._limits.window_octets and not self.is_lost:
             self._is_reading = True
             self.transport.resumeProducing()
@@ -225,6 +229,7 @@ class POP3Protocol(Protocol):
     def _start_tls(self) -> None:
         assert self.factory.certificates is not None, "the core offers it only then"
         self.send(words.START_TLS)
+        self._flow.end_turn()
         self.transport.startTLS(self.factory.certificates)
         self._core.tls_started()
 
@@ -247,7 +252,9 @@ class POP3Protocol(Protocol):
         self._logout = logout
         try:
             maildrop: OpenMaildrop = avatar if interface is IMaildrop else MailboxMaildrop(avatar)
-            session = MaildropSession(self, maildrop, await settled(maildrop.listing()), self._core, self._flow)
+            listing = await settled(maildrop.listing())
+            lists = self.factory.lists.of(listing)
+            session = MaildropSession(self, maildrop, listing, self._core, self._flow, lists)
         except BaseException:
             await self._release()
             raise
@@ -335,8 +342,7 @@ class POP3Protocol(Protocol):
             self._timer.cancel()
         patience = LAST_WORD_SECONDS if self._is_draining else self._limits.stalled_seconds
         self._timer = self._clock.callLater(patience, self._abort, reason)
-        self._flow.release()
-        self.transport.unregisterProducer()  # a transport waits for its producer before it closes
+        self._flow.stop()
         self.transport.loseConnection()
 
     def _abort(self, reason: str) -> None:

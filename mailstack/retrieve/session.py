@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from mailstack.retrieve.flow import Flow
 from mailstack.retrieve.interfaces import Found, Reader
 from mailstack.retrieve.settle import settled
-from mailstack.retrieve.view import LINES_AT_ONCE, MaildropView
+from mailstack.retrieve.view import LINES_AT_ONCE, Lists, MaildropView
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.pop3_commands import Order, POP3Reply, Verb, ok
 from mailstack.wire.pop3_server import POP3ServerCore
@@ -57,8 +57,9 @@ class MaildropSession:
         listing: Sequence[tuple[int, bytes]],
         core: POP3ServerCore,
         flow: Flow,
+        lists: Lists,
     ) -> None:
-        self.view = MaildropView(listing)
+        self.view = MaildropView(listing, lists)
         self._connection = connection
         self._maildrop = maildrop
         self._core = core
@@ -123,7 +124,7 @@ class MaildropSession:
 
     def _lines(self, text: str, parts: Iterator[bytes]) -> Duty | None:
         if self.view.count <= LINES_AT_ONCE:
-            self._connection.write(self._core.send_message(ok(text), b"".join(parts)))
+            self._connection.write(self._core.send_listing(ok(text), b"".join(parts)))
             return None
         return self._streamed(ok(text), parts)
 
@@ -151,8 +152,8 @@ class MaildropSession:
 
     def _whole(self, content: bytes, cut: TopCut | None) -> None:
         """Send a small message in one write."""
-        reply = _TOP if cut else ok(f"{len(content)} octets")
-        self._connection.write(self._core.send_message(reply, cut.feed(content) if cut else content))
+        octets = self._core.send_message(_TOP, cut.feed(content)) if cut else self._core.send_content(content)
+        self._connection.write(octets)
 
     async def _read(self, reader: Reader, cut: TopCut | None) -> None:
         """Send a message chunk by chunk, each when the last has left; the first before the +OK, which it proves to be true."""

@@ -1,8 +1,7 @@
 """
 A maildrop that blocks, made one that does not: the one place where POP3 enters a thread.
 
-`hop` is the whole strategy: it runs a function elsewhere and gives a Deferred. A strategy that gathers the calls of all
-sessions, or one that runs small reads on the spot, goes in here and changes nothing else. Reading ahead would go in `read`.
+What is in the kernel's memory is read at once; only what is not takes a hop, which costs more than a small message.
 """
 
 from __future__ import annotations
@@ -18,10 +17,14 @@ Hop = Callable[..., Awaitable[Any]]
 
 
 class BlockingReader(Protocol):
-    """A reader whose `read` blocks and whose `close` does not."""
+    """A reader whose `read` blocks, and whose `read_cached` and `close` do not."""
 
     def read(self) -> bytes:
         """Return the next chunk."""
+        ...
+
+    def read_cached(self) -> bytes | None:
+        """Return the next chunk if it is in memory."""
         ...
 
     def close(self) -> None:
@@ -37,6 +40,9 @@ class BlockingMaildrop(Protocol):
 
     def read(self, index: int) -> bytes | BlockingReader | None:
         """Return a message."""
+
+    def read_cached(self, index: int) -> bytes | BlockingReader | None:
+        """Return a message if it is in memory; does not block."""
 
     def commit(self, deleted: Collection[int]) -> int:
         """Remove messages."""
@@ -59,16 +65,22 @@ class ThreadedMaildrop:
         """Return octets and unique id of each message."""
         return self._maildrop.listing
 
-    async def read(self, index: int) -> Found:
-        """Return a message; a small one in one hop."""
+    def read(self, index: int) -> Found | Awaitable[Found]:
+        """Return a message: at once when it is in memory, else by a hop."""
+        found = self._maildrop.read_cached(index)
+        if isinstance(found, bytes):
+            return found
+        return self._fetched(index) if found is None else _ThreadedReader(found, self._hop)
+
+    async def _fetched(self, index: int) -> Found:
         found = await self._hop(self._maildrop.read, index)
         if found is None or isinstance(found, bytes):
             return found
         return _ThreadedReader(found, self._hop)
 
-    def commit(self, deleted: Collection[int]) -> Awaitable[int]:
+    def commit(self, deleted: Collection[int]) -> int | Awaitable[int]:
         """Remove messages."""
-        return self._hop(self._maildrop.commit, deleted)
+        return self._hop(self._maildrop.commit, deleted) if deleted else 0
 
 
 class _ThreadedReader:
@@ -76,8 +88,9 @@ class _ThreadedReader:
         self._reader = reader
         self._hop = hop
 
-    def read(self) -> Awaitable[bytes]:
-        return self._hop(self._reader.read)
+    def read(self) -> bytes | Awaitable[bytes]:
+        chunk = self._reader.read_cached()
+        return self._hop(self._reader.read) if chunk is None else chunk
 
     def close(self) -> None:
         self._reader.close()

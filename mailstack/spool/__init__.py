@@ -18,6 +18,7 @@ Layout of the folder, 0700, files 0600:
     lock                 held by flock while a process has the spool
     spool.db (-wal, -shm) rows of entries and recipients, and contents up to INLINE_OCTETS
     content/ENTRY        contents above that, CRLF octets as received
+    shard-K/             the same for worker K, from 1 (`shards`)
 
 Why one connection: SQLite before 3.51.3 can corrupt a WAL file when two connections write or checkpoint at once. There is
 exactly one, in one thread; nobody else ever opens the file for writing, and the operator asks the daemon.

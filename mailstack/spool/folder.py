@@ -25,8 +25,9 @@ class SpoolFolder:
         Raises:  SpoolError: it cannot be used, or another process has it.
         """
         try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # of a shard it is a spool, too
             for folder in (self.path, self.content):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, exist_ok=True)
                 folder.chmod(0o700)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self.path / "lock", flags, 0o600)

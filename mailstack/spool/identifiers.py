@@ -13,6 +13,7 @@ that share the maildirs must never make the same identifier.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -26,6 +27,7 @@ _VALUES: Final = {character: value for value, character in enumerate(ALPHABET)}
 _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 
+@lru_cache(maxsize=1024)  # an entry is named several times on its road
 def format_number(number: int) -> str:
     """Write an identifier."""
     pairs = _PAIRS  # two characters at a time: this is done for every message

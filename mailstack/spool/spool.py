@@ -18,11 +18,12 @@ from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.intake import Intake
 from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import Count
-from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, System
+from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, StraightCourier, System
 from mailstack.spool.recovery import recover
 from mailstack.spool.report import Reporter
 from mailstack.spool.runner import Runner
 from mailstack.spool.space import FreeSpace
+from mailstack.spool.straight import Straight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class Spool:
 
     Shape:   `batch_factory(run, name=…)` makes a batch around a function, `lambda run, name: BatchThread(run, name=name, …)`;
              `start(coroutine, what)` is the supervisor's; `chance()` is random.random or alike; `shard` differs between spools
-             that deliver into the same maildirs. Nothing is opened or started before `open`.
+             that deliver into the same maildirs; `straight` is the courier to accounts, when it may be used before the 250.
+             Nothing is opened or started before `open`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Spool:
         chance: Chance,
         route: Route,
         couriers: Couriers,
+        straight: StraightCourier | None = None,
         shard: int = 0,
         schedule: Schedule | None = None,
         limits: Limits | None = None,
@@ -100,6 +103,7 @@ class Spool:
             schedule=schedule,
             start=start,
             on_accepted=self.runner.accepted,
+            straight=Straight(straight) if straight is not None else None,
         )
 
     def open(self) -> None:
@@ -115,10 +119,9 @@ class Spool:
             self._folder.unlock()
             raise
         self._identifiers.start_after(found.last_number)
-        self.runner.entries = found.entries
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
-        events.spool_recovered(found.entries, found.removed_files)
+        events.spool_recovered(self._folder.path.name, found.entries, found.removed_files, is_counted=found.is_counted)
         self._database.start()
         self._contents.start()
 
@@ -126,7 +129,7 @@ class Spool:
         """Count what is in the spool."""
         rows = await self._database.do(Count(self._clock.seconds()))
         return SpoolCounts(
-            entries=self.runner.entries,
+            entries=rows.entries,
             waiting_recipients=rows.waiting_recipients,
             due_recipients=rows.due_recipients,
             corrupt_entries=rows.corrupt_entries,

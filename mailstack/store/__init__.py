@@ -5,7 +5,8 @@ For: durable delivery into a maildir, the names of its files, and the maildrop: 
 POP3 gives.
 
 Knows: the file system, through an object like `os` that tests can replace. Knows no protocol, no reactor and no accounts: it
-is given folders. Its functions block and are called in a thread; those that do not touch the disk say so.
+is given folders. Its functions block and are called in a thread; those that do not touch the disk say so. What a maildrop reads
+out of the kernel's memory (`cached`) never waits, and is read where it is asked for.
 
 Promises: a delivery is on stable storage before it is reported, and a repeated one changes nothing. Only a maildrop's
 `commit` removes a user's mail. A file is never changed once it is in `new` or `cur`.

@@ -7,6 +7,7 @@ A line is parsed once, into an `Order` or into the reply that refuses it. Number
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Final
 REPLY_OCTETS: Final = 512  # RFC 1939 §3, with CRLF
 COMMAND_OCTETS: Final = 512  # RFC 2449 §4 says 255 with CRLF; addresses as user names can be longer
 SECRET_OCTETS: Final = 12_288  # of PASS, AUTH and SASL responses (RFC 5034 §4)
+ORDERS_KEPT: Final = 4_096  # of those with a number that were parsed last, for all sessions
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
@@ -62,6 +64,11 @@ def ok(text: str, *lines: str) -> POP3Reply:
 def err(text: str, code: str = "", *, closes: bool = False) -> POP3Reply:
     """Make an -ERR reply."""
     return POP3Reply(Indicator.ERR, text, code, closes=closes)
+
+
+def ok_octets(count: int) -> bytes:
+    """Write the first line of the reply to RETR (RFC 1939 §5)."""
+    return b"+OK %d octets\r\n" % count
 
 
 def format_pop3_reply(reply: POP3Reply) -> bytes:
@@ -129,6 +136,8 @@ class Verb(enum.Enum):
     NOOP = "NOOP"
     QUIT = "QUIT"
 
+    __hash__ = object.__hash__  # enum's own is written in Python, and every command looks itself up
+
 
 VERBS: Final[Mapping[bytes, Verb]] = {verb.value.encode("ascii"): verb for verb in Verb}
 
@@ -186,7 +195,7 @@ def parse_order(line: bytes) -> Order | POP3Reply:
     Shape:   spaces at the end are ignored, but for PASS, whose argument is the whole rest (RFC 1939 §7).
     """
     word, _, rest = line.partition(b" ")
-    verb = VERBS.get(word.upper())
+    verb = VERBS.get(word) or VERBS.get(word.upper())
     if verb is None:
         return UNKNOWN_COMMAND if len(line) <= COMMAND_OCTETS else LINE_TOO_LONG
     if verb is Verb.PASS:
@@ -210,6 +219,7 @@ def _text(verb: Verb, rest: bytes) -> Order | POP3Reply:
     return Order(verb, rest) if rest else NO_ARGUMENT
 
 
+@functools.lru_cache(ORDERS_KEPT)
 def _number(verb: Verb, rest: bytes) -> Order | POP3Reply:
     if not rest:
         return NO_ARGUMENT

@@ -5,20 +5,23 @@ Theory of operation: the client's octets go in by `receive`; `next_event` takes 
 for; `send` writes the reply and moves the state by the table. While a reply is owed no further line is looked at, so
 pipelined commands are answered one by one and in order, however long one of them takes.
 
-A multi-line reply with content is sent by `send_message`, or in parts by `begin_lines`, `send_lines` and `end_lines`; the
-reply is owed until its end.
+A multi-line reply with content is sent whole by `send_message`, `send_content` or `send_listing`, or in parts by `begin_lines`,
+`send_lines` and `end_lines`; the reply is owed until its end. All content has CRLF line ends already: whoever makes a maildrop
+promises that.
 """
 
 from __future__ import annotations
 
 from mailstack.wire import pop3_commands as words
-from mailstack.wire.dots import DotStuffer
+from mailstack.wire.dots import DotStuffer, dots_doubled
 from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslMalformedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
 from mailstack.wire.lines import TOO_LONG, LineBuffer
 from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Refused, Verb, format_pop3_reply
 from mailstack.wire.pop3_table import RULES, Guard, Rule, State, Step, next_state
 from mailstack.wire.sasl import Credentials, PlainExchange
+
+_OK = words.ok("")
 
 
 class POP3ServerCore:
@@ -69,7 +72,7 @@ class POP3ServerCore:
         """Return what the client asks for next."""
         if self._rule is not None:
             return AWAITING_REPLY
-        if self._state in (State.CLOSED, State.STARTING_TLS):
+        if not len(self._lines) or self._state is State.CLOSED or self._state is State.STARTING_TLS:
             return NEED_OCTETS
         line = self._take_line()
         if line is None:
@@ -105,10 +108,22 @@ class POP3ServerCore:
         """Write the reply that is owed, followed by content with CRLF line ends."""
         return self.begin_lines(reply) + self.send_lines(content) + self.end_lines()
 
+    def send_content(self, content: bytes) -> bytes:
+        """Write +OK with the octets of a whole message, and the message; what `send_message` does, at a third of the cost."""
+        self._end_listing(_OK)
+        dot = b"." if content.startswith(b".") else b""
+        end = b".\r\n" if content.endswith(b"\n") or not content else b"\r\n.\r\n"
+        return b"%b%b%b%b" % (words.ok_octets(len(content)), dot, dots_doubled(content), end)
+
+    def send_listing(self, reply: POP3Reply, lines: bytes) -> bytes:
+        """Write the reply that is owed, followed by whole lines of which none begins with a dot."""
+        self._end_listing(reply)
+        return b"%b%b.\r\n" % (format_pop3_reply(reply), lines)
+
     def begin_lines(self, reply: POP3Reply) -> bytes:
         """Write the first line of a multi-line reply."""
         self._after = self._next_state(reply)
-        self._stuffer = DotStuffer()
+        self._stuffer = DotStuffer(has_crlf=True)
         return format_pop3_reply(reply)
 
     def send_lines(self, octets: bytes) -> bytes:
@@ -148,6 +163,9 @@ class POP3ServerCore:
         self._lines.clear()
         self._username = b""
         self._secure, self._state = True, State.AUTHORIZATION
+
+    def _end_listing(self, reply: POP3Reply) -> None:
+        self._state, self._rule = self._next_state(reply), None
 
     def _next_state(self, reply: POP3Reply) -> State:
         if self._rule is None or self._stuffer is not None:

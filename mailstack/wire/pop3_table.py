@@ -43,6 +43,8 @@ class State(enum.Enum):
     TRANSACTION = enum.auto()
     CLOSED = enum.auto()
 
+    __hash__ = object.__hash__  # as that of Verb
+
 
 class Step(enum.Enum):
     """What moves a session and is no command."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Account, Delivery, Destination, Envelope, Origin, Recipient, Remote, Service
 from mailstack.net.batch import BatchStopped, InlineBatch
 from mailstack.store.folders import AccountFolder, MailFolder, prepare_root
-from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, Maildirs, MailRootError
+from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, Maildirs, MailRootError, Outcome, Shipment
 
 BODY = b"Received: from x\r\nSubject: a\r\n\r\ntext\r\n"
 ENTRY = "0123456789abc"
@@ -30,6 +31,9 @@ class MemoryContent:
 
     def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
         raise AssertionError("it is in memory")
+
+    def file_with(self, head: bytes) -> None:
+        return None
 
 
 def delivery_of(
@@ -56,20 +60,26 @@ def delivery_of(
 
 
 class Submissions:
-    """Takes items; answers when told, or with the given outcome."""
+    """Takes shipments; answers when told, or with the given outcomes, or fails with the one."""
 
-    def __init__(self, *outcomes: Any) -> None:
-        self.items: list[MaildirItem] = []
+    def __init__(self, *outcomes: Any, failure: Exception | None = None) -> None:
+        self.shipments: list[Shipment] = []
         self.waiting: list[Deferred[Any]] = []
         self._outcomes = list(outcomes)
+        self._failure = failure
 
-    def __call__(self, item: MaildirItem) -> Awaitable[Delivered | AlreadyThere]:
-        self.items.append(item)
+    @property
+    def items(self) -> list[MaildirItem]:
+        return [item for shipment in self.shipments for item in shipment.items]
+
+    def __call__(self, shipment: Shipment) -> Awaitable[list[Outcome]]:
+        self.shipments.append(shipment)
+        if self._failure is not None:
+            return fail(self._failure)
         if not self._outcomes:
             self.waiting.append(Deferred())
             return self.waiting[-1]
-        outcome = self._outcomes.pop(0)
-        return fail(outcome) if isinstance(outcome, Exception) else succeed(outcome)
+        return succeed([self._outcomes.pop(0) for _ in shipment.items])
 
 
 def attempt(courier: LocalCourier, delivery: Delivery) -> list[Disposition]:
@@ -103,13 +113,14 @@ class TestSubmission:
         assert submit.items[0].head.startswith(b"Return-Path: <>\r\n")
         assert not submit.items[0].may_repeat
 
-    def test_all_are_submitted_before_the_first_is_waited_for(self) -> None:
+    def test_all_are_one_shipment(self) -> None:
         submit = Submissions()
         waiting = Deferred.fromCoroutine(courier_of(submit).attempt(delivery_of("a@b", "c@d", "e@f")))
-        assert len(submit.items) == 3
-        for number in (2, 0, 1):
-            assert not waiting.called
-            submit.waiting[number].callback(Delivered(str(number)))
+        (shipment,) = submit.shipments
+        assert len(shipment.items) == 3
+        assert not shipment.all_or_none
+        assert not waiting.called
+        submit.waiting[0].callback([Delivered(str(number)) for number in range(3)])
         found: list[list[Disposition]] = []
         waiting.addCallback(found.append)
         assert [disposition.ordinal for disposition in found[0]] == [1, 3, 5]
@@ -137,7 +148,6 @@ class TestDispositions:
             (MailRootError(errno.ENOENT, "not mounted", "/secret/path"), Action.DELAYED, "4.3.0"),
             (FileExistsError(errno.EEXIST, "exists", "/secret/path"), Action.DELAYED, "4.3.0"),
             (RuntimeError("/secret/path"), Action.DELAYED, "4.3.0"),
-            (BatchStopped("/secret/path"), Action.DELAYED, "4.3.0"),
         ],
     )
     def test_of_an_outcome(self, outcome: Any, action: Action, status: str) -> None:
@@ -148,6 +158,19 @@ class TestDispositions:
         if isinstance(outcome, Exception):
             assert type(outcome).__name__ in disposition.cause
             assert "/secret/path" in disposition.cause
+
+    def test_of_a_shipment_that_fails_as_a_whole(self) -> None:
+        submit = Submissions(failure=BatchStopped("/secret/path"))
+        dispositions = attempt(courier_of(submit), delivery_of("a@b", "c@d"))
+        assert [each.ordinal for each in dispositions] == [1, 3]
+        assert {each.action for each in dispositions} == {Action.DELAYED}
+        assert "secret" not in dispositions[0].diagnostic
+
+    def test_of_all_or_none_with_one_that_has_no_folder(self) -> None:
+        submit = Submissions(Delivered("n"))
+        dispositions = attempt(courier_of(submit), replace(delivery_of("alice", "alice@example.org"), all_or_none=True))
+        assert [each.action for each in dispositions] == [Action.DELAYED]
+        assert submit.shipments == []
 
     def test_each_has_its_own(self) -> None:
         submit = Submissions(Delivered("a"), OSError(errno.EIO, "I/O"), AlreadyThere("c"))
@@ -166,7 +189,7 @@ class TestDispositions:
         assert len(submit.items) == 1
 
     def test_a_submission_that_raises_at_once(self) -> None:
-        def submit(item: MaildirItem) -> Awaitable[Delivered | AlreadyThere]:
+        def submit(shipment: Shipment) -> Awaitable[list[Outcome]]:
             raise RuntimeError("no thread")
 
         (disposition,) = attempt(courier_of(submit), delivery_of("alice@example.org"))
@@ -184,7 +207,7 @@ class TestDelivery:
     @pytest.fixture
     def courier(self, root: Path) -> LocalCourier:
         folders = MailFolder(root)
-        batch: InlineBatch[MaildirItem, Delivered | AlreadyThere] = InlineBatch(Maildirs(folders).deliver_many)
+        batch: InlineBatch[Shipment, list[Outcome]] = InlineBatch(Maildirs(folders).deliver_many)
         return LocalCourier(folders, batch.submit, "mx.example")
 
     def test_file(self, courier: LocalCourier, root: Path) -> None:
@@ -206,6 +229,14 @@ class TestDelivery:
         (again,) = attempt(courier, delivery_of("alice@example.org", may_repeat=True))
         assert again.action is Action.DELIVERED
         assert len(list((root / "example.org" / "alice" / "new").iterdir())) == 1
+
+    def test_all_or_none(self, courier: LocalCourier, root: Path) -> None:
+        body = b"Received: from elsewhere\r\nDelivered-To: carol@example.org\r\nSubject: a\r\n\r\ntext\r\n"
+        addresses = ["alice@example.org", "bob@example.org", "carol@example.org"]
+        delivery = replace(delivery_of(*addresses, addresses=addresses, body=body), all_or_none=True)
+        dispositions = attempt(courier, delivery)
+        assert Action.DELIVERED not in {each.action for each in dispositions}
+        assert [path for path in root.rglob("*") if path.is_file() and path.name != ".mailstack"] == []
 
     def test_loop(self, courier: LocalCourier, root: Path) -> None:
         body = b"Received: from elsewhere\r\nDelivered-To: alice@example.org\r\nSubject: a\r\n\r\ntext\r\n"

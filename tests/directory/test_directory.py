@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from twisted.python.failure import Failure
 
 from mailstack.directory import database
 from mailstack.directory.database import create
-from mailstack.directory.directory import RETRY_SECONDS, STALE_SECONDS, Directory
+from mailstack.directory.directory import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, Directory
 from mailstack.directory.editing import (
     add_account,
     add_alias,
@@ -80,7 +81,11 @@ class House:
     def __init__(self, path: Path) -> None:
         self.path, self.clock, self.thread, self.hasher = path, Clock(), Thread(), CountingHasher()
         verifier = Verifier(self.hasher, maybeDeferred, seconds=self.clock.seconds, cache_key=b"k" * 32)
-        self.directory = Directory(path, self.thread, verifier=verifier, seconds=self.clock.seconds)
+        # Every question comes at another moment, so that it is not taken for a part of the one before.
+        moments = itertools.count()
+        self.directory = Directory(
+            path, self.thread, verifier=verifier, seconds=lambda: self.clock.seconds() + next(moments) * FRESH_SECONDS
+        )
 
     def is_local(self, domain: str) -> Any:
         return now(self.directory.is_local_domain(domain))
@@ -227,6 +232,24 @@ class TestVerify:
     def test_a_password_that_is_no_utf8(self, house: House) -> None:
         assert house.verify("alice@x.test", b"\xff\xfe") is None
         assert house.verify("alice@x.test", "\udcff") is None
+
+
+class TestFresh:
+    def test_the_file_is_not_looked_at_for_each_question_of_one_moment(self, path: Path) -> None:
+        clock, looks = Clock(), []
+        verifier = Verifier(CountingHasher(), maybeDeferred, seconds=clock.seconds, cache_key=b"k" * 32)
+        directory = Directory(path, Thread(), verifier=verifier, seconds=clock.seconds)
+        directory.load()
+        watch = directory._watch
+        stamp = watch.stamp
+        watch.stamp = lambda: looks.append(1) or stamp()  # type: ignore[method-assign, func-returns-value]  # counts
+        for _ in range(3):
+            assert now(directory.is_local_domain("x.test"))
+        assert len(looks) == 1
+        add_domain(path, "y.test", 2.0)
+        clock.advance(FRESH_SECONDS)
+        assert now(directory.is_local_domain("y.test"))
+        directory.close()
 
 
 class TestChanges:

@@ -42,3 +42,25 @@ class SupervisorTests(SynchronousTestCase):
         supervisor.start(work(), "two")
         self.successResultOf(Deferred.fromCoroutine(supervisor.stop()))
         self.assertEqual((["cancelled", "cancelled"], 0), (seen, len(supervisor)))
+
+    def test_a_coroutine_that_waits_twice_gets_what_it_waits_for_and_its_failures(self) -> None:
+        supervisor, gates, seen = Supervisor(), [Deferred[int](), Deferred[int]()], []
+
+        async def work() -> None:
+            seen.append(await gates[0])
+            try:
+                await gates[1]
+            except OSError as error:
+                seen.append(str(error))
+
+        ended = supervisor.start(work(), "work")
+        gates[0].callback(7)
+        gates[1].errback(OSError("torn"))
+        self.assertIsNone(self.successResultOf(ended))
+        self.assertEqual([7, "torn"], seen)
+
+    def test_one_that_is_cancelled_before_it_waits_ends_quietly(self) -> None:
+        async def work() -> None:
+            raise CancelledError
+
+        self.assertIsNone(self.successResultOf(Supervisor().start(work(), "work")))

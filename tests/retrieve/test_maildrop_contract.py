@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.mailbox import MailboxMaildrop
 from mailstack.retrieve.settle import settled
 from mailstack.retrieve.threaded import ThreadedMaildrop
+from mailstack.store.cached import KernelCache
 from mailstack.store.maildrop import Maildrop
 
 CONTENTS = [b"a: b\r\n\r\n.one\r\n", b"", b"x" * 300_000 + b"\r\n.\r\n"]
@@ -77,7 +79,20 @@ def in_memory(folder: Path) -> IMaildrop:
     return MemoryMaildrop(*CONTENTS)
 
 
-def stored(folder: Path) -> IMaildrop:
+class WarmCache:
+    """Has every file in memory, and every second chunk of a long one."""
+
+    def works_on(self, descriptor: int) -> bool:
+        return True
+
+    def open(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY)
+
+    def read(self, descriptor: int, octets: int, offset: int) -> bytes | None:
+        return None if offset and offset // 262_144 % 2 == 0 else os.pread(descriptor, octets, offset)
+
+
+def stored(folder: Path, cache: Any = None) -> IMaildrop:
     (folder / "new").mkdir()
     for number, content in enumerate(CONTENTS, 1):
         (folder / "new" / f"{number}.a.b").write_bytes(content.replace(b"\r\n", b"\n"))
@@ -85,7 +100,11 @@ def stored(folder: Path) -> IMaildrop:
     def hop(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         return succeed(function(*arguments))
 
-    return ThreadedMaildrop(Maildrop.open(folder, now=lambda: 0.0), hop)
+    return ThreadedMaildrop(Maildrop.open(folder, now=lambda: 0.0, cache=cache or KernelCache(None)), hop)
+
+
+def stored_in_memory(folder: Path) -> IMaildrop:
+    return stored(folder, WarmCache())
 
 
 def twisted_mailbox(folder: Path) -> IMaildrop:
@@ -96,7 +115,7 @@ def twisted_mailbox_that_answers_later(folder: Path) -> IMaildrop:
     return MailboxMaildrop(TwistedMailbox(CONTENTS, later=True))
 
 
-MAKERS = [in_memory, stored, twisted_mailbox, twisted_mailbox_that_answers_later]
+MAKERS = [in_memory, stored, stored_in_memory, twisted_mailbox, twisted_mailbox_that_answers_later]
 
 
 def now(answer: Any) -> Any:

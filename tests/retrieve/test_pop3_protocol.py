@@ -37,9 +37,27 @@ def test_a_whole_session() -> None:
 
 def test_each_small_reply_is_one_write() -> None:
     client = House(FIRST, SECOND).log_in()
+    for command in (b"RETR 1", b"LIST", b"UIDL", b"TOP 1 0", b"STAT"):
+        client.writes.clear()
+        client.say(command + b"\r\n")
+        assert len(client.writes) == 1, command
+
+
+def test_replies_to_commands_that_came_together_are_one_write() -> None:
+    client = House(FIRST, SECOND).log_in()
     client.writes.clear()
-    client.say(b"RETR 1\r\nLIST\r\nUIDL\r\nTOP 1 0\r\nSTAT\r\n")
-    assert len(client.writes) == 5
+    heard = client.say(b"LIST 1\r\nUIDL 1\r\nSTAT\r\nNOOP\r\n")
+    assert heard == b"+OK 1 19\r\n+OK 1 uid-1\r\n+OK 2 33\r\n+OK Nothing done\r\n"
+    assert len(client.writes) == 1
+
+
+def test_what_was_said_before_a_command_that_waits_does_not_wait_with_it() -> None:
+    house = House(FIRST)
+    client = house.log_in()
+    house.maildrop.held = True
+    assert client.say(b"STAT\r\nRETR 1\r\n") == b"+OK 1 19\r\n"
+    house.maildrop.release()
+    assert client.hear().startswith(b"+OK 19 octets\r\n")
 
 
 def test_a_marked_message_is_refused_and_absent_until_rset() -> None:
@@ -87,8 +105,12 @@ def test_commands_behind_pass_wait_for_the_login() -> None:
 
 
 def test_twenty_thousand_pipelined_commands_need_no_stack() -> None:
-    client = House(FIRST).log_in()
+    house = House(FIRST)
+    client = house.log_in()
     heard = client.say(b"NOOP\r\nRETR 1\r\n" * 10_000)
+    while house.clock.getDelayedCalls()[0].getTime() == house.clock.seconds():  # the others have their turn
+        house.clock.advance(0)
+        heard += client.hear()
     assert heard.count(b"+OK 19 octets\r\n") == 10_000
 
 

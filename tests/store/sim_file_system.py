@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Crash(BaseException):
@@ -55,8 +56,11 @@ class SimFileSystem:
     Shape:  `crash_at` n ends the program instead of its n-th call, from 1; `calls` counts them.
     """
 
-    def __init__(self, root: str = "/mail", marker: str | None = ".mailstack") -> None:
+    system_syncs = 0
+
+    def __init__(self, root: str = "/mail", marker: str | None = ".mailstack", can_sync_system: bool = True) -> None:
         self._root_path = root
+        self.can_sync_system = can_sync_system
         self._root = SimFolder()
         if marker:
             self._root.put(marker, SimFile(b"", b""))
@@ -179,6 +183,23 @@ class SimFileSystem:
         self._step()
         self._folder(handle).sync()
 
+    def sync_system(self, handle: int) -> None:
+        self._step()
+        self.system_syncs += 1
+        _sync_all(self._root)
+
+    def system_of(self, handle: int) -> int:
+        self._step()
+        self._folder(handle)
+        return 1
+
+    def move(self, name: str, source: int, target: int) -> None:
+        self._step()
+        if name not in self._folder(source).names:
+            raise FileNotFoundError(errno.ENOENT, "no such name", name)
+        self._folder(target).put(name, self._folder(source).names[name])
+        self._folder(source).remove(name)
+
     def link(self, name: str, source: int, target: int) -> None:
         self._step()
         self._folder(target).put(name, self._folder(source).names[name])
@@ -226,8 +247,10 @@ class FailingFileSystem:
     def heal(self) -> None:
         self._fail_at = 0
 
-    def __getattr__(self, name: str) -> Callable[..., object]:
+    def __getattr__(self, name: str) -> Any:
         act = getattr(self._inner, name)
+        if not callable(act):
+            return act  # what the file system is able to do
 
         def maybe(*args: object) -> object:
             self._step(name)
@@ -250,6 +273,15 @@ class FailingFileSystem:
             except OSError as error:
                 errors.append(error)
         return errors
+
+
+def _sync_all(folder: SimFolder) -> None:
+    folder.sync()
+    for node in folder.names.values():
+        if isinstance(node, SimFolder):
+            _sync_all(node)
+        else:
+            node.durable = node.octets
 
 
 def _walk(folder: SimFolder, before: str = "") -> list[tuple[str, bytes]]:

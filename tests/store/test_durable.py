@@ -52,6 +52,31 @@ class TestContract:
         assert files.sync_files(handles) == [None] * 5
         assert files.sync_files([]) == []
 
+    def test_move(self, place: Place) -> None:
+        files, path = place
+        root = files.open_root(path)
+        files.make_folder("folder", root)
+        folder = files.open_folder("folder", root)
+        files.close(files.create("file", root))
+        files.move("file", root, folder)
+        assert files.names(root) == ["folder"]
+        assert files.names(folder) == ["file"]
+        files.create("file", root)
+        with pytest.raises(FileExistsError):
+            files.move("file", root, folder)
+        assert sorted(files.names(root)) == ["file", "folder"]
+        with pytest.raises(FileNotFoundError):
+            files.move("nowhere", root, folder)
+
+    def test_flushes_a_whole_system(self, place: Place) -> None:
+        files, path = place
+        root = files.open_root(path)
+        files.make_folder("folder", root)
+        assert files.system_of(root) == files.system_of(files.open_folder("folder", root))
+        files.close(files.create("file", root))
+        assert files.can_sync_system
+        files.sync_system(root)
+
     def test_names_that_exist_are_refused(self, place: Place) -> None:
         files, path = place
         root = files.open_root(path)
@@ -109,6 +134,24 @@ class TestReal:
         assert files.exists("dangling", root)
         files.link("dangling", root, files.open_folder("folder", root))
         assert (tmp_path / "folder" / "dangling").is_symlink()
+
+    def test_moves_by_link_where_nothing_else_is_to_be_had(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(durable, "_LIBC", object())
+        files = OSFileSystem()
+        root = files.open_root(str(tmp_path))
+        files.make_folder("folder", root)
+        folder = files.open_folder("folder", root)
+        for _ in range(2):
+            files.close(files.create("file", root))
+            if not files.names(folder):
+                files.move("file", root, folder)
+        assert files.names(folder) == ["file"]
+        with pytest.raises(FileExistsError):
+            files.move("file", root, folder)
+
+    def test_a_flush_of_nothing_is_an_error(self) -> None:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            OSFileSystem().sync_system(-1)
 
     def test_descriptors_do_not_reach_other_programs(self, tmp_path: Path) -> None:
         files = OSFileSystem()

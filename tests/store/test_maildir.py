@@ -6,17 +6,29 @@ import errno
 import itertools
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shipping import deliver_each
 from sim_file_system import FailingFileSystem, SimFile, SimFileSystem, SimFolder
 
 from mailstack.store import maildir
 from mailstack.store.durable import OSFileSystem
 from mailstack.store.folders import MailFolder, prepare_root
-from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, Maildirs, MailRootError
+from mailstack.store.maildir import (
+    BY_FILE_SECONDS,
+    ROUND_ITEMS,
+    SLOW_SECONDS,
+    AlreadyThere,
+    Delivered,
+    MaildirItem,
+    Maildirs,
+    MailRootError,
+    Shipment,
+)
 from mailstack.store.names import delivery_key, delivery_name
 
 ALICE = "alice@example.org"
@@ -33,6 +45,9 @@ class MemoryContent:
     def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
         raise AssertionError("it is in memory")
 
+    def file_with(self, head: bytes) -> None:
+        return None
+
 
 class ChunkedContent:
     in_memory = None
@@ -46,6 +61,9 @@ class ChunkedContent:
         yield from self._chunks
         if self._error is not None:
             raise self._error
+
+    def file_with(self, head: bytes) -> None:
+        return None
 
 
 def item_of(
@@ -62,13 +80,19 @@ def repeated(items: list[MaildirItem]) -> list[MaildirItem]:
     ]
 
 
+class FileByFile(OSFileSystem):
+    """Knows no syncfs."""
+
+    can_sync_system = False
+
+
 class RealWorld:
     """A mail root in a temporary folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, by_system: bool = True) -> None:
         self.root = path / "mail"
         prepare_root(self.root)
-        self.file_system: Any = OSFileSystem()
+        self.file_system: Any = OSFileSystem() if by_system else FileByFile()
         self.restart()
 
     def restart(self) -> None:
@@ -99,9 +123,9 @@ class RealWorld:
 class SimWorld:
     """The same in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_system: bool = True) -> None:
         self.root = Path("/mail")
-        self.file_system: Any = SimFileSystem()
+        self.file_system: Any = SimFileSystem(can_sync_system=by_system)
         self.sim = self.file_system
         self.restart()
 
@@ -134,9 +158,10 @@ class SimWorld:
         return self.sim.open_handles
 
 
-@pytest.fixture(params=["real", "sim"])
+@pytest.fixture(params=["real", "sim", "real file by file", "sim file by file"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> RealWorld | SimWorld:
-    return RealWorld(tmp_path) if request.param == "real" else SimWorld()
+    by_system = "file by file" not in request.param
+    return RealWorld(tmp_path, by_system) if "real" in request.param else SimWorld(by_system)
 
 
 @pytest.fixture
@@ -153,30 +178,30 @@ class TestContract:
 
     def test_writes_head_and_content(self, world: World) -> None:
         item = item_of(1)
-        assert world.maildirs.deliver_many([item]) == [Delivered(item.name)]
+        assert deliver_each(world.maildirs, [item]) == [Delivered(item.name)]
         assert world.files() == {f"{ALICES}/new/{item.name}": HEAD + BODY}
 
     def test_nothing_to_do(self, world: World) -> None:
-        assert world.maildirs.deliver_many([]) == []
+        assert deliver_each(world.maildirs, []) == []
 
     def test_name_tells_the_size(self, world: World) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item])
+        deliver_each(world.maildirs, [item])
         assert f",S={len(HEAD + BODY)}," in item.name
 
     def test_content_in_chunks(self, world: World) -> None:
         item = item_of(1, content=ChunkedContent(b"a" * 70_000, b"b" * 70_000, b"\r\n"))
-        assert world.maildirs.deliver_many([item]) == [Delivered(item.name)]
+        assert deliver_each(world.maildirs, [item]) == [Delivered(item.name)]
         assert world.files(f"{ALICES}/new") == {item.name: HEAD + b"a" * 70_000 + b"b" * 70_000 + b"\r\n"}
 
     def test_empty_content(self, world: World) -> None:
         items = [item_of(1, body=b""), item_of(2, content=ChunkedContent())]
-        world.maildirs.deliver_many(items)
+        deliver_each(world.maildirs, items)
         assert world.files(f"{ALICES}/new") == {item.name: HEAD for item in items}
 
     def test_many_folders_at_once(self, world: World) -> None:
         items = [item_of(1), item_of(2, BOB), item_of(3, "alice@other.example"), item_of(4)]
-        assert world.maildirs.deliver_many(items) == [Delivered(item.name) for item in items]
+        assert deliver_each(world.maildirs, items) == [Delivered(item.name) for item in items]
         assert sorted(world.files()) == sorted(
             [
                 f"{ALICES}/new/{items[0].name}",
@@ -188,43 +213,43 @@ class TestContract:
 
     def test_more_than_a_round(self, world: World) -> None:
         items = [item_of(number, f"user{number % 7}@example.org") for number in range(2 * maildir.ROUND_ITEMS + 1)]
-        assert world.maildirs.deliver_many(items) == [Delivered(item.name) for item in items]
+        assert deliver_each(world.maildirs, items) == [Delivered(item.name) for item in items]
         assert len(world.files()) == len(items)
 
     def test_existing_maildir(self, world: World) -> None:
         first, second = item_of(1), item_of(2)
-        world.maildirs.deliver_many([first])
+        deliver_each(world.maildirs, [first])
         world.restart()
-        world.maildirs.deliver_many([second])
+        deliver_each(world.maildirs, [second])
         assert sorted(world.files(f"{ALICES}/new")) == sorted([first.name, second.name])
 
     def test_lets_go_of_everything(self, world: World) -> None:
         before = world.open_handles()
         item = item_of(1)
-        world.maildirs.deliver_many([item, item_of(2, BOB), item])
-        world.maildirs.deliver_many([item_of(1, may_repeat=True)])
+        deliver_each(world.maildirs, [item, item_of(2, BOB), item])
+        deliver_each(world.maildirs, [item_of(1, may_repeat=True)])
         world.maildirs.clean_tmp(item.folder, 0.0)
         assert world.open_handles() == before
 
     def test_fresh_name_that_exists_in_new_is_an_error_and_stays(self, world: World) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item])
-        (outcome,) = world.maildirs.deliver_many([item])
+        deliver_each(world.maildirs, [item])
+        (outcome,) = deliver_each(world.maildirs, [item])
         assert isinstance(outcome, FileExistsError)
         assert world.files() == {f"{ALICES}/new/{item.name}": HEAD + BODY}
 
     def test_same_name_twice_in_a_round(self, world: World) -> None:
         item = item_of(1)
-        first, second = world.maildirs.deliver_many([item, item])
+        first, second = deliver_each(world.maildirs, [item, item])
         assert first == Delivered(item.name)
         assert isinstance(second, FileExistsError)
         assert world.files() == {f"{ALICES}/new/{item.name}": HEAD + BODY}
 
     def test_fresh_name_that_exists_in_tmp_is_an_error_and_stays(self, world: World) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item_of(2)])
+        deliver_each(world.maildirs, [item_of(2)])
         world.put(f"{ALICES}/tmp/{item.name}", b"another's")
-        (outcome,) = world.maildirs.deliver_many([item])
+        (outcome,) = deliver_each(world.maildirs, [item])
         assert isinstance(outcome, FileExistsError)
         assert world.files(f"{ALICES}/tmp") == {item.name: b"another's"}
 
@@ -234,7 +259,7 @@ class TestRepetition:
 
     def test_nothing_there(self, world: World) -> None:
         item = item_of(1, may_repeat=True)
-        assert world.maildirs.deliver_many([item]) == [Delivered(item.name)]
+        assert deliver_each(world.maildirs, [item]) == [Delivered(item.name)]
 
     @pytest.mark.parametrize(
         "place",
@@ -242,56 +267,56 @@ class TestRepetition:
     )
     def test_delivered_and_perhaps_moved(self, world: World, place: str) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item])
+        deliver_each(world.maildirs, [item])
         now = f"{ALICES}/" + place.format(item.name, delivery_key(item.name))
         if now != f"{ALICES}/new/{item.name}":
             world.move(f"{ALICES}/new/{item.name}", now)
-        assert world.maildirs.deliver_many(repeated([item])) == [AlreadyThere(now.rpartition("/")[2])]
+        assert deliver_each(world.maildirs, repeated([item])) == [AlreadyThere(now.rpartition("/")[2])]
         assert list(world.files()) == [now]
 
     def test_deleted_since(self, world: World) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item])
+        deliver_each(world.maildirs, [item])
         tombstone = f"{delivery_key(item.name)}.deleted"
         world.move(f"{ALICES}/new/{item.name}", f"{ALICES}/tmp/{tombstone}")
-        assert world.maildirs.deliver_many(repeated([item])) == [AlreadyThere(tombstone)]
+        assert deliver_each(world.maildirs, repeated([item])) == [AlreadyThere(tombstone)]
         assert list(world.files()) == [f"{ALICES}/tmp/{tombstone}"]
 
     @pytest.mark.parametrize("leftover", [b"", HEAD[:10], HEAD + BODY, HEAD + BODY + BODY])
     def test_died_while_writing(self, world: World, leftover: bytes) -> None:
         item = item_of(1, may_repeat=True)
-        world.maildirs.deliver_many([item_of(2)])
+        deliver_each(world.maildirs, [item_of(2)])
         world.put(f"{ALICES}/tmp/{item.name}", leftover)
-        assert world.maildirs.deliver_many([item]) == [Delivered(item.name)]
+        assert deliver_each(world.maildirs, [item]) == [Delivered(item.name)]
         assert world.files(f"{ALICES}/tmp") == {}
         assert world.files(f"{ALICES}/new")[item.name] == HEAD + BODY
 
     def test_died_between_link_and_unlink(self, world: World) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item])
+        deliver_each(world.maildirs, [item])
         world.put(f"{ALICES}/tmp/{item.name}", HEAD + BODY)
-        assert world.maildirs.deliver_many(repeated([item])) == [AlreadyThere(item.name)]
+        assert deliver_each(world.maildirs, repeated([item])) == [AlreadyThere(item.name)]
         assert world.files() == {f"{ALICES}/new/{item.name}": HEAD + BODY}
 
     def test_others_do_not_count(self, world: World) -> None:
         items = [item_of(1), item_of(11, BOB)]
-        world.maildirs.deliver_many(items)
+        deliver_each(world.maildirs, items)
         world.put(f"{ALICES}/cur/1000.M500000E0000000000002R0.mx.examples:2,S", b"another host's")
         world.put(f"{ALICES}/cur/1000.M500000E0000000000002R01.mx.example:2,S", b"another recipient's")
         again = [item_of(2, may_repeat=True), item_of(1, BOB, may_repeat=True)]
-        assert world.maildirs.deliver_many(again) == [Delivered(item.name) for item in again]
+        assert deliver_each(world.maildirs, again) == [Delivered(item.name) for item in again]
 
     def test_a_round_of_both(self, world: World) -> None:
         old, new = [item_of(number) for number in range(5)], [item_of(number) for number in range(5, 10)]
-        world.maildirs.deliver_many(old)
-        outcomes = world.maildirs.deliver_many(repeated(list(itertools.chain(*zip(old, new, strict=True)))))
+        deliver_each(world.maildirs, old)
+        outcomes = deliver_each(world.maildirs, repeated(list(itertools.chain(*zip(old, new, strict=True)))))
         assert [type(outcome) for outcome in outcomes] == [AlreadyThere, Delivered] * 5
         assert len(world.files()) == 10
 
     def test_name_that_is_not_of_a_delivery(self, world: World) -> None:
         item = item_of(1)
         odd = MaildirItem(folder=item.folder, name="odd", head=HEAD, content=item.content, may_repeat=True)
-        (outcome,) = world.maildirs.deliver_many([odd])
+        (outcome,) = deliver_each(world.maildirs, [odd])
         assert isinstance(outcome, ValueError)
         assert world.files() == {}
 
@@ -311,28 +336,30 @@ class TestFailure:
     )
     def test_content_that_cannot_be_read_or_is_not_what_it_says(self, world: World, content: ChunkedContent) -> None:
         good, bad, last = item_of(1), item_of(2, content=content), item_of(3)
-        outcomes = world.maildirs.deliver_many([good, bad, last])
+        outcomes = deliver_each(world.maildirs, [good, bad, last])
         assert isinstance(outcomes[1], OSError | RuntimeError)
         assert [outcomes[0], outcomes[2]] == [Delivered(good.name), Delivered(last.name)]
         assert sorted(world.files()) == [f"{ALICES}/new/{good.name}", f"{ALICES}/new/{last.name}"]
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("may_repeat", [False, True])
-    def test_every_call_that_can_fail(self, tmp_path: Path, number: int, may_repeat: bool) -> None:
-        fail_everywhere(lambda step: RealWorld(tmp_path / str(step)), number, may_repeat)
+    @pytest.mark.parametrize("by_system", [False, True])
+    def test_every_call_that_can_fail(self, tmp_path: Path, number: int, may_repeat: bool, by_system: bool) -> None:
+        fail_everywhere(lambda step: RealWorld(tmp_path / str(step), by_system), number, may_repeat)
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOENT, errno.EEXIST, errno.EROFS])
     @pytest.mark.parametrize("may_repeat", [False, True])
-    def test_every_call_that_can_fail_in_memory(self, number: int, may_repeat: bool) -> None:
-        fail_everywhere(lambda step: SimWorld(), number, may_repeat)
+    @pytest.mark.parametrize("by_system", [False, True])
+    def test_every_call_that_can_fail_in_memory(self, number: int, may_repeat: bool, by_system: bool) -> None:
+        fail_everywhere(lambda step: SimWorld(by_system), number, may_repeat)
 
     def test_a_folder_that_cannot_be_flushed_concerns_its_own_items(self) -> None:
-        world = SimWorld()
+        world = SimWorld(by_system=False)
         items = [item_of(1), item_of(2, BOB), item_of(3)]
-        world.maildirs.deliver_many([item_of(8), item_of(9, BOB)])  # so that the folders are settled
+        deliver_each(world.maildirs, [item_of(8), item_of(9, BOB)])  # so that the folders are settled
         world.file_system = OneFolderFails(world.sim, world.sim.folder(f"{ALICES}/new"))
         world.maildirs._file_system = world.file_system
-        outcomes = world.maildirs.deliver_many(items)
+        outcomes = deliver_each(world.maildirs, items)
         assert [type(outcome) for outcome in outcomes] == [OSError, Delivered, OSError]
         assert items[0].name not in world.files(f"{ALICES}/new")
         assert items[2].name not in world.files(f"{ALICES}/new")
@@ -359,13 +386,13 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
         world = make_world(step)
         before = world.open_handles()
         items = [item_of(1), item_of(2, BOB), item_of(3)]
-        world.maildirs.deliver_many([item_of(9, BOB)])  # one folder exists, one does not
+        deliver_each(world.maildirs, [item_of(9, BOB)])  # one folder exists, one does not
         if may_repeat:
             items = repeated(items)
-            world.maildirs.deliver_many(items[1:2])
+            deliver_each(world.maildirs, items[1:2])
         failing = FailingFileSystem(world.file_system, step, number)
         world.maildirs = Maildirs(MailFolder(world.root), failing)
-        outcomes = world.maildirs.deliver_many(items)
+        outcomes = deliver_each(world.maildirs, items)
         failed_calls.add(failing.failed)
         failing.heal()
         there = {path.rpartition("/")[2]: octets for path, octets in world.files().items() if "/new/" in path}
@@ -375,7 +402,7 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
             assert isinstance(outcome, Exception) is (item.name not in there) or (was_there and item.name in there)
         if failing.failed != "unlink":
             assert not [path for path in world.files() if "/tmp/" in path]
-        outcomes = world.maildirs.deliver_many(repeated(items))
+        outcomes = deliver_each(world.maildirs, repeated(items))
         assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         everything = world.files()
         assert len(everything) == 4, (step, failing.failed, everything)
@@ -390,13 +417,143 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
         "make_folder",
         "create",
         "write",
-        "sync_files",
-        "link",
-        "unlink",
+        "move",
         "sync_folder",
         "",
     }
-    assert failed_calls == expected | ({"names"} if may_repeat else set())
+    expected |= {"sync_system", "system_of"} if world.file_system.can_sync_system else {"sync_files"}
+    assert failed_calls == expected | ({"names", "unlink"} if may_repeat else set())
+
+
+class FileOf:
+    """A content that lies in a file, behind a head."""
+
+    in_memory = None
+
+    def __init__(self, path: Path, head: bytes, octets: int) -> None:
+        self._path, self._head, self.octets = path, head, octets
+
+    def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
+        yield self._path.read_bytes()[len(self._head) :]
+
+    def file_with(self, head: bytes) -> str | None:
+        return str(self._path) if head == self._head else None
+
+
+class TestAdoption:
+    """A file that has the head already is not copied."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / "content"
+        file.write_bytes(HEAD + BODY)
+        return file
+
+    def test_by_a_link(self, real: RealWorld, file: Path) -> None:
+        item = item_of(1, content=FileOf(file, HEAD, len(BODY)))
+        assert deliver_each(real.maildirs, [item]) == [Delivered(item.name)]
+        (path,) = real.files()
+        assert (real.root / path).stat().st_ino == file.stat().st_ino
+        file.unlink()
+        assert real.files() == {f"{ALICES}/new/{item.name}": HEAD + BODY}
+
+    def test_only_with_the_same_head(self, real: RealWorld, file: Path) -> None:
+        item = item_of(1, content=FileOf(file, HEAD[:-2], len(BODY) + 2))
+        assert deliver_each(real.maildirs, [item]) == [Delivered(item.name)]
+        (path,) = real.files()
+        assert (real.root / path).stat().st_ino != file.stat().st_ino
+
+    def test_of_another_length_is_damaged(self, real: RealWorld, file: Path) -> None:
+        file.write_bytes(HEAD + BODY + b"x")
+        (outcome,) = deliver_each(real.maildirs, [item_of(1, content=FileOf(file, HEAD, len(BODY)))])
+        assert isinstance(outcome, OSError)
+        assert real.files() == {}
+        assert file.exists()
+
+    def test_from_elsewhere_is_a_copy(self, real: RealWorld) -> None:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as other:
+            other.write(HEAD + BODY)
+            other.flush()
+            item = item_of(1, content=FileOf(Path(other.name), HEAD, len(BODY)))
+            assert deliver_each(real.maildirs, [item]) == [Delivered(item.name)]
+        assert list(real.files().values()) == [HEAD + BODY]
+
+
+class TestAllOrNone:
+    """A shipment that stands and falls together."""
+
+    def test_is_delivered(self, world: World) -> None:
+        items = [item_of(1), item_of(1, BOB)]
+        outcomes = world.maildirs.deliver_many([Shipment(items, all_or_none=True), Shipment([item_of(2)])])
+        assert outcomes == [[Delivered(item.name) for item in items], [Delivered(item_of(2).name)]]
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+    @pytest.mark.parametrize("by_system", [False, True])
+    def test_whatever_call_fails(self, number: int, by_system: bool) -> None:
+        carol = "carol@example.org"
+        items = [item_of(1), item_of(1, BOB), item_of(1, carol)]
+        for step in itertools.count(1):
+            world = SimWorld(by_system)
+            world.maildirs.deliver_many([Shipment([item_of(9), item_of(9, BOB), item_of(9, carol)])])
+            failing = FailingFileSystem(world.file_system, step, number)
+            world.maildirs = Maildirs(MailFolder(world.root), failing)
+            (outcomes,) = world.maildirs.deliver_many([Shipment(items, all_or_none=True)])
+            failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+            there = [path for path in world.files() if items[0].name in path]
+            assert len(failures) in (0, 3), failing.failed
+            assert len(there) == 3 - len(failures), failing.failed
+            if not failing.failed:
+                break
+        assert step > 10
+
+    def test_others_in_the_round_are_delivered(self, world: World) -> None:
+        bad = item_of(1, BOB, content=ChunkedContent(b"abc", error=OSError(errno.EIO, "spool")))
+        shipments = [Shipment([item_of(1), bad], all_or_none=True), Shipment([item_of(2)])]
+        (first, second), (other,) = world.maildirs.deliver_many(shipments)
+        assert isinstance(first, OSError)
+        assert isinstance(second, OSError)
+        assert other == Delivered(item_of(2).name)
+        assert list(world.files()) == [f"{ALICES}/new/{item_of(2).name}"]
+
+    def test_is_in_one_round_whatever_stands_before_it(self) -> None:
+        world = SimWorld()
+        before = [Shipment([item_of(number)]) for number in range(100, 100 + ROUND_ITEMS - 1)]
+        together = [item_of(number) for number in range(10)]
+        together[9] = item_of(9, content=ChunkedContent(error=OSError(errno.EIO, "spool")))
+        outcomes = world.maildirs.deliver_many([*before, Shipment(together, all_or_none=True)])
+        assert all(isinstance(outcome, OSError) for outcome in outcomes[-1])
+        assert len(world.files()) == ROUND_ITEMS - 1
+
+    def test_more_than_a_round(self, world: World) -> None:
+        items = [item_of(number) for number in range(2 * ROUND_ITEMS + 5)]
+        assert world.maildirs.deliver_many([Shipment(items)]) == [[Delivered(item.name) for item in items]]
+
+
+class TestOneFlushForAll:
+    def test_a_round_has_two_flushes_whatever_it_holds(self) -> None:
+        world = SimWorld()
+        deliver_each(world.maildirs, [item_of(90), item_of(91, BOB)])
+        before = world.sim.system_syncs
+        outcomes = deliver_each(world.maildirs, [item_of(number, (ALICE, BOB)[number % 2]) for number in range(50)])
+        assert all(isinstance(outcome, Delivered) for outcome in outcomes)
+        assert world.sim.system_syncs - before == 2
+
+    def test_a_file_system_that_is_busy_with_others_is_left_alone_for_a_while(self) -> None:
+        sim, now = SimFileSystem(), [0.0]
+
+        def slow_sync(handle: int) -> None:
+            SimFileSystem.sync_system(sim, handle)
+            now[0] += SLOW_SECONDS
+
+        sim.sync_system = slow_sync  # type: ignore[method-assign]  # as a backup would do
+        maildirs = Maildirs(MailFolder("/mail"), sim, seconds=lambda: now[0])
+        assert deliver_each(maildirs, [item_of(1)]) == [Delivered(item_of(1).name)]
+        assert sim.system_syncs == 2, "a round goes on as it began"
+        assert deliver_each(maildirs, [item_of(2)]) == [Delivered(item_of(2).name)]
+        assert sim.system_syncs == 2
+        now[0] += BY_FILE_SECONDS
+        assert deliver_each(maildirs, [item_of(3)]) == [Delivered(item_of(3).name)]
+        assert sim.system_syncs == 4
 
 
 class TestRoot:
@@ -407,42 +564,42 @@ class TestRoot:
         (real.root / ".mailstack").unlink()
         if not exists:
             real.root.rmdir()
-        outcomes = real.maildirs.deliver_many([item_of(1), item_of(2, BOB, may_repeat=True)])
+        outcomes = deliver_each(real.maildirs, [item_of(1), item_of(2, BOB, may_repeat=True)])
         assert [type(outcome) for outcome in outcomes] == [MailRootError] * 2
         assert real.root.exists() is exists
         assert not exists or list(real.root.iterdir()) == []
 
     def test_vanishes_and_comes_back(self, real: RealWorld) -> None:
         item = item_of(1)
-        real.maildirs.deliver_many([item])
+        deliver_each(real.maildirs, [item])
         real.root.rename(real.root.with_name("elsewhere"))
         real.root.mkdir()
-        (outcome,) = real.maildirs.deliver_many([item_of(2)])
+        (outcome,) = deliver_each(real.maildirs, [item_of(2)])
         assert isinstance(outcome, MailRootError)
         real.root.rmdir()
         real.root.with_name("elsewhere").rename(real.root)
-        assert real.maildirs.deliver_many([item_of(2)]) == [Delivered(item_of(2).name)]
+        assert deliver_each(real.maildirs, [item_of(2)]) == [Delivered(item_of(2).name)]
 
     def test_root_may_be_a_link_of_the_operator(self, real: RealWorld) -> None:
         link = real.root.with_name("link")
         link.symlink_to(real.root)
-        assert Maildirs(MailFolder(link)).deliver_many([item_of(1)]) == [Delivered(item_of(1).name)]
+        assert deliver_each(Maildirs(MailFolder(link)), [item_of(1)]) == [Delivered(item_of(1).name)]
 
     def test_root_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "mail").write_bytes(b"")
-        (outcome,) = Maildirs(MailFolder(tmp_path / "mail")).deliver_many([item_of(1)])
+        (outcome,) = deliver_each(Maildirs(MailFolder(tmp_path / "mail")), [item_of(1)])
         assert isinstance(outcome, NotADirectoryError)
 
     def test_account_folder_removed_while_running(self, real: RealWorld) -> None:
-        real.maildirs.deliver_many([item_of(1)])
+        deliver_each(real.maildirs, [item_of(1)])
         subprocess.run(["rm", "-r", real.root / "example.org"], check=True)
-        assert real.maildirs.deliver_many([item_of(2)]) == [Delivered(item_of(2).name)]
+        assert deliver_each(real.maildirs, [item_of(2)]) == [Delivered(item_of(2).name)]
 
     def test_modes(self, real: RealWorld) -> None:
         item = item_of(1)
         before = os.umask(0)
         try:
-            real.maildirs.deliver_many([item])
+            deliver_each(real.maildirs, [item])
         finally:
             os.umask(before)
         for path in (real.root / "example.org").rglob("*"):
@@ -457,7 +614,7 @@ class TestHostileFolders:
     @pytest.mark.parametrize("part", ["example.org", ALICES, f"{ALICES}/tmp", f"{ALICES}/new", f"{ALICES}/cur"])
     @pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo"])
     def test_a_component_that_is_no_folder(self, real: RealWorld, part: str, kind: str) -> None:
-        real.maildirs.deliver_many([item_of(1)])
+        deliver_each(real.maildirs, [item_of(1)])
         place, outside = real.root / part, real.root.with_name("outside")
         place.rename(outside)
         before = sorted(outside.rglob("*"))
@@ -470,38 +627,38 @@ class TestHostileFolders:
         else:
             os.mkfifo(place)
         real.restart()
-        outcomes = real.maildirs.deliver_many([item_of(2), item_of(3, may_repeat=True)])
+        outcomes = deliver_each(real.maildirs, [item_of(2), item_of(3, may_repeat=True)])
         assert all(isinstance(outcome, OSError) for outcome in outcomes), outcomes
         assert sorted(outside.rglob("*")) == before
         assert not real.root.with_name("nowhere").exists()
 
     def test_new_that_becomes_a_link_while_running(self, real: RealWorld) -> None:
-        real.maildirs.deliver_many([item_of(1)])
+        deliver_each(real.maildirs, [item_of(1)])
         outside = real.root.with_name("outside")
         outside.mkdir()
         (real.root / ALICES / "new").rename(real.root / ALICES / "old")
         (real.root / ALICES / "new").symlink_to(outside)
-        (outcome,) = real.maildirs.deliver_many([item_of(2)])
+        (outcome,) = deliver_each(real.maildirs, [item_of(2)])
         assert isinstance(outcome, OSError)
         assert list(outside.iterdir()) == []
         assert list((real.root / ALICES / "tmp").iterdir()) == []
 
     @pytest.mark.parametrize("may_repeat", [False, True])
     def test_a_link_in_tmp_is_not_written_through(self, real: RealWorld, may_repeat: bool) -> None:
-        real.maildirs.deliver_many([item_of(1)])
+        deliver_each(real.maildirs, [item_of(1)])
         victim = real.root.with_name("victim")
         victim.write_bytes(b"precious")
         item = item_of(2, may_repeat=may_repeat)
         (real.root / ALICES / "tmp" / item.name).symlink_to(victim)
-        (outcome,) = real.maildirs.deliver_many([item])
+        (outcome,) = deliver_each(real.maildirs, [item])
         assert victim.read_bytes() == b"precious"
         assert isinstance(outcome, Delivered) is may_repeat
 
     def test_a_link_in_new_is_not_replaced(self, real: RealWorld) -> None:
-        real.maildirs.deliver_many([item_of(1)])
+        deliver_each(real.maildirs, [item_of(1)])
         item = item_of(2)
         (real.root / ALICES / "new" / item.name).symlink_to("/etc/passwd")
-        (outcome,) = real.maildirs.deliver_many([item])
+        (outcome,) = deliver_each(real.maildirs, [item])
         assert isinstance(outcome, FileExistsError)
         assert list((real.root / ALICES / "tmp").iterdir()) == []
 
@@ -523,16 +680,16 @@ class TestFullDisk:
 
     def test_no_space(self, small: RealWorld) -> None:
         items = [item_of(number, body=b"x" * 50_000) for number in range(4)]
-        outcomes = small.maildirs.deliver_many(items)
+        outcomes = deliver_each(small.maildirs, items)
         assert [type(outcome) for outcome in outcomes] == [Delivered, Delivered, OSError, OSError]
         assert [outcome.errno for outcome in outcomes[2:] if isinstance(outcome, OSError)] == [errno.ENOSPC] * 2
         assert sorted(small.files()) == [f"{ALICES}/new/{item.name}" for item in items[:2]]
         (small.root / ALICES / "new" / items[0].name).unlink()
-        assert small.maildirs.deliver_many(repeated(items[2:3])) == [Delivered(items[2].name)]
+        assert deliver_each(small.maildirs, repeated(items[2:3])) == [Delivered(items[2].name)]
 
     def test_no_inodes(self, small: RealWorld) -> None:
         items = [item_of(number) for number in range(16)]
-        outcomes = small.maildirs.deliver_many(items)
+        outcomes = deliver_each(small.maildirs, items)
         failed = [outcome for outcome in outcomes if isinstance(outcome, OSError)]
         assert 0 < len(failed) < 16
         assert {outcome.errno for outcome in failed} == {errno.ENOSPC}
@@ -544,7 +701,7 @@ class TestCleaning:
 
     def test_by_age(self, world: World) -> None:
         item = item_of(1)
-        world.maildirs.deliver_many([item])
+        deliver_each(world.maildirs, [item])
         now = 100 * 86_400.0
         ages_seconds = {
             "young": 36 * 3_600,
@@ -566,7 +723,7 @@ class TestCleaning:
 
     def test_links_are_not_followed(self, real: RealWorld) -> None:
         item = item_of(1)
-        real.maildirs.deliver_many([item])
+        deliver_each(real.maildirs, [item])
         outside = real.root.with_name("outside")
         outside.mkdir()
         (outside / "file").write_bytes(b"")

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
+from shipping import deliver_each
 from sim_file_system import Crash, SimFileSystem
 
 from mailstack.store.folders import MailFolder
@@ -33,6 +34,9 @@ class Chunks:
     def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
         yield self._body[:5]
         yield self._body[5:]
+
+    def file_with(self, head: bytes) -> None:
+        return None
 
 
 def items_of(first: int = 0, *, may_repeat: bool = False) -> list[MaildirItem]:
@@ -60,7 +64,7 @@ def deliver(sim: SimFileSystem, items: list[MaildirItem], crash_at: int | None =
     """Deliver by a program that has just been started; say whether it survived."""
     sim.calls, sim.crash_at = 0, crash_at
     try:
-        outcomes = Maildirs(FOLDERS, sim).deliver_many(items)
+        outcomes = deliver_each(Maildirs(FOLDERS, sim), items)
     except Crash:
         return False
     assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
@@ -94,6 +98,11 @@ def steps(prepare: Callable[[], SimFileSystem], items: list[MaildirItem]) -> ran
     return range(1, sim.calls + 2)
 
 
+def by_file() -> SimFileSystem:
+    """A system without syncfs."""
+    return SimFileSystem(can_sync_system=False)
+
+
 def with_neighbours() -> SimFileSystem:
     """A mail root in which one account has mail already."""
     sim = SimFileSystem()
@@ -101,7 +110,7 @@ def with_neighbours() -> SimFileSystem:
     return sim
 
 
-@pytest.mark.parametrize("prepare", [SimFileSystem, with_neighbours])
+@pytest.mark.parametrize("prepare", [SimFileSystem, by_file, with_neighbours])
 @pytest.mark.parametrize("after", AFTERS)
 def test_once_and_whole_after_a_crash_anywhere(prepare: Callable[[], SimFileSystem], after: After) -> None:
     items = items_of()
@@ -149,10 +158,10 @@ def test_what_was_reported_before_survives_a_later_crash(after: After) -> None:
     for step in steps(SimFileSystem, items_of()):
         sim = SimFileSystem()
         maildirs = Maildirs(FOLDERS, sim)  # one program, which knows the folders from the first time
-        assert maildirs.deliver_many(items_of()) == [Delivered(item.name) for item in items_of()]
+        assert deliver_each(maildirs, items_of()) == [Delivered(item.name) for item in items_of()]
         sim.calls, sim.crash_at = 0, step
         try:
-            maildirs.deliver_many(items_of(10))
+            deliver_each(maildirs, items_of(10))
         except Crash:
             after(sim)
         assert messages(sim).items() >= expected(items_of()).items()
@@ -189,6 +198,13 @@ class ForgetfulFiles(SimFileSystem):
         return [None] * len(handles)  # type: ignore[arg-type] # the size is all that it looks at
 
 
+class ForgetfulSystem(SimFileSystem):
+    """Says that everything was flushed, at once."""
+
+    def sync_system(self, handle: int) -> None:
+        self._step()
+
+
 class ForgetfulRoot(SimFileSystem):
     """Flushes the maildirs' own folders, but not those above them."""
 
@@ -199,9 +215,9 @@ class ForgetfulRoot(SimFileSystem):
             super().sync_folder(handle)
 
 
-@pytest.mark.parametrize("forgetful", [ForgetfulFolders, ForgetfulFiles, ForgetfulRoot])
+@pytest.mark.parametrize("forgetful", [ForgetfulFolders, ForgetfulFiles, ForgetfulRoot, ForgetfulSystem])
 def test_these_tests_would_notice_a_missing_flush(forgetful: type[SimFileSystem]) -> None:
-    sim = forgetful()
+    sim = forgetful(can_sync_system=forgetful is ForgetfulSystem)
     assert deliver(sim, items_of())
     assert messages(sim) == expected(items_of())
     lose_all(sim)

@@ -6,6 +6,7 @@ import json
 import os
 import poplib
 import random
+import re
 import signal
 import smtplib
 import ssl
@@ -215,6 +216,15 @@ class House:
         """Return the messages of an account, in the order of their names."""
         maildir = self.maildir(address)
         return sorted([*maildir.glob("new/*"), *maildir.glob("cur/*")], key=lambda file: file.name)
+
+    def workers(self) -> dict[int, int]:
+        """Return the processes of the workers that serve, by number, as the log says."""
+        return {int(number): int(pid) for number, pid in re.findall(r"worker (\d+) serves, process (\d+)", self.log())}
+
+    def wait_for_another(self, worker: int, pid: int) -> int:
+        """Wait until that worker is another process, and return it."""
+        wait_for(lambda: self.workers()[worker] != pid, f"worker {worker} is replaced")
+        return self.workers()[worker]
 
     def wait_for_files(self, address: str, count: int, *, timeout_seconds: float = 30) -> list[Path]:
         """Wait until an account has so many messages."""

@@ -106,6 +106,14 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
+def is_alive(pid: int) -> bool:
+    """Say whether there is such a process, and not only what is left of it."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether the port can be bound."""
     with socket.socket() as candidate:

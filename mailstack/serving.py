@@ -1,0 +1,147 @@
+"""
+Serving: what one process does for mail, from when its sockets are bound to when the last session has ended.
+
+The whole of a server that is one process, and of each worker of one that is several.
+
+    open      threads, spool (locked and recovered), the queue
+    listen    connections are accepted
+    change    the settings are others; what needs a restart is named
+    stop      nothing new is accepted; idle sessions get 421, running transactions end, then the spool closes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from mailstack import events
+from mailstack.compose import Composition, Mail, Secrets
+from mailstack.mail.envelope import Service
+from mailstack.net.listeners import Bound, serve, serve_shared
+from mailstack.net.pulse import Pulse
+from mailstack.net.shared_counts import SharedMemory
+from mailstack.settings import Settings
+
+HOUSEKEEPING_SECONDS: Final = 3_600
+AFTER_A_RESTART: Final = ("hostname", "folder", "workers", "listen", "tls", "queue", "delivery", "postmaster")
+"""The keys of which a reload changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A socket to be served."""
+
+    service: Service
+    bound: Bound
+
+
+class Serving:
+    """
+    Serves mail.
+
+    Shape:   `memory` is what the workers of one server count in; a process that is alone has none.
+    """
+
+    def __init__(self, parts: Composition, settings: Settings, reactor: Any, *, memory: SharedMemory | None = None) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._reactor = reactor
+        self._memory = memory
+        self._ports: list[IListeningPort] = []
+        self._factories: list[Mail] = []
+        self._pulse = Pulse(reactor, parts.steady_seconds)
+        self._housekeeping = LoopingCall(self._keep_house)
+        self._housekeeping.clock = reactor
+
+    def open(self) -> None:
+        """
+        Open everything, and begin to deliver what waits.
+
+        Raises:  DirectoryError, SpoolError.
+        """
+        parts = self._parts
+        parts.passwords.start()
+        parts.disk.start()
+        parts.directory.load()
+        parts.open_spools()
+        parts.deliveries.start()
+        # First what a crash may have left half-way: what a user deletes must not be delivered again behind his back.
+        parts.start_spools()
+
+    def listen(self, sockets: Sequence[Listening]) -> None:
+        """Accept connections."""
+        parts = self._parts
+        for number, socket in enumerate(sockets):
+            self._serve(number, socket)
+        if self._memory is not None:
+            self._memory.set_serving(parts.place.worker, True)
+        self._pulse.start()
+        if parts.place.worker == 0:
+            self._housekeeping.start(HOUSEKEEPING_SECONDS)
+
+    def _serve(self, number: int, socket: Listening) -> None:
+        parts, memory = self._parts, self._memory
+        counts = None if memory is None else memory.counts(parts.place.worker, number)
+        factory = parts.make_factory(socket.service, counts)
+        self._factories.append(factory)
+        wrapped = parts.with_tls(factory)
+        if counts is None:
+            port = serve(self._reactor, socket.bound, wrapped)
+        else:
+            port = serve_shared(self._reactor, socket.bound, wrapped, counts.has_more_than_another)
+        self._ports.append(port)
+
+    async def stop(self) -> None:
+        """Let running transactions end, then close everything."""
+        if self._housekeeping.running:
+            self._housekeeping.stop()
+        events.stopping(sum(len(factory) for factory in self._factories))
+        if self._memory is not None:
+            self._memory.set_serving(self._parts.place.worker, False)
+        await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
+        drained = DeferredList([factory.drain() for factory in self._factories])
+        deadline = self._reactor.callLater(self._settings.drain_seconds, self._abort_sessions)
+        await drained
+        if deadline.active():
+            deadline.cancel()
+        await self._parts.close()
+        delays = self._pulse.stop()
+        events.reactor_delay(delays.p50_ms, delays.p99_ms, delays.most_ms)
+
+    def _abort_sessions(self) -> None:
+        for factory in self._factories:
+            factory.abort_all()
+
+    def change(self, settings: Settings, secrets: Secrets | None = None) -> None:
+        """
+        Put changed settings and renewed certificates into force; all of it or nothing.
+
+        Raises:  RefusedError, CertificateError.
+        """
+        self._parts.change(settings, secrets)
+        self._settings = settings
+        for factory in self._factories:
+            self._parts.configure(factory)
+
+    def _keep_house(self) -> None:
+        self._parts.supervisor.start(self._clean_folders(), "cleaning the maildirs")
+
+    async def _clean_folders(self) -> None:
+        parts = self._parts
+        for folder in await parts.disk.run(parts.folders.known):
+            try:
+                await parts.disk.run(parts.maildirs.clean_tmp, folder, self._reactor.seconds())
+            except OSError:  # one folder that cannot be read does not keep the others
+                events.unexpected(f"cleaning {folder}", Failure())
+
+
+def describe_change(before: Settings, after: Settings) -> list[str]:
+    """Say what a reload has put into force, and which changes wait for a restart."""
+    stale = [f"{key} (after a restart)" for key in AFTER_A_RESTART if getattr(before, key) != getattr(after, key)]
+    return ["certificates", "limits", "policies", "relay", *stale]

@@ -1,0 +1,249 @@
+"""
+The parent: the service of twistd of a server that is several processes. `system` is its like for one.
+
+Order of life (twistd forks between the first and the second step, and drops its privileges between the second and the third):
+
+    Workers(…)                what would refuse the start of a worker is looked for; nothing is opened
+    privilegedStartService    certificates are read, sockets are bound; what fails refuses the start
+    startService              the workers are started; one that refuses to refuses the start, and none stays behind
+    SIGHUP                    the configuration and the certificates are read again and told to all; an error changes nothing
+    stopService               the sockets are closed, the workers drain; who does not end in time is killed
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from twisted.application.service import Service as TwistedService
+from twisted.internet.defer import Deferred, DeferredList
+
+from mailstack import events
+from mailstack.compose import Composition, Place, RefusedError, Secrets, read_smarthost_password
+from mailstack.net.descriptors import raise_descriptor_limit
+from mailstack.net.listeners import ListenError
+from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
+from mailstack.net.tls import CertificateError
+from mailstack.serving import AFTER_A_RESTART, Listening, describe_change
+from mailstack.settings import Settings, SettingsError
+from mailstack.system import bind_all, refuse_start
+from mailstack.workers.errand import Conditions, Errand, Socket
+from mailstack.workers.line import LineError, Message
+from mailstack.workers.process import LAST_WORDS_SECONDS, Process, how_ended
+from mailstack.workers.seat import START_SECONDS, Seat
+
+GRACE_SECONDS: Final = 20.0  # on top of what sessions have to end: attempts end, too, and the spool is closed
+
+
+class StartRefused(Exception):  # noqa: N818 (it is an answer, named as such)
+    """A worker cannot start; the message says why."""
+
+
+class Workers(TwistedService):
+    """
+    The parent of the workers of one installation.
+
+    Shape:   `read_settings` reads the configuration again, for SIGHUP; `random_octets(count)` is os.urandom or alike; with
+             `is_log_shared` the workers write to our standard output, else what they log goes through us.
+    Raises:  RefusedError: from the settings no house can be built.
+    """
+
+    name = "mailstack"
+
+    def __init__(
+        self,
+        settings: Settings,
+        read_settings: Callable[[], Settings],
+        reactor: Any,
+        *,
+        random_octets: Callable[[int], bytes],
+        is_log_shared: bool,
+    ) -> None:
+        self._read_settings = read_settings
+        self._reactor = reactor
+        self._is_log_shared = is_log_shared
+        self._key = random_octets(KEY_OCTETS)
+        self._count = settings.worker_count
+        # Never opened: it reads what the workers get, and says of a changed configuration whether a house can be built from it.
+        self._sample = Composition(settings, reactor)
+        self._settings = settings
+        self._conditions: Conditions
+        self._seats = [Seat(number, self, reactor) for number in range(self._count)]
+        self._sockets: list[Listening] = []
+        self._memory: SharedMemory
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that were bound, by the name of the service; of several listeners the last."""
+        return {each.service.value: each.bound.port for each in self._sockets}
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that there are, by their place."""
+        return [seat.process.pid for seat in self._seats if seat.process is not None]
+
+    def privilegedStartService(self) -> None:
+        """Read the certificates and bind the sockets, while we may."""
+        raise_descriptor_limit()
+        # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
+        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
+        try:
+            self._sample.load_certificates()
+            self._conditions = Conditions(self._settings, self._secrets(self._settings))
+            self._sockets = bind_all(self._settings)
+        except (CertificateError, RefusedError, ListenError) as error:
+            refuse_start(error)
+        self._memory = SharedMemory.create(workers=self._count, listeners=len(self._sockets), key=self._key)
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's is untyped
+
+    def startService(self) -> None:
+        """Start the workers, and wait until all serve."""
+        super().startService()  # type: ignore[no-untyped-call]  # as above
+        processes: list[Process] = []
+        try:
+            for seat in self._seats:
+                processes.append(_start(seat))
+            self._await(processes, "ready")
+            for process in processes:
+                process.tell({"serve": True})
+            self._await(processes, "serving")
+        except BaseException as error:
+            _end_all(processes)
+            if isinstance(error, StartRefused):
+                refuse_start(error)
+            raise
+        for seat, process in zip(self._seats, processes, strict=True):
+            process.adopt()
+            seat.is_serving(process)
+        for each in self._sockets:
+            events.listening(each.service, str(each.bound))
+
+    def stopService(self) -> Deferred[None]:
+        """Let the workers end, and kill those that do not."""
+        super().stopService()  # type: ignore[no-untyped-call]  # as above
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for each in self._sockets:  # first: the last who has a socket open keeps it alive, and connections in it waiting
+            each.bound.socket.close()
+        ended = DeferredList([seat.stop() for seat in self._seats])
+        deadline = self._reactor.callLater(self._settings.drain_seconds + GRACE_SECONDS, self._kill_all)
+        await ended
+        if deadline.active():
+            deadline.cancel()
+        events.stopped()
+
+    def _kill_all(self) -> None:
+        for seat in self._seats:
+            seat.kill()
+
+    def reload(self) -> None:
+        """Put a changed configuration and renewed certificates into force; what is wrong with them changes nothing."""
+        try:
+            settings = self._read_settings()
+            self._sample.change(settings)
+            secrets = self._secrets(settings)
+        except (SettingsError, RefusedError, CertificateError) as error:
+            events.reload_failed(str(error).split("\n"))
+            return
+        before, self._settings = self._settings, settings
+        # A worker that is replaced must be like the others: what needs a restart stays as it is for it, too.
+        kept = {key: getattr(self._conditions.settings, key) for key in AFTER_A_RESTART}
+        self._conditions = Conditions(settings.model_copy(update=kept), secrets)
+        told = DeferredList([seat.change(self._conditions) for seat in self._seats])
+        told.addCallback(self._have_told, describe_change(before, settings))
+
+    def _have_told(self, answers: Sequence[tuple[bool, str]], what: Sequence[str]) -> None:
+        problems = [f"worker {number}: {problem}" for number, (_, problem) in enumerate(answers) if problem]
+        if problems:
+            events.reload_failed(problems)
+        else:
+            events.reloaded(what)
+
+    def forget_counts(self, worker: int) -> None:
+        """Forget what a worker that died had counted."""
+        self._memory.clear(worker)
+
+    def errand(self, worker: int) -> Errand:
+        """Say what a worker is to do that starts now."""
+        return Errand(
+            place=Place(worker, self._count),
+            conditions=self._conditions,
+            sockets=tuple(
+                Socket(each.service.value, each.bound.host, each.bound.port, each.bound.socket.fileno())
+                for each in self._sockets
+            ),
+            memory=self._memory.descriptor,
+            memory_key=self._key,
+            is_log_shared=self._is_log_shared,
+        )
+
+    def _secrets(self, settings: Settings) -> Secrets:
+        certificates = self._sample.certificates
+        try:
+            password = read_smarthost_password(settings)
+        except ValueError as error:
+            raise RefusedError(f"relay: {error}") from error
+        return Secrets(None if certificates is None else certificates.pem, password)
+
+    def _await(self, processes: Sequence[Process], answer: str) -> None:
+        """
+        Wait until all have given this answer; blocks, and logs meanwhile what they say.
+
+        Raises:  StartRefused.
+        """
+        owners = {end.fileno(): (process, end) for process in processes for end in process.ends}
+        poll = select.poll()
+        for descriptor in owners:
+            poll.register(descriptor, select.POLLIN)
+        waiting, until_seconds = set(processes), self._reactor.seconds() + START_SECONDS
+        while waiting:
+            readable = poll.poll(max(until_seconds - self._reactor.seconds(), 0) * 1_000)
+            if not readable:
+                raise StartRefused(f"{len(waiting)} workers are not ready after {START_SECONDS:.0f} s")
+            for descriptor, _ in readable:
+                process, end = owners[descriptor]
+                for message in _answers(process, end):
+                    if "refused" in message:
+                        raise StartRefused(message["refused"])
+                    if answer in message:
+                        waiting.discard(process)
+
+
+def _start(seat: Seat) -> Process:
+    try:
+        return seat.start()
+    except OSError as error:
+        hint = "; the user that we work as must be able to run it" if isinstance(error, PermissionError) else ""
+        raise StartRefused(f"a worker cannot be started: {error}{hint}") from error
+
+
+def _answers(process: Process, end: socket.socket) -> list[Message]:
+    try:
+        answers = process.read(end)
+    except (LineError, OSError):
+        answers = None
+    if answers is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.popen.wait(LAST_WORDS_SECONDS)
+        raise StartRefused(f"a worker {how_ended(process.popen.poll())} before it was ready; the log says why")
+    return answers
+
+
+def _end_all(processes: Sequence[Process]) -> None:
+    """End those that were started, and wait for them; blocks."""
+    for process in processes:
+        process.end.close()
+    for process in processes:
+        try:
+            process.popen.wait(LAST_WORDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.popen.kill()
+            process.popen.wait()
+        process.read_last_words()
