@@ -236,6 +236,7 @@ class Composition:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
         if isinstance(factory, POP3Factory):
+            factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(
                 idle_seconds=self._settings.pop3.idle_timeout_seconds,
                 sessions=limits.connections,

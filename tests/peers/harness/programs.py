@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytest
 
 PACKAGES = {
+    "cc": "gcc libc6-dev",
     "curl": "curl",
     "dovecot": "dovecot-pop3d dovecot-imapd",
     "fetchmail": "fetchmail",
@@ -25,6 +26,7 @@ PACKAGES = {
     "msmtp": "msmtp",
     "openssl": "openssl",
     "postfix": "postfix",
+    "smtp-source": "postfix",
     "strace": "strace",
     "swaks": "swaks",
 }
