@@ -2,10 +2,10 @@
 Reads that never wait: what the kernel has in memory, or nothing at all.
 
 A hop into a thread costs more than a small message that is in the page cache. Linux can be asked for exactly that: openat2(2)
-with RESOLVE_CACHED opens a file only if its whole path is in the lookup cache (since Linux 5.12), and preadv2(2) with RWF_NOWAIT
-reads only what is in the page cache. Both say EAGAIN where they would have to wait for a disk. To note the time of the access
-could wait for the journal, so that is not done (O_NOATIME, which only the owner of a file may ask for). So the reactor may call
-them; whatever they do not give is fetched in a thread, after which it is in the cache for the next who asks.
+with RESOLVE_CACHED opens a file only if its whole path is in the lookup cache (since Linux 5.12), and preadv2(2) with
+RWF_NOWAIT reads only what is in the page cache. Both say EAGAIN where they would have to wait for a disk. To note the time of
+the access could wait for the journal, so that is not done (O_NOATIME, which only the owner of a file may ask for). So the
+reactor may call them; whatever they do not give is fetched in a thread, and is then in the cache for the next who asks.
 
 Where the kernel, its sandbox (a seccomp filter) or the file system knows none of this, nothing is ever cached.
 """
