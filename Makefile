@@ -6,6 +6,11 @@ VENV ?= .venv
 VAR ?= var
 BASE_PORT ?=
 CRASH_ROUNDS ?= 100
+ROUNDS ?= 5
+ONLY ?=
+WORKERS ?=
+JSON ?=
+MINUTES ?= 30
 
 BIN := $(VENV)/bin
 RELEASE := tests/test_packaging.py tests/test_readme.py
@@ -14,11 +19,12 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint unit release peers crash wheel clean
+.PHONY: help run test lint unit release peers crash bench soak wheel clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=$(PYTHON) VAR=$(VAR) BASE_PORT=$(or $(BASE_PORT),(mailstack's own)) CRASH_ROUNDS=$(CRASH_ROUNDS)"
+	@echo "           of bench and soak: ROUNDS=$(ROUNDS) ONLY=(all) WORKERS=(2, or the cores) JSON=(file) MINUTES=$(MINUTES)"
 
 run: $(VENV)/run.stamp ## Start a demonstration server in the foreground; Ctrl-C ends it, its state stays in var/
 	@test -f $(VAR)/mailstack.toml || $(BIN)/mailstack init $(VAR) --demo $(if $(BASE_PORT),--base-port $(BASE_PORT))
@@ -44,6 +50,14 @@ peers: $(VENV)/dev.stamp ## The tests against real programs (swaks, Postfix, Dov
 
 crash: $(VENV)/dev.stamp ## Kill the server CRASH_ROUNDS times under load, and count what it had accepted
 	MAILSTACK_CRASH_ROUNDS=$(CRASH_ROUNDS) $(PYTEST) tests/crash -s --timeout=7200
+
+BENCH := $(BIN)/python -m bench $(if $(WORKERS),--workers $(WORKERS)) $(if $(JSON),--json $(JSON))
+
+bench: $(VENV)/dev.stamp ## How fast we are beside Postfix, Dovecot and aiosmtpd on this machine (as root, Debian 12)
+	$(BENCH) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
+soak: $(VENV)/dev.stamp ## Memory under load for MINUTES
+	$(BENCH) --only soak --minutes $(MINUTES)
 
 wheel: $(VENV)/dev.stamp ## Build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --no-isolation

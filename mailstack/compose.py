@@ -33,6 +33,7 @@ from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
+from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.net.supervise import Supervisor
 from mailstack.net.threads import Threads, kept
@@ -170,7 +171,8 @@ class Composition:
 
     async def close(self) -> None:
         """End everything, when no session is left."""
-        await DeferredList([Deferred.fromCoroutine(spool.close()) for spool in self._spools])
+        await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
+        await self._relay.close()
         await self.deliveries.stop()
         await self.supervisor.stop()
         self.directory.close()
@@ -185,6 +187,7 @@ class Composition:
         """
         judge, relay = self._make_judge(settings), self._make_relay(settings, secrets)
         self.load_certificates(secrets)
+        self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay = settings, judge, relay
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
@@ -233,6 +236,7 @@ class Composition:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
         if isinstance(factory, POP3Factory):
+            factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(
                 idle_seconds=self._settings.pop3.idle_timeout_seconds,
                 sessions=limits.connections,
@@ -329,7 +333,7 @@ class Composition:
         return RelayCourier(
             settings.hostname,
             Resolver(self._reactor, nameservers),
-            TCPConnect(self._reactor, relaying.connect_timeout_seconds, relaying.local_address),
+            TCPConnect(PromptTCP(self._reactor), relaying.connect_timeout_seconds, relaying.local_address),
             Surroundings(
                 clock=self._reactor,
                 start=self.supervisor.start,

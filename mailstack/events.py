@@ -177,14 +177,15 @@ def unexpected(what: str, failure: Failure) -> None:
     _log.failure("{what}", failure, what=what, event="unexpected")
 
 
-def spool_recovered(spool: str, entries: int, removed_files: int) -> None:
-    """A spool was opened, and this is what it held."""
+def spool_recovered(spool: str, entries: int, removed_files: int, *, is_counted: bool) -> None:
+    """A spool was opened, and this is what it held; of very many entries not all are counted."""
     _emit(
         LogLevel.info,
         "spool_recovered",
-        "{spool}: {entries} waiting, {removed_files} unfinished files removed",
+        "{spool}: {entries}{or_more} waiting, {removed_files} unfinished files removed",
         spool=spool,
         entries=entries,
+        or_more="" if is_counted else " or more",
         removed_files=removed_files,
     )
 

@@ -3,7 +3,8 @@ Serving: what one process does for mail, from when its sockets are bound to when
 
 The whole of a server that is one process, and of each worker of one that is several.
 
-    start     threads, spool (locked and recovered), the queue, then the listeners
+    open      threads, spool (locked and recovered), the queue
+    listen    connections are accepted
     change    the settings are others; what needs a restart is named
     stop      nothing new is accepted; idle sessions get 421, running transactions end, then the spool closes
 """
@@ -58,9 +59,9 @@ class Serving:
         self._housekeeping = LoopingCall(self._keep_house)
         self._housekeeping.clock = reactor
 
-    def start(self, sockets: Sequence[Listening]) -> None:
+    def open(self) -> None:
         """
-        Open everything, and begin.
+        Open everything, and begin to deliver what waits.
 
         Raises:  DirectoryError, SpoolError.
         """
@@ -72,6 +73,10 @@ class Serving:
         parts.deliveries.start()
         # First what a crash may have left half-way: what a user deletes must not be delivered again behind his back.
         parts.start_spools()
+
+    def listen(self, sockets: Sequence[Listening]) -> None:
+        """Accept connections."""
+        parts = self._parts
         for number, socket in enumerate(sockets):
             self._serve(number, socket)
         if self._memory is not None:

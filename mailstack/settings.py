@@ -71,7 +71,7 @@ class Listen(Table):
     submissions: Listeners = ()
     """Mail from our users with TLS from the start, port 465 (RFC 8314). Needs [tls]."""
     pop3: Listeners = ()
-    """Retrieval with STLS, port 110 (RFC 1939, RFC 2595). Without [tls] nobody can log in."""
+    """Retrieval with STLS, port 110 (RFC 1939, RFC 2595). Without [tls] nobody can log in, unless pop3.require_tls is false."""
     pop3s: Listeners = ()
     """Retrieval with TLS from the start, port 995 (RFC 8314). Needs [tls]."""
     lmtp: Listeners = ()
@@ -164,6 +164,8 @@ class Pop3(Table):
 
     idle_timeout_seconds: int = Field(default=600, ge=600)
     """How long a session may be idle; RFC 1939 §3 wants 600 at least."""
+    require_tls: bool = True
+    """Refuse passwords without TLS (RFC 8314); false is for tests, closed networks, or behind what ends TLS."""
 
 
 class PolicyTable(Table):

@@ -71,9 +71,10 @@ class MailSystem(TwistedService):
         """Open what needs no privilege, and begin."""
         super().startService()  # type: ignore[no-untyped-call]  # as above
         try:
-            self._serving.start(self._sockets)
+            self._serving.open()
         except (DirectoryError, SpoolError) as error:
             refuse_start(error)
+        self._serving.listen(self._sockets)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 

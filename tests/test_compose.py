@@ -83,6 +83,10 @@ class Installation:
         return len(list((self.folder / "mail" / domain / name / "new").iterdir()))
 
 
+def with_pop3(line: str) -> Callable[[str], str]:
+    return lambda text: text.replace("\n[pop3]\n", f"\n[pop3]\n{line}\n")
+
+
 class RunningTests(TestCase):
     """A system that runs on the reactor of the tests."""
 
@@ -118,6 +122,26 @@ class RunningTests(TestCase):
         self.assertTrue(to_alice.endswith(CONTENT))
         self.assertTrue(to_bob.startswith(b"Return-Path: <sales@example.test>\r\nDelivered-To: bob@example.test\r\n"))
         self.assertIn(b"\r\nMessage-ID: <", to_bob)
+
+    async def test_a_password_in_clear_is_taken_only_when_the_configuration_says_so(self) -> None:
+        system = self.begin()
+        await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", ALICE)
+        await self.until_fetched(ALICE)
+        with self.assertRaises(poplib.error_proto):
+            await deferToThread(self._log_in_in_clear)
+        self.installation.change(with_pop3("require_tls = false"))
+        system.reload()
+        self.assertEqual(1, await deferToThread(self._log_in_in_clear))
+        await system.stopService()
+
+    def _log_in_in_clear(self) -> int:
+        client = poplib.POP3("localhost", self.ports["pop3"], timeout=20)
+        try:
+            client.user(ALICE)
+            client.pass_(self.installation.password(ALICE))
+            return client.stat()[0]
+        finally:
+            client.quit()
 
     async def test_lmtp_answers_for_each_recipient(self) -> None:
         self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))

@@ -52,6 +52,7 @@ class TestGood:
         """The figures that other rooms and the documentation rely on."""
         settings = loaded(file, "")
         assert settings.drain_seconds == 30
+        assert (settings.workers, settings.worker_count) == (1, 1)
         assert settings.limits.model_dump() == {
             "message_octets": 52_428_800,
             "recipients": 1000,
@@ -92,6 +93,16 @@ class TestGood:
         assert settings.listen.smtp == (Endpoint("0.0.0.0", 25), Endpoint("::", 25), Endpoint("::1", 0))
         assert [str(endpoint) for endpoint in settings.listen.smtp] == ["0.0.0.0:25", "[::]:25", "[::1]:0"]
         assert list(settings.listen.each())[-1] == (Service.LMTP, Endpoint("127.0.0.1", 24))
+
+    @pytest.mark.parametrize(("text", "cores", "count"), [("1", 8, 1), ("32", 1, 32), ('"auto"', 3, 3), ('"auto"', 200, 32)])
+    def test_workers(self, file: Path, monkeypatch: pytest.MonkeyPatch, text: str, cores: int, count: int) -> None:
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+        assert loaded(file, f"workers = {text}").worker_count == count
+
+    @pytest.mark.parametrize("text", ["0", "33", "-1", "true", "1.0", '"2"', '"all"', "[2]"])
+    def test_other_workers(self, file: Path, text: str) -> None:
+        (error,) = errors(file, f"{HOSTNAME}workers = {text}")
+        assert error.startswith('2: workers: must be a whole number from 1 to 32, or "auto", not ')
 
     def test_any_free_port_may_be_asked_for_twice(self, file: Path) -> None:
         assert len(loaded(file, '[listen]\nsmtp = ["127.0.0.1:0", "127.0.0.1:0"]').listen.smtp) == 2

@@ -106,15 +106,17 @@ def _folders(settings: Settings) -> Iterator[Finding]:
 
 def _spool(settings: Settings) -> Iterator[Finding]:
     from mailstack.spool.inspection import find_problem
+    from mailstack.spool.shards import shard_folder, shards_on_disk
 
-    if not settings.spool_folder.is_dir():
+    folder = settings.spool_folder
+    if not folder.is_dir():
         return  # the start makes it, or `_folders` has said what is there
     try:
-        problem = find_problem(settings.spool_folder)
+        for shard in (0, *shards_on_disk(folder)):
+            if (problem := find_problem(shard_folder(folder, shard))) is not None:
+                yield "folder", problem
     except OSError as error:
-        problem = f"{error.filename or settings.spool_folder} cannot be read: {error.strerror}"
-    if problem is not None:
-        yield "folder", problem
+        yield "folder", f"{error.filename or folder} cannot be read: {error.strerror}"
 
 
 def _people(settings: Settings) -> Iterator[Finding]:
@@ -177,5 +179,6 @@ def _summary(path: Path, settings: Settings) -> str:
         f"  listens    {listeners or 'nowhere: [listen] is empty'}\n"
         f"  domains    {domains}\n"
         f"  accounts   {accounts}\n"
+        f"  workers    {settings.worker_count}\n"
         f"  policies   {', '.join(settings.policy.use) or 'only those that are always active'}"
     )

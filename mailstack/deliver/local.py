@@ -13,6 +13,7 @@ from typing import Final
 from twisted.internet.defer import CancelledError
 
 from mailstack.deliver.loops import LoopGuard, MessageLoops
+from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
 from mailstack.mail.envelope import Account, Delivery, Recipient
 from mailstack.mail.status import EnhancedStatus
@@ -42,6 +43,10 @@ class LocalCourier:
         self._folders = folders
         self._submit = submit
         self._hostname = hostname
+
+    def head(self, reverse_path: Address | None, recipient: Recipient) -> bytes:
+        """Return what stands in front of the content in the file of a recipient."""
+        return return_path_field(reverse_path) + delivered_to_field(recipient.address)
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Deliver to each recipient; what fails in any way that is not understood is to be tried again."""
@@ -75,7 +80,7 @@ class LocalCourier:
         if not isinstance(destination, Account):
             raise ValueError(f"{destination} is not an account")
         envelope = delivery.envelope
-        head = return_path_field(envelope.reverse_path) + delivered_to_field(recipient.address)
+        head = self.head(envelope.reverse_path, recipient)
         octets = len(head) + delivery.content.octets
         return MaildirItem(
             folder=self._folders.folder_of(destination.name),

@@ -53,6 +53,17 @@ class LoopGuard:
             raise MessageLoops(str(self._address))
         return itertools.chain((first,), chunks)
 
+    def file_with(self, head: bytes) -> str | None:
+        """
+        Return the path of a file of head and content, or None.
+
+        Raises:  MessageLoops.
+        """
+        path = self._content.file_with(head)
+        if path is not None:
+            next(self.chunks(), b"")  # for the look at the header section
+        return path
+
 
 def was_delivered_to(address: Address, section: bytes) -> bool:
     """Say whether a header section has the Delivered-To field of an address, in letters of any case."""

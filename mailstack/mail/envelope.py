@@ -129,6 +129,13 @@ class Content(Protocol):
         """Yield it in pieces."""
         ...
 
+    def file_with(self, head: bytes) -> str | None:
+        """
+        Return the path of a file that holds the head and then the content, and nothing else; None: there is none.
+
+        Whoever wants that file may make a link to it, instead of a copy. May block, as `chunks`.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:

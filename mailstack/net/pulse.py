@@ -1,8 +1,9 @@
 """
 The pulse: how late the reactor comes to what it was to do.
 
-A tick each TICK_SECONDS; what it is late by is what any connection would have had to wait. The delays are counted in a
-histogram of fixed size, so that days of them cost what a second does.
+A tick each TICK_SECONDS; what it is late by is what a connection would have had to wait that had something to say then. The
+ticks that should have come meanwhile count, too, each with its own delay: a stall of a second is what forty would have met, not
+one. The delays are counted in a histogram of fixed size, so that days of them cost what a second does.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-TICK_SECONDS: Final = 0.010
+TICK_SECONDS: Final = 0.025
 
 _FINE_MS: Final = 0.1
 _FINE: Final = 1_000  # up to 100 ms in steps of 0.1
 _COARSE_MS: Final = 10.0
 _COARSE: Final = 1_000  # up to 10 s in steps of 10, and whatever is longer
+_LONGEST_SECONDS: Final = 60.0  # after a longer one (the machine slept) not every tick is made up for
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,18 @@ class Pulse:
         late_seconds = max(self._seconds() - self._due_seconds, 0.0)
         if late_seconds > self._most_seconds:
             self._most_seconds = late_seconds
+        self._count(late_seconds)
+        while late_seconds > TICK_SECONDS:
+            late_seconds = min(late_seconds - TICK_SECONDS, _LONGEST_SECONDS)
+            self._count(late_seconds)
+        self._schedule()
+
+    def _count(self, late_seconds: float) -> None:
         late_ms = late_seconds * 1_000
         step = int(late_ms / _FINE_MS)
         if step >= _FINE:
             step = _FINE + min(int(late_ms / _COARSE_MS), _COARSE - 1)
         self._steps[step] += 1
-        self._schedule()
 
     def _percentiles(self, *parts: float) -> Iterator[float]:
         total = sum(self._steps)

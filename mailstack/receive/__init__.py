@@ -9,7 +9,7 @@ puts it on a transport, asks whoever decides, and hands the message to the spool
     duties             what a session does for each event, and what it knows of its peer: hello, TLS, account
     transaction        our own reception: judge, router, draft, trace field, commit
     message_delivery   the reception by someone else's `twisted.mail` IMessageDelivery
-    deadline, outlet   a timer that single octets do not reset; what stops us when the peer does not read
+    outlet             what stops us when the peer does not read
     ports, interfaces  what the room needs from others
 
 Knows: `mail`, `wire`, `doors.Transaction` (a value), `events`, Twisted. Sees spool, route, policy and directory only as

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from mailstack.doors import Transaction
@@ -39,8 +39,8 @@ class Draft(Protocol):
 class Intake(Protocol):
     """The way into the spool."""
 
-    def begin(self) -> Draft:
-        """Begin a message."""
+    def begin(self, reverse_path: Address | None, recipients: Sequence[Recipient], /) -> Draft:
+        """Begin a message, from whom and for whom as far as is known now."""
         ...
 
     def refusal(self, octets: int) -> Reply | None:

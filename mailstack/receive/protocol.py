@@ -28,9 +28,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailstack import events
+from mailstack.deadline import Deadline
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply, reply
-from mailstack.receive.deadline import Deadline
 from mailstack.receive.duties import Duties
 from mailstack.receive.outlet import Outlet
 from mailstack.wire.events import Pause

@@ -91,7 +91,7 @@ class SpoolReception:
         no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
         if no_space is not None:
             return self._refuse(Stage.CONTENT, Refuse(no_space))
-        self._draft = self._desk.intake.begin()
+        self._draft = self._desk.intake.begin(self._mail.reverse_path, tuple(self._recipients.values()))
         self._accepted_at = self._desk.clock.seconds()
         return replies.START_CONTENT
 

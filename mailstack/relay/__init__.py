@@ -2,7 +2,8 @@
 MTA out: mail for other domains, handed to the hosts that take it.
 
 For: one attempt at a time: resolve, connect, speak, and turn what the host said into a disposition for each recipient. Also
-the way through a smarthost, with a login.
+the way through a smarthost, with a login. A session that has done its work waits a moment for the next message to the same
+host.
 
 Knows: values, the client core of `wire`, the rules of `route`, and through protocols of its own a resolver, a way to connect,
 a thread and a clock. Touches sockets only through those. Knows no spool: when the next attempt is, and when it is given up,
@@ -11,6 +12,9 @@ is decided there.
 Promises: a disposition for every recipient, whatever the host does. RELAYED is said only after the host's 2yz to the end of
 the content. What is not understood is DELAYED. A password never travels in clear. A host cannot hold a session longer than
 its time limits.
+
+Sessions are used again: one that turns out to be dead says nothing about its host, so the message goes by a fresh one at once,
+unless its content was begun.
 
 Duplicates: a connection that ends between our dot and the host's reply leaves unknown who has the message. It is sent again,
 since a message twice is better than none (RFC 5321 §4.5.5, RFC 1047).

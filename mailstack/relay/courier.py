@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
@@ -19,6 +20,7 @@ from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
 from mailstack.relay.factory import SenderFactory
+from mailstack.relay.idle import IdleSessions
 from mailstack.relay.ports import Connect, Resolver
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.settings import RelaySettings, TLSPolicy
@@ -56,6 +58,7 @@ class RelayCourier:
         self._shuffle = shuffle
         self._settings = settings or RelaySettings()
         self._contexts = contexts or TLSContexts()
+        self._idle = IdleSessions(surroundings.clock, self._settings.idle)
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Try to hand the message on; what is not understood is to be tried again."""
@@ -68,6 +71,10 @@ class RelayCourier:
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"relaying {delivery.entry}", Failure())
             return [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in delivery.recipients]
+
+    async def close(self) -> None:
+        """End the sessions that wait, and keep none from now on."""
+        await self._idle.close()
 
     async def _try_hosts(self, delivery: Delivery, attempt: Attempt) -> None:
         hosts = await self._hosts(_domain(delivery))
@@ -124,23 +131,34 @@ class RelayCourier:
             attempt.note(hop, trouble)
 
     async def _try_session(self, hop: Hop, delivery: Delivery, attempt: Attempt, tls: TLS) -> Trouble | None:
-        """Do what is open in one session; return why it could not be done."""
+        """Do what is open in one session, if possible one that is open already; return why it could not be done."""
+        way = (hop, tls)
+        sender = self._idle.take(way)
+        if sender is not None:
+            trouble = await self._use(sender, way, delivery, attempt)
+            if trouble is None or sender.content_begun:
+                return trouble
+            # The host has ended that session meanwhile, or does so now: that says nothing of whether it takes our mail. Without
+            # a content nobody can have the message, so a fresh session cannot make it a second one.
         factory = SenderFactory(lambda: self._sender(hop, tls))
         try:
-            sender: Sender = await self._connect(hop, self._port, factory)
+            fresh: Sender = await self._connect(hop, self._port, factory)
         except CancelledError:
             raise
         except Exception as error:  # a bulkhead: whatever keeps us from connecting, the next host may do
             return Trouble(_NO_CONNECTION, f"No connection to {hop.host}", f"{type(error).__name__}: {error}")
+        return await self._use(fresh, way, delivery, attempt)
+
+    async def _use(self, sender: Sender, way: tuple[Hop, TLS], delivery: Delivery, attempt: Attempt) -> Trouble | None:
         try:
             trouble = await sender.open()
             if trouble is None:
-                trouble = await self._do_mailings(sender, hop, delivery, attempt)
+                trouble = await self._do_mailings(sender, way[0], delivery, attempt)
         except BaseException:
             sender.abort()
             raise
         if trouble is None:
-            sender.quit()
+            self._idle.keep(way, sender)
         return trouble
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
@@ -195,6 +213,7 @@ def _mailing(delivery: Delivery, ordinals: tuple[int, ...]) -> Mailing:
     )
 
 
+@lru_cache(maxsize=16)
 def _fixed_hops(host: str) -> tuple[Hop, ...] | None:
     """Return the hops of what needs no lookup: an address, with or without brackets, and this machine."""
     if host.startswith("["):

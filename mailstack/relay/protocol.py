@@ -5,12 +5,14 @@ The Protocol around the client core: octets, TLS, time limits, and the content w
     trouble = await sender.mail(mailing, content)      sender.results tells what became of each recipient
     sender.quit()                                      in the background: whatever QUIT does, the message is delivered
 
+Between two mailings the session may wait for a while (`relay.idle`); the host may end it then.
+
 A trouble is a value: why the host did not take the recipients that have no result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailstack.deadline import Deadline
 from mailstack.mail.envelope import Content
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.ports import Clock, RunInThread, Start
@@ -95,13 +98,18 @@ class Sender(Protocol):
         self._waiting: Deferred[Trouble | None] | None = None
         self._trouble: Trouble | None = None
         self._is_ready = False
-        self._timer: interfaces.IDelayedCall | None = None
-        self._timed: tuple[Phase, int] | None = None
+        self._deadline = Deadline(surroundings.clock, self._time_out)
+        self._timed: tuple[Phase, int] = (Phase.READY, 0)
         self._content: Content | None = None
         self._pump_running: Deferred[None] | None = None
         self._room: Deferred[None] | None = None
         self._is_lost = False
         self.content_begun = False
+        self.mailings = 0
+        """How many mailings were begun."""
+        self.opened_at = surroundings.clock.seconds()
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the connection is gone."""
 
     # For the courier
 
@@ -115,6 +123,11 @@ class Sender(Protocol):
         """Whether the session is within TLS."""
         return self._core.tls_active
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the session can take a mailing now."""
+        return self._trouble is None and not self._is_lost and self._core.phase is Phase.READY
+
     async def open(self) -> Trouble | None:
         """Wait until the session can take a mailing."""
         if self._trouble is None and not self._is_ready:
@@ -123,14 +136,18 @@ class Sender(Protocol):
 
     async def mail(self, mailing: Mailing, content: Content) -> Trouble | None:
         """Do one transaction."""
+        self.content_begun = False
         if self._trouble is not None:
             return self._trouble
-        self.content_begun = False
+        self.mailings += 1
         self._content = content
         waiting = self._wait()
-        self._core.begin(mailing)
-        self._go_on()
-        return await waiting
+        try:
+            self._core.begin(mailing)
+            self._go_on()
+            return await waiting
+        finally:
+            self._content = None  # the session may be kept for longer than the message
 
     def quit(self) -> None:
         """End the session; nobody waits for it."""
@@ -140,7 +157,7 @@ class Sender(Protocol):
 
     def abort(self) -> None:
         """Cut the connection."""
-        self._stop_timer()
+        self._deadline.stop()
         if not self._is_lost:
             self._wire.abortConnection()
 
@@ -195,7 +212,7 @@ class Sender(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell whoever waits that there will be no more."""
         self._is_lost = True
-        self._stop_timer()
+        self._deadline.stop()
         phase = self._core.phase
         self._core.connection_lost()
         self._stop_content()
@@ -205,6 +222,8 @@ class Sender(Protocol):
         else:
             text = "The connection was lost while sending the message" if self.content_begun else "The connection was lost"
             self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}"))
+        if self.on_lost is not None:
+            self.on_lost()
 
     # The loop around the core
 
@@ -275,19 +294,15 @@ class Sender(Protocol):
             self._restart_timer(now)
 
     def _restart_timer(self, now: tuple[Phase, int]) -> None:
-        self._stop_timer()
         self._timed = now
         limit = self._around.timeouts_seconds.get(now[0])
-        if limit is not None and not self._is_lost:
-            self._timer = self._around.clock.callLater(limit, self._time_out, now[0])
+        if limit is None or self._is_lost:
+            self._deadline.clear()
+        else:
+            self._deadline.set(limit)
 
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
-
-    def _time_out(self, phase: Phase) -> None:
-        self._timer = None
+    def _time_out(self) -> None:
+        phase, _ = self._timed
         self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=phase is Phase.HANDSHAKE))
 
     # The content

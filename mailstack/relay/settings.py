@@ -71,6 +71,22 @@ class Smarthost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdleLimits:
+    """
+    Which sessions are kept for a next message (`relay.idle`).
+
+    Shape:  `seconds` is how long one waits, 0 keeps none; a way is a host's address with what we ask of TLS. Hosts end a
+            session by themselves after so many messages or so long; `mailings` and `age_seconds` are below what is usual.
+    """
+
+    seconds: float = 3.0
+    sessions: int = 100
+    sessions_per_way: int = 20
+    mailings: int = 100
+    age_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
     """
     How mail leaves.
@@ -89,3 +105,4 @@ class RelaySettings:
     max_recipients: int = 100  # RFC 5321 §4.5.3.1.8: every host takes so many
     allow_private: bool = False
     local_address: str | None = None
+    idle: IdleLimits = IdleLimits()

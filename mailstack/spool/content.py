@@ -24,6 +24,7 @@ from mailstack.spool.ports import Batch, BatchFactory, System
 
 INLINE_OCTETS: Final = 131_072  # up to this, a row is faster than a file with its two fsyncs
 THREADS: Final = 3
+BEHEAD_OCTETS: Final = 262_144
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,23 @@ class MemoryContent:
         for start in range(0, len(self.in_memory), size_octets):
             yield self.in_memory[start : start + size_octets]
 
+    def file_with(self, head: bytes) -> None:
+        """Return None."""
+        return
+
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
     """
     A content that is in a file; `chunks` blocks.
 
-    Shape:  `tail` are the last octets of a draft, which are not in the file yet.
+    Shape:  `tail` are the last octets of a draft, which are not in the file yet; `head` stands in the file in front of it.
     """
 
     path: Path
     octets: int
     tail: tuple[bytes, ...] = ()
+    head: bytes = b""
 
     @property
     def in_memory(self) -> None:
@@ -69,6 +75,7 @@ class FileContent:
         left = self.octets - sum(map(len, self.tail))
         if left:
             with self.path.open("rb", buffering=0) as file:
+                file.seek(len(self.head))
                 while left:
                     octets = file.read(min(size_octets, left))
                     if not octets:
@@ -76,6 +83,10 @@ class FileContent:
                     left -= len(octets)
                     yield octets
         yield from self.tail
+
+    def file_with(self, head: bytes) -> str | None:
+        """Return the path, if the file has exactly this head."""
+        return str(self.path) if head == self.head and not self.tail else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,10 @@ class ContentFile:
         """Write octets at the end."""
         return self._batch.submit(_Task(lambda: self._append(chunks)))
 
+    def behead(self, octets: int) -> Deferred[None]:
+        """Remove the first octets."""
+        return self._batch.submit(_Task(lambda: self._behead(octets)))
+
     def seal(self) -> Deferred[None]:
         """Put file and folder on stable storage, or remove the file and fail if that, or any `append`, failed."""
         return self._batch.submit(_Task(self._seal, needs_folder=True))
@@ -117,6 +132,20 @@ class ContentFile:
                 view = memoryview(chunk)
                 while view:
                     view = view[self._system.write(self._descriptor, view) :]
+        except OSError as error:
+            self._failure = error
+            self._discard()
+            raise
+
+    def _behead(self, octets: int) -> None:
+        if self._failure or self._descriptor is None:
+            raise self._failure or OSError("nothing was written")
+        try:
+            to = 0
+            with self.path.open("r+b", buffering=0) as file:
+                while chunk := os.pread(file.fileno(), BEHEAD_OCTETS, to + octets):
+                    to += os.pwrite(file.fileno(), chunk, to)
+                file.truncate(to)
         except OSError as error:
             self._failure = error
             self._discard()

@@ -27,6 +27,8 @@ def find_problem(folder: Path) -> str | None:
     Source:  https://www.sqlite.org/fileformat2.html §1.3.
     Raises:  OSError: it cannot be looked at.
     """
+    if folder.exists() and not folder.is_dir():
+        return f"{folder}: is no directory; {FOREIGN_ADVICE}"
     for name, is_right in (("content", stat.S_ISDIR), ("lock", stat.S_ISREG), ("spool.db", stat.S_ISREG)):
         path = folder / name
         if not path.exists() and not path.is_symlink():

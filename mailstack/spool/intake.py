@@ -14,14 +14,15 @@ until `commit`, which then answers with a 4yz reply.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.mail.envelope import Content, Envelope
+from mailstack.mail.address import Address
+from mailstack.mail.envelope import Content, Envelope, Recipient
 from mailstack.mail.reply import LOCAL_ERROR, Reply
 from mailstack.mail.verdict import Refuse
 from mailstack.spool.backoff import Schedule
@@ -62,9 +63,10 @@ class Intake:
         self._identifiers = identifiers
         self._space = space
 
-    def begin(self) -> Draft:
-        """Begin a message."""
-        return Draft(self, self._identifiers.make())
+    def begin(self, reverse_path: Address | None = None, recipients: Sequence[Recipient] = ()) -> Draft:
+        """Begin a message; who already knows from whom it is and for whom may save a copy of a large one."""
+        head = self.straight.head(reverse_path, recipients) if self.straight is not None else b""
+        return Draft(self, self._identifiers.make(), head)
 
     def refusal(self, octets: int) -> Reply | None:
         """Return NO_SPACE when a message of that length must not be taken."""
@@ -78,12 +80,13 @@ class _State(enum.Enum):
 
 
 class Draft:
-    """A message that is coming in."""
+    """A message that is coming in; `head` stands in front of it while it is in a file that is not in the spool yet."""
 
-    def __init__(self, intake: Intake, number: int) -> None:
+    def __init__(self, intake: Intake, number: int, head: bytes = b"") -> None:
         self.entry: Final = format_number(number)
         self._number = number
         self._intake = intake
+        self._head = head
         self._state = _State.OPEN
         self._octets = 0
         self._chunks: list[bytes] = []  # all of it, or what the file does not have yet
@@ -107,7 +110,9 @@ class Draft:
             return None
         if self._file is None:
             self._file = self._intake.contents.create(self.entry)
-            self._unwritten_octets = self._octets
+            if self._head:
+                self._chunks.insert(0, self._head)
+            self._unwritten_octets = self._octets + len(self._head)
         else:
             self._unwritten_octets += len(octets)
         self._write_on()
@@ -121,7 +126,8 @@ class Draft:
         """Return what was written so far; of no use after `abort`."""
         if self._file is None:
             return MemoryContent(b"".join(self._chunks))
-        return FileContent(self._file.path, self._octets, (*self._in_flight, *self._chunks))
+        tail = tuple(chunk for chunk in (*self._in_flight, *self._chunks) if chunk is not self._head)
+        return FileContent(self._file.path, self._octets, tail, self._head)
 
     async def commit(self, envelope: Envelope) -> Refuse | None:
         """
@@ -190,11 +196,14 @@ class Draft:
         return Entry(
             number=self._number,
             envelope=envelope,
-            content=MemoryContent(b"".join(self._chunks)) if file is None else FileContent(file.path, self._octets),
+            content=MemoryContent(b"".join(self._chunks)) if file is None else self._in_file(file),
             expires_at=self._intake.schedule.expires_at(
                 envelope.accepted_at, has_reverse_path=envelope.reverse_path is not None
             ),
         )
+
+    def _in_file(self, file: ContentFile) -> FileContent:
+        return FileContent(file.path, self._octets, head=self._head)
 
     async def _written_out(self) -> bool:
         """Have all octets in the file, if there is one, though not on stable storage; say whether they are."""
@@ -212,6 +221,9 @@ class Draft:
         """Put all octets on stable storage."""
         if await self._written_out():
             try:
+                if self._head:
+                    await file.behead(len(self._head))
+                    self._head = b""
                 await file.seal()
             except CancelledError:
                 raise

@@ -79,11 +79,16 @@ def insert(connection: sqlite3.Connection, entry: Entry) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Enter changes of recipients, with the DSN that tells of the failed ones. True: the entry was finished, and removed."""
+    """
+    Enter changes of recipients, with the DSN that tells of the failed ones. True: the entry was finished, and removed.
+
+    Shape:  `is_all` says that the changes finish every recipient of the entry, so that its rows need not be looked at.
+    """
 
     number: int
     changes: tuple[Change, ...]
     report: Entry | None = None
+    is_all: bool = False
     frees: ClassVar[bool] = True
 
     @property
@@ -100,6 +105,8 @@ class Record:
         """Do it."""
         if self.report:
             insert(connection, self.report)
+        if self.is_all and self._remove(connection):
+            return True
         for change in self.changes:
             disposition = change.disposition
             connection.execute(
@@ -120,9 +127,14 @@ class Record:
             "SELECT 1 FROM recipient WHERE entry = ? AND due_at IS NOT NULL LIMIT 1", (self.number,)
         ).fetchone():
             return False
+        if self._remove(connection):
+            return True
+        # Either this was done before, by a commit that seemed to fail, or the entry was set aside and must be kept.
+        return connection.execute("SELECT 1 FROM entry WHERE number = ?", (self.number,)).fetchone() is None
+
+    def _remove(self, connection: sqlite3.Connection) -> bool:
         if not connection.execute("DELETE FROM entry WHERE number = ? AND state = 'active'", (self.number,)).rowcount:
-            # Either this was done before, by a commit that seemed to fail, or the entry was set aside and must be kept.
-            return connection.execute("SELECT 1 FROM entry WHERE number = ?", (self.number,)).fetchone() is None
+            return False
         connection.execute("DELETE FROM recipient WHERE entry = ?", (self.number,))
         return True
 
@@ -281,8 +293,9 @@ class MakeDue(_Reads):
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """What waits: recipients in all, those due by now, and entries set aside."""
+    """What waits: entries and recipients in all, recipients due by now, and entries set aside."""
 
+    entries: int
     waiting_recipients: int
     due_recipients: int
     corrupt_entries: int
@@ -300,6 +313,7 @@ class Count(_Reads):
             *(
                 connection.execute(query, parameters).fetchone()[0]
                 for query, parameters in (
+                    ("SELECT count(DISTINCT entry) FROM recipient WHERE due_at IS NOT NULL", ()),
                     ("SELECT count(*) FROM recipient WHERE due_at IS NOT NULL", ()),
                     ("SELECT count(*) FROM recipient WHERE due_at <= ?", (self.now,)),
                     ("SELECT count(*) FROM entry WHERE state = 'corrupt'", ()),

@@ -30,6 +30,14 @@ class Courier(Protocol):
         ...
 
 
+class StraightCourier(Courier, Protocol):
+    """A courier to accounts, which can be asked before there is an entry."""
+
+    def head(self, reverse_path: Address | None, recipient: Recipient, /) -> bytes:
+        """Return what it will put in front of the content."""
+        ...
+
+
 Couriers = Callable[[Destination], Courier]
 """Choose the courier for a destination; all accounts have the same one."""
 

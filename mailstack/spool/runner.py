@@ -41,10 +41,13 @@ from mailstack.spool.report import Dropped, Postponed, Ready, Report, Reporter
 PAGE_ROWS: Final = 500
 PAGES_PER_LOOK: Final = 20
 LOAD_ENTRIES: Final = 50
-FLUSH_ROWS: Final = 5_000
+FLUSH_ROWS: Final = 1_000
 AGAIN_SECONDS: Final = 10.0  # after the database failed
 LOOK_AT_LEAST_EVERY_SECONDS: Final = 3_600.0  # whatever the clock has done meanwhile
 OVERDUE_EVERY_SECONDS: Final = 30.0
+GO_ON_SECONDS: Final = 0.2  # a million rows are looked through in 20 s, at 5 % of one core
+MAX_LEFT: Final = 100
+ANY_LANE: Final = "*"  # no domain has this name; for the lanes it is a remote one with nothing in it
 
 
 class Runner:
@@ -82,12 +85,10 @@ class Runner:
         self._is_pumping = False
         self._is_looking = False
         self._must_look = False
-        self._is_behind = False  # something that is due was left on disk
-        self._position: Position | None = None
+        self._left: set[str] = set()  # lanes of which this pass left something on disk; ANY_LANE: of any
+        self._position: Position | None = None  # how far the pass over all that is due has come
         self._timer: IDelayedCall | None = None
         self._sweep: IDelayedCall | None = None
-        self.entries = 0
-        """How many entries are in the spool (those set aside not counted)."""
 
     @property
     def attempts(self) -> int:
@@ -119,7 +120,6 @@ class Runner:
 
     def accepted(self, entry: Entry, may_repeat: bool = False) -> None:
         """Take up an entry that has just been committed; `may_repeat`: an attempt was made before."""
-        self.entries += 1
         if not self._is_on:
             return  # it waits on disk
         lanes: dict[str, dict[int, Pending]] = {}
@@ -134,7 +134,7 @@ class Runner:
         waiting = 0
         while (made := await self._database.do(MakeDue(now, FLUSH_ROWS))) == FLUSH_ROWS:
             waiting += made
-            if waiting > 1_000 * FLUSH_ROWS:
+            if waiting > 10_000 * FLUSH_ROWS:
                 break  # what fails meanwhile becomes due again; at some point that is enough
         self._position = None
         self._look()
@@ -147,7 +147,7 @@ class Runner:
             if key in self._held:
                 continue
             if not self._lanes.has_room_for(lane):
-                self._is_behind = True
+                self._leave(lane)
                 continue
             self._held.add(key)
             self._lanes.add(Work(entry, lane, pending, may_repeat))
@@ -155,8 +155,16 @@ class Runner:
     def _let_go(self, work: Work) -> None:
         self._held.discard((work.entry.number, work.lane))
         self._lanes.forget(work)
-        if self._is_behind and (self._lanes.is_low(work.lane) or not self._held):
+        if self._left and (self._has_room_for_left(work.lane) or not self._held):
             self._look()
+
+    def _leave(self, lane: str) -> None:
+        """Leave something on disk."""
+        self._left.add(lane if len(self._left) < MAX_LEFT else ANY_LANE)
+
+    def _has_room_for_left(self, lane: str) -> bool:
+        """Say whether it is time to look on disk, when something of a lane has left memory."""
+        return (lane in self._left and self._lanes.is_low(lane)) or (ANY_LANE in self._left and self._lanes.is_low(ANY_LANE))
 
     def _pump(self) -> None:
         # An attempt may end before _begin returns, and calls this again: the loop that already runs goes on then.
@@ -254,7 +262,8 @@ class Runner:
         retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
         changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=not isinstance(report, Postponed))
         report_entry = report.entry if isinstance(report, Ready) else None
-        is_finished = await self._record(Record(entry.number, changes, report_entry))
+        is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
+        is_finished = await self._record(Record(entry.number, changes, report_entry, is_all))
         if isinstance(report, Dropped):
             events.dsn_dropped(entry.name, report.why)
         if report_entry is not None:
@@ -287,7 +296,6 @@ class Runner:
             await deferLater(self._clock, AGAIN_SECONDS)  # type: ignore[arg-type]  # it needs callLater only
 
     def _finished(self, entry: Entry) -> None:
-        self.entries -= 1
         events.entry_finished(entry.name)
         if isinstance(entry.content, FileContent):
             removed = self._contents.remove(entry.content.path)
@@ -307,7 +315,6 @@ class Runner:
         self._timer = self._clock.callLater(delay, self._wake)
 
     def _wake(self) -> None:
-        self._position = None
         self._wake_in(LOOK_AT_LEAST_EVERY_SECONDS)
         self._look()
 
@@ -320,7 +327,7 @@ class Runner:
 
     async def _look_on(self) -> None:
         try:
-            while self._is_on and (self._must_look or (self._is_behind and not self._held)):
+            while self._is_on and (self._must_look or (self._left and not self._held)):
                 self._must_look = False
                 await self._look_once()
                 self._pump()
@@ -333,14 +340,19 @@ class Runner:
             self._is_looking = False
 
     async def _look_once(self) -> None:
+        """
+        Go on with the pass over what is due. What becomes due stands at its end, so a pass misses nothing, and need not begin
+        again because time has passed; else mail behind a million rows of a domain that is down would never be reached.
+        """
         now = self._clock.seconds()
-        self._is_behind = self._position is not None  # a look from the middle has not seen all
+        if self._position is None:
+            self._left.clear()
         for _ in range(PAGES_PER_LOOK):
             page = await self._database.do(Due(now, self._position, PAGE_ROWS))
             wanted = self._wanted(page.rows)
             for first in range(0, len(wanted), LOAD_ENTRIES):
                 if not self._lanes.has_room:
-                    self._is_behind = True
+                    self._leave(ANY_LANE)
                     return
                 numbers = wanted[first : first + LOAD_ENTRIES]
                 self._take_up_loaded(await self._database.do(Load(numbers, now, self._contents.path)))
@@ -352,7 +364,7 @@ class Runner:
                 return
             due_at, number, ordinal, _lane = page.rows[-1]
             self._position = (due_at, number, ordinal)
-        self._is_behind = True
+        self._wake_in(GO_ON_SECONDS)
 
     def _wanted(self, rows: Sequence[tuple[float, int, int, str]]) -> list[int]:
         """Return the entries of a page that are not held and find room."""
@@ -366,12 +378,11 @@ class Runner:
                 wanted[work] = None
                 more[lane] = more.get(lane, 0) + 1
             else:
-                self._is_behind = True
+                self._leave(lane)
         return list(dict.fromkeys(number for number, _ in wanted))
 
     def _take_up_loaded(self, loaded: Loaded) -> None:
         for number, why in loaded.set_aside:
-            self.entries -= 1
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         for number, why in loaded.unreadable:
             events.unexpected(f"{format_number(number)}: cannot be read now", Failure(OSError(why)))

@@ -18,7 +18,7 @@ from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.intake import Intake
 from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import Count
-from mailstack.spool.ports import BatchFactory, Chance, Clock, Courier, Couriers, Route, Start, System
+from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, StraightCourier, System
 from mailstack.spool.recovery import recover
 from mailstack.spool.report import Reporter
 from mailstack.spool.runner import Runner
@@ -58,7 +58,7 @@ class Spool:
         chance: Chance,
         route: Route,
         couriers: Couriers,
-        straight: Courier | None = None,
+        straight: StraightCourier | None = None,
         shard: int = 0,
         schedule: Schedule | None = None,
         limits: Limits | None = None,
@@ -119,10 +119,9 @@ class Spool:
             self._folder.unlock()
             raise
         self._identifiers.start_after(found.last_number)
-        self.runner.entries = found.entries
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
-        events.spool_recovered(self._folder.path.name, found.entries, found.removed_files)
+        events.spool_recovered(self._folder.path.name, found.entries, found.removed_files, is_counted=found.is_counted)
         self._database.start()
         self._contents.start()
 
@@ -130,7 +129,7 @@ class Spool:
         """Count what is in the spool."""
         rows = await self._database.do(Count(self._clock.seconds()))
         return SpoolCounts(
-            entries=self.runner.entries,
+            entries=rows.entries,
             waiting_recipients=rows.waiting_recipients,
             due_recipients=rows.due_recipients,
             corrupt_entries=rows.corrupt_entries,

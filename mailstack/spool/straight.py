@@ -16,16 +16,18 @@ gets a 4yz for all, and is not delivered to the others once more with each attem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
-from mailstack.mail.envelope import Account, Delivery, Envelope
+from mailstack.mail.envelope import Account, Delivery, Envelope, Recipient
 from mailstack.spool.entry import Entry
-from mailstack.spool.ports import Courier
+from mailstack.spool.ports import StraightCourier
 
 RECIPIENTS: Final = 100
 """More of them take so long that the peer should not wait for it."""
@@ -34,8 +36,18 @@ RECIPIENTS: Final = 100
 class Straight:
     """Delivers by the courier to accounts."""
 
-    def __init__(self, courier: Courier) -> None:
+    def __init__(self, courier: StraightCourier) -> None:
         self._courier = courier
+
+    def head(self, reverse_path: Address | None, recipients: Sequence[Recipient]) -> bytes:
+        """
+        Return the head of the file in which a message with these recipients may end, or nothing when it cannot be known.
+
+        A large content that has it in front from the beginning need not be copied.
+        """
+        if len(recipients) != 1 or not isinstance(recipients[0].destination, Account):
+            return b""
+        return self._courier.head(reverse_path, recipients[0])
 
     def takes(self, envelope: Envelope) -> bool:
         """Say whether a message may go this way."""

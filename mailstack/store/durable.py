@@ -66,6 +66,13 @@ class FileSystem(Protocol):
     def sync_folder(self, handle: int) -> None:
         """Bring the names in a folder to stable storage."""
 
+    def adopt(self, path: str, name: str, within: int) -> int | None:
+        """
+        Give a file that lies elsewhere a name here, in addition, and return its length; a name that exists is refused.
+
+        Shape:   None: that cannot be had, since it lies on another file system for instance; nothing was done.
+        """
+
     @property
     def can_sync_system(self) -> bool:
         """Whether there is `sync_system`."""
@@ -145,6 +152,16 @@ class OSFileSystem:
     def sync_folder(self, handle: int) -> None:
         """Flush the names in a folder."""
         os.fsync(handle)
+
+    def adopt(self, path: str, name: str, within: int) -> int | None:
+        """Make a hard link."""
+        try:
+            os.link(path, name, dst_dir_fd=within, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError:
+            return None
+        return os.stat(name, dir_fd=within, follow_symlinks=False).st_size
 
     @property
     def can_sync_system(self) -> bool:

@@ -238,17 +238,33 @@ class _Round:
         parcel.maildir = maildir = self._open_maildir(item.folder)
         if item.may_repeat and self._recognise(parcel, maildir):
             return
+        written = self._adopted(parcel, maildir) if self.sync_system is not None else None
+        if written is None:
+            written = self._copied(parcel, maildir)
+        expected = len(item.head) + item.content.octets
+        if written != expected:  # the name says how long it is, and a short message is a damaged one
+            raise OSError(errno.EIO, f"the content is {written} octets, not {expected}")
+        if self.sync_system is not None:
+            self._close(parcel)
+
+    def _adopted(self, parcel: _Parcel, maildir: _Maildir) -> int | None:
+        """Take the file in which the content came as it is, if it has our head; return how long it is."""
+        path = parcel.item.content.file_with(parcel.item.head)
+        if path is None:
+            return None
+        written = self.files.adopt(path, parcel.item.name, maildir.tmp)
+        parcel.is_in_tmp = written is not None
+        return written
+
+    def _copied(self, parcel: _Parcel, maildir: _Maildir) -> int:
+        item = parcel.item
         parcel.handle = self.files.create(item.name, maildir.tmp)
         parcel.is_in_tmp = True
         written = 0
         for octets in _with_head(item.head, item.content):
             self.files.write(parcel.handle, octets)
             written += len(octets)
-        expected = len(item.head) + item.content.octets
-        if written != expected:  # the name says how long it is, and a short message is a damaged one
-            raise OSError(errno.EIO, f"the content is {written} octets, not {expected}")
-        if self.sync_system is not None:
-            self._close(parcel)
+        return written
 
     def _flush_files(self, parcels: list[_Parcel]) -> None:
         if self.sync_system is not None:

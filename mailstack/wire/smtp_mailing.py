@@ -32,6 +32,8 @@ class Phase(enum.Enum):
     QUIT = "QUIT"
     ENDED = "ended"
 
+    __hash__ = object.__hash__  # each is there once; Enum's own is a call in Python, a dozen times for a message
+
 
 class TLS(enum.Enum):
     """Whether STARTTLS is used: never, when offered, or always."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from mailstack.mail.reply import Reply
@@ -22,6 +23,8 @@ from mailstack.wire.lines import LineBuffer
 REPLY_LINE_OCTETS: Final = 2_048  # RFC 5321 says 512; some hosts explain themselves at length
 REPLY_LINES: Final = 100
 PENDING_OCTETS: Final = 262_144  # a reply of so many lines and octets, and the replies to pipelined commands behind it
+
+KNOWN_OCTETS: Final = 80
 
 _LINE: Final = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
@@ -42,7 +45,8 @@ class ReplyReader:
     @property
     def pending(self) -> int:
         """The octets that are not part of a reply that was returned."""
-        return self._buffer.pending + sum(len(line) + 6 for line in self._lines)
+        pending = self._buffer.pending
+        return pending + sum(len(line) + 6 for line in self._lines) if self._lines else pending
 
     def receive(self, octets: bytes) -> None:
         """
@@ -69,20 +73,35 @@ class ReplyReader:
         while (line := self._buffer.next_line()) is not None:
             if not isinstance(line, bytes):
                 raise RemoteProtocolError(f"a reply line longer than {REPLY_LINE_OCTETS} octets")
-            found = _LINE.fullmatch(line)
-            if found is None or b"\n" in line:
-                raise RemoteProtocolError(f"not a reply: {printable(line)[:80]!r}")
-            code, mark, text = int(found[1]), found[2], printable(found[3] or b"")
+            code, text, whole = _parse_known(line) if len(line) <= KNOWN_OCTETS else _parse(line)
+            if whole is not None and not self._lines:
+                return whole
             if self._lines and code != self._code:
                 raise RemoteProtocolError(f"a reply of the codes {self._code} and {code}")
             if len(self._lines) >= REPLY_LINES:
                 raise RemoteProtocolError(f"a reply of more than {REPLY_LINES} lines")
             self._code = code
             self._lines.append(text)
-            if mark != b"-":
+            if whole is not None:
                 lines, self._lines = self._lines, []
                 return _reply(code, lines)
         return None
+
+
+def _parse(line: bytes) -> tuple[int, str, Reply | None]:
+    """
+    Parse a line: its code, its text, and the reply that it is when it stands alone; None: another line follows.
+
+    Raises:  RemoteProtocolError.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None or b"\n" in line:
+        raise RemoteProtocolError(f"not a reply: {printable(line)[:80]!r}")
+    code, mark, text = int(found[1]), found[2], printable(found[3] or b"")
+    return code, text, None if mark == b"-" else _reply(code, [text])
+
+
+_parse_known: Final = lru_cache(maxsize=256)(_parse)  # a host says the same few things all the time
 
 
 def printable(octets: bytes) -> str:

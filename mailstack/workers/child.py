@@ -1,9 +1,20 @@
 """
 A worker process: `python -m mailstack.workers.child NUMBER DESCRIPTOR`, as the parent starts it (`workers`), and nobody else.
 
-What it is to do comes over the line, the socket of that descriptor. It opens its spool, takes the sockets that it was born
-with, says that it is ready or why not, and serves until it is told to stop, gets SIGTERM, or loses the line: its parent is no
-more, and who has no parent is replaced by nobody and stopped by nobody.
+What it is to do comes over the line, the socket of that descriptor:
+
+    parent    child              then the child
+    errand                       opens its spool
+              ready, refused     waits; or ends
+    serve                        accepts connections from the sockets that it was born with
+              serving
+    change                       has other settings and certificates
+              changed
+    stop                         drains and ends; so it does at SIGTERM, and when the line is lost: who has no parent is
+                                 replaced by nobody and stopped by nobody
+
+So at a start nobody is served before all workers have their spools: what a crash left half-way is delivered before its
+recipient can delete it in another worker.
 """
 
 from __future__ import annotations
@@ -53,13 +64,13 @@ class Worker:
         self._serving = Serving(parts, conditions.settings, reactor, memory=memory)
         self._sockets = [_listening(each) for each in errand.sockets]
 
-    def start(self) -> None:
+    def open(self) -> None:
         """
-        Open everything, and begin.
+        Open everything.
 
         Raises:  DirectoryError, SpoolError.
         """
-        self._serving.start(self._sockets)
+        self._serving.open()
         self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
 
     def attach(self, line: Line) -> None:
@@ -70,8 +81,11 @@ class Worker:
         """Do what the parent says."""
         if "stop" in message:
             self.lost()
-        elif "change" in message and self._line is not None:
-            self._line.send({"changed": self._change(Conditions.told(message["change"]))})
+        elif "change" in message:
+            self._answer({"changed": self._change(Conditions.told(message["change"]))})
+        elif "serve" in message and not self._is_stopping:
+            self._serving.listen(self._sockets)
+            self._answer({"serving": True})
 
     def lost(self) -> None:
         """Stop: the parent says so, or is no more."""
@@ -79,6 +93,10 @@ class Worker:
             self._is_stopping = True
             # Not `stop` at once: the parent may say so before the reactor runs.
             self._reactor.callWhenRunning(self._end)
+
+    def _answer(self, message: Message) -> None:
+        if self._line is not None:
+            self._line.send(message)
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it is about to stop already, by a signal
@@ -136,7 +154,7 @@ def main(words: Sequence[str]) -> int:
     _begin_log(errand, reactor)
     try:
         worker = Worker(errand, reactor)
-        worker.start()
+        worker.open()
     except (RefusedError, CertificateError, DirectoryError, SpoolError) as error:
         _answer(end, {"refused": str(error)})
         return 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
+from twisted.logger import ILogObserver, InvalidLogLevelError, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
 Write = Callable[[bytes], None]
@@ -64,7 +64,7 @@ def _record(octets: bytes) -> tuple[LogLevel, str]:
     name, _, rest = text.partition(" ")
     try:
         return LogLevel.levelWithName(name), rest
-    except ValueError:
+    except InvalidLogLevelError:
         return LogLevel.error, text
 
 

@@ -108,7 +108,10 @@ class Workers(TwistedService):
         try:
             for seat in self._seats:
                 processes.append(_start(seat))
-            self._await_ready(processes)
+            self._await(processes, "ready")
+            for process in processes:
+                process.tell({"serve": True})
+            self._await(processes, "serving")
         except BaseException as error:
             _end_all(processes)
             if isinstance(error, StartRefused):
@@ -116,7 +119,7 @@ class Workers(TwistedService):
             raise
         for seat, process in zip(self._seats, processes, strict=True):
             process.adopt()
-            seat.is_ready(process)
+            seat.is_serving(process)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 
@@ -189,9 +192,9 @@ class Workers(TwistedService):
             raise RefusedError(f"relay: {error}") from error
         return Secrets(None if certificates is None else certificates.pem, password)
 
-    def _await_ready(self, processes: Sequence[Process]) -> None:
+    def _await(self, processes: Sequence[Process], answer: str) -> None:
         """
-        Wait until all are ready; blocks, and logs meanwhile what they say.
+        Wait until all have given this answer; blocks, and logs meanwhile what they say.
 
         Raises:  StartRefused.
         """
@@ -209,14 +212,16 @@ class Workers(TwistedService):
                 for message in _answers(process, end):
                     if "refused" in message:
                         raise StartRefused(message["refused"])
-                    waiting.discard(process)
+                    if answer in message:
+                        waiting.discard(process)
 
 
 def _start(seat: Seat) -> Process:
     try:
         return seat.start()
     except OSError as error:
-        raise StartRefused(f"a worker cannot be started: {error}") from error
+        hint = "; the user that we work as must be able to run it" if isinstance(error, PermissionError) else ""
+        raise StartRefused(f"a worker cannot be started: {error}{hint}") from error
 
 
 def _answers(process: Process, end: socket.socket) -> list[Message]:

@@ -57,7 +57,6 @@ class Process:
         self._records = Records()
         self._is_log_over = errand.is_log_shared
         self.line: Line | None = None
-        self.is_ready = False
         self.started_seconds = reactor.seconds()
         self.end, theirs = socket.socketpair()
         words: socket.socket | None = None
@@ -68,8 +67,7 @@ class Process:
             self.popen = _spawn(errand, theirs, words)
         if words is not None:
             words.close()
-        with suppress(OSError):  # it died at once; the end of the line says so, too
-            self.end.sendall(encode({"errand": errand.tell()}))
+        self.tell({"errand": errand.tell()})
 
     @property
     def pid(self) -> int:
@@ -84,6 +82,11 @@ class Process:
         yield self.end
         if self.log is not None:
             yield self.log
+
+    def tell(self, message: Message) -> None:
+        """Say something to it; blocks."""
+        with suppress(OSError):  # it is dead; the end of the line says so, too
+            self.end.sendall(encode(message))
 
     def read(self, end: socket.socket) -> list[Message] | None:
         """Read what is there; None: it has ended."""

@@ -63,16 +63,17 @@ class Seat:
         process.adopt()
         self._late = self._reactor.callLater(START_SECONDS, process.kill, "it does not become ready")
 
-    def is_ready(self, process: Process) -> None:
-        """Take note that it serves."""
-        process.is_ready = True
+    def is_serving(self, process: Process) -> None:
+        """Take note that it accepts connections."""
         self._cancel_late()
         events.worker_started(self.number, process.pid)
 
     def said(self, process: Process, message: Message) -> None:
         """Hear what the process says."""
         if "ready" in message:
-            self.is_ready(process)
+            process.send({"serve": True})
+        elif "serving" in message:
+            self.is_serving(process)
         elif "refused" in message:
             events.worker_refused(self.number, str(message["refused"]))
         elif "changed" in message:
@@ -137,4 +138,4 @@ class Seat:
 
 def wait_after(early_deaths: int) -> float:
     """Return how long to wait after so many workers in a row that died young: not at all after one, then longer and longer."""
-    return min(2.0 ** (early_deaths - 2), MOST_WAIT_SECONDS) if early_deaths > 1 else 0.0
+    return float(min(2 ** (early_deaths - 2), MOST_WAIT_SECONDS)) if early_deaths > 1 else 0.0

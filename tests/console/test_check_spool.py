@@ -20,6 +20,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _shard(spool: Path) -> Path:
+    (spool / "shard-1").mkdir(mode=0o700)
+    return spool / "shard-1" / "spool.db"
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
@@ -28,6 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda spool: (spool / "spool.db").mkdir(), "there is a directory"),
         (lambda spool: (spool / "content").write_bytes(b""), "there is no directory"),
         (lambda spool: (spool / "lock").symlink_to("/nowhere"), "there is a link"),
+        (lambda spool: (spool / "shard-3").write_bytes(b""), "shard-3: is no directory"),
+        (lambda spool: _shard(spool).write_bytes(b"garbage"), "shard-1/spool.db: file is not a database"),
     ],
 )
 def test_what_would_refuse_the_start_is_found(spoil: Callable[[Path], object], why: str, made: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """
 SIGKILL at random moments under load: every message that got its 250 is in its maildir once, whole, and nothing else is.
 
-`make crash` runs 100 rounds; MAILSTACK_CRASH_ROUNDS says how many, and MAILSTACK_CRASH_SEED repeats the moments of a run.
+`make crash` runs 100 rounds with one process, and half as many with two workers, of which one is killed, or their parent, or
+all. MAILSTACK_CRASH_ROUNDS says how many, and MAILSTACK_CRASH_SEED repeats the moments of a run.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import os
 import poplib
 import random
+import signal
 import smtplib
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 from harness import messages
-from harness.house import ENDED, House, Person, retrieve
-from harness.programs import open_folder, wait_for
+from harness.house import ENDED, House, Person, retrieve, with_lines
+from harness.programs import is_alive, open_folder, wait_for
 
 ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "10"))
 SEED = int(os.environ.get("MAILSTACK_CRASH_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -43,6 +45,10 @@ class Tally:
     strange: list[str] = field(default_factory=list)
     fetched: Counter[str] = field(default_factory=Counter)
     leaving: Counter[str] = field(default_factory=Counter)
+
+
+Kill = Callable[[House, random.Random], Callable[[], object]]
+"""Kills something, and returns what waits until all is there again."""
 
 
 class Sender(threading.Thread):
@@ -130,9 +136,9 @@ class Reader(threading.Thread):
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def house(workers: int) -> Iterator[House]:
     """Give a running house."""
-    with open_folder("crash") as folder, House(folder / "var") as house:
+    with open_folder("crash") as folder, House(folder / "var", change=with_lines("", f"workers = {workers}")) as house:
         yield house
 
 
@@ -146,8 +152,10 @@ def stored(house: House, people: list[Person]) -> Counter[str]:
     return found
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.timeout(180 + 30 * ROUNDS)
-def test_every_250_is_kept_once_and_whole(house: House) -> None:
+def test_every_250_is_kept_once_and_whole(house: House, workers: int) -> None:
+    rounds = -(-ROUNDS // workers)
     chance = random.Random(SEED)
     people = [house.person(name) for name in ("ann", "ben", "cleo")]
     tally = Tally()
@@ -156,8 +164,9 @@ def test_every_250_is_kept_once_and_whole(house: House) -> None:
     for thread in (*senders, reader):
         thread.start()
     try:
-        for _ in range(ROUNDS):
-            _one_round(house, people, senders, tally, chance.uniform(0.0, 1.0))
+        for _ in range(rounds):
+            kill = chance.choice([*[_kill_a_worker] * 3, _kill_the_parent, _kill_all]) if workers > 1 else _kill_all
+            _one_round(house, people, senders, tally, chance, kill)
     finally:
         for thread in (*senders, reader):
             thread.over.set()
@@ -169,8 +178,8 @@ def test_every_250_is_kept_once_and_whole(house: House) -> None:
     assert house.stop() == ENDED
     seen = everything(house, people, tally)
     sys.stderr.write(
-        f"\n{ROUNDS} kills, seed {SEED}: {len(accepted)} accepted, {len(unsure)} unanswered; {stored(house, people).total()} "
-        f"stored, {tally.fetched.total()} fetched and deleted\n"
+        f"\nworkers: {workers}, {rounds} kills, seed {SEED}: {len(accepted)} accepted, {len(unsure)} unanswered; "
+        f"{stored(house, people).total()} stored, {tally.fetched.total()} fetched and deleted\n"
     )
     assert tally.strange == []
     assert accepted - set(seen) == set(), f"accepted and lost (seed {SEED})"
@@ -178,18 +187,42 @@ def test_every_250_is_kept_once_and_whole(house: House) -> None:
     assert set(seen) - accepted - unsure == set(), f"delivered though refused (seed {SEED})"
 
 
-def _one_round(house: House, people: list[Person], senders: list[Sender], tally: Tally, pause_seconds: float) -> None:
+def _one_round(
+    house: House, people: list[Person], senders: list[Sender], tally: Tally, chance: random.Random, kill: Kill
+) -> None:
     before = len(tally.accepted)
     wait_for(lambda: len(tally.accepted) > before, "traffic flows again")
-    time.sleep(pause_seconds)
+    time.sleep(chance.uniform(0.0, 1.0))
     for sender in senders:
         sender.pause.set()  # those in the middle of a message go on, so that the kill meets them
-    house.kill()
+    start_again = kill(house, chance)
     seen = stored(house, people)
     assert max(seen.values(), default=1) == 1, f"twice in a maildir (seed {SEED}): {[n for n in seen if seen[n] > 1]}"
-    house.start()
+    start_again()
     for sender in senders:
         sender.pause.clear()
+
+
+def _kill_all(house: House, _: random.Random) -> Callable[[], object]:
+    house.kill()
+    return house.start
+
+
+def _kill_the_parent(house: House, _: random.Random) -> Callable[[], object]:
+    """The workers end by themselves, and what they have accepted in their last moments counts."""
+    assert house.process is not None
+    pids = house.workers().values()
+    house.process.kill()
+    house.process.wait(10)
+    wait_for(lambda: not any(is_alive(pid) for pid in pids), "the workers have ended", timeout_seconds=60)
+    return house.start
+
+
+def _kill_a_worker(house: House, chance: random.Random) -> Callable[[], object]:
+    """The other goes on meanwhile."""
+    worker, pid = chance.choice(sorted(house.workers().items()))
+    os.kill(pid, signal.SIGKILL)
+    return lambda: house.wait_for_another(worker, pid)
 
 
 def everything(house: House, people: list[Person], tally: Tally) -> Counter[str]:

@@ -32,6 +32,9 @@ class MemoryContent:
     def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
         raise AssertionError("it is in memory")
 
+    def file_with(self, head: bytes) -> None:
+        return None
+
 
 def delivery_of(
     *destinations: str | Destination,

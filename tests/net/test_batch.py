@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from mailstack.net.batch import BatchStopped, BatchThread, InlineBatch
+from mailstack.net.batch import FIRED_AT_ONCE, BatchStopped, BatchThread, InlineBatch
 
 
 class FakeReactor:
@@ -144,6 +144,29 @@ class TestThread:
             gate.go.release()
         assert reactor.wait(*waiting) == [0, 1, 2, 3]
         assert gate.batches == [[0], [1, 2], [3]]
+        self.finish(reactor, batch, gate)
+
+    def test_the_outcomes_of_a_large_batch_come_some_in_each_turn_and_in_order(self):
+        gate = Gate()
+        reactor, batch = self.make(gate)
+        came: list[int] = []
+        waiting = [batch.submit(0)]
+        assert gate.entered.acquire(timeout=10)
+        waiting += [batch.submit(number) for number in range(1, 2 * FIRED_AT_ONCE + 2)]
+        gate.go.release()
+        assert gate.entered.acquire(timeout=10)
+        waiting += [batch.submit(len(waiting))]
+        for each in waiting:
+            each.addCallback(came.append)
+        gate.go.release()
+        gate.go.release()
+        turns = []
+        while len(came) < len(waiting):
+            before = len(came)
+            reactor.run_one()
+            turns.append(len(came) - before)
+        assert came == list(range(len(waiting)))
+        assert max(turns) == FIRED_AT_ONCE
         self.finish(reactor, batch, gate)
 
     def test_stop_does_what_waits_before_the_thread_ends(self):

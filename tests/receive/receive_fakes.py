@@ -80,7 +80,7 @@ class FakeIntake:
         self.slow: Deferred[None] | None = None
         self.full = False
 
-    def begin(self) -> FakeDraft:
+    def begin(self, reverse_path: Address | None = None, recipients: Any = ()) -> FakeDraft:
         draft = FakeDraft(self, f"{len(self.drafts):013d}")
         self.drafts.append(draft)
         return draft

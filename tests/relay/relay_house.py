@@ -15,12 +15,13 @@ from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import BodyType, Delivery, Envelope, Origin, Recipient, Remote, Service
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, RelaySettings
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings
 from mailstack.testing.dns import FakeResolver
 from mailstack.wire.smtp_mailing import Phase
 
 HANG = object()
 CLOSE = object()
+NOTHING_KEPT = IdleLimits(seconds=0)
 PLAIN_HELLO = b"250-mx\r\n250-PIPELINING\r\n250 SIZE 1000000\r\n"
 
 
@@ -99,7 +100,7 @@ class World:
         self.pumps: list[iosim.IOPump] = []
         self.throttled = False
         self.started: list[Deferred[Any]] = []
-        self.settings = RelaySettings(**({"allow_private": True} | settings))
+        self.settings = RelaySettings(**({"allow_private": True, "idle": NOTHING_KEPT} | settings))
         self.courier = self.make_courier()
 
     def make_courier(self, **more: Any) -> RelayCourier:

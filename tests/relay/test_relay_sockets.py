@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay_house import CLOSE, HANG, OnDisk, delivery
+from relay_house import CLOSE, HANG, NOTHING_KEPT, OnDisk, delivery
 from relay_servers import Served, certificate
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -11,6 +11,7 @@ from twisted.trial.unittest import TestCase
 
 from mailstack.mail.disposition import Action
 from mailstack.net.dns_exchange import Server
+from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver
 from mailstack.relay.connect import TCPConnect
 from mailstack.relay.courier import RelayCourier
@@ -47,8 +48,8 @@ class Case(TestCase):
             run_in_thread=deferToThread,
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
         )
-        tcp = TCPConnect(reactor, 2.0, more.pop("local_address", None))
-        settings = RelaySettings(port=port or served.number, allow_private=True, **more)
+        tcp = TCPConnect(PromptTCP(reactor), 2.0, more.pop("local_address", None))
+        settings = RelaySettings(port=port or served.number, allow_private=True, **{"idle": NOTHING_KEPT, **more})
 
         def connect(hop, port, factory):
             return tcp(hop, served.number, factory)

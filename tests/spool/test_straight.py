@@ -9,6 +9,7 @@ import pytest
 from spool_house import CONTENT, FakeCourier, House, all_are, disposition, envelope, local, now, remote
 from twisted.internet.defer import CancelledError, Deferred
 
+from mailstack.mail.address import parse_address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Delivery
 from mailstack.mail.reply import LOCAL_ERROR
@@ -20,10 +21,17 @@ LARGE = b"Subject: large\r\n\r\n" + b"x" * INLINE_OCTETS
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
-    courier = FakeCourier()
+    courier = CourierWithHead()
     house = House(tmp_path / "spool", straight=courier)
     house.straight = courier  # type: ignore[attr-defined]  # beside the courier of the runner
     return house.open()
+
+
+class CourierWithHead(FakeCourier):
+    """Puts a line in front of what it delivers."""
+
+    def head(self, reverse_path: Any, recipient: Any) -> bytes:
+        return f"Return-Path: <{reverse_path}>\r\nDelivered-To: {recipient.address}\r\n".encode()
 
 
 def straight_of(house: House) -> FakeCourier:
@@ -111,3 +119,65 @@ def test_neither_delivered_nor_spooled_is_a_451(house: House) -> None:
     refused = house.commit(draft, envelope(local("alice@x.org")))
     assert refused is not None
     assert refused.reply is LOCAL_ERROR
+
+
+class TestHead:
+    """A large content for one account comes into its file behind the head of the delivery."""
+
+    SENDER, ALICE = parse_address("a@y.org"), local("alice@x.org")
+    HEAD = b"Return-Path: <a@y.org>\r\nDelivered-To: alice@x.org\r\n"
+
+    def begun(self, house: House, *recipients: Any, content: bytes = LARGE) -> Any:
+        draft = house.spool.intake.begin(self.SENDER, recipients or (self.ALICE,))
+        for start in range(0, len(content), 50_000):
+            draft.write(content[start : start + 50_000])
+        return draft
+
+    def test_the_file_can_be_taken_as_it_is(self, house: House) -> None:
+        seen: list[tuple[bytes, bytes, int]] = []
+
+        def answer(delivery: Delivery) -> Any:
+            path = delivery.content.file_with(self.HEAD)
+            assert path is not None
+            assert delivery.content.file_with(b"") is None
+            seen.append((Path(path).read_bytes(), b"".join(delivery.content.chunks()), delivery.content.octets))
+            return all_are(Action.DELIVERED)(delivery)
+
+        straight_of(house).answer = answer
+        assert house.commit(self.begun(house), envelope(self.ALICE)) is None
+        assert seen == [(self.HEAD + LARGE, LARGE, len(LARGE))]
+        assert house.files() == []
+
+    def test_policies_see_the_content_alone(self, house: House) -> None:
+        assert b"".join(self.begun(house).content().chunks()) == LARGE
+
+    def test_policies_see_what_is_not_in_the_file_yet(self, house: House) -> None:
+        for batch in house.batches.values():
+            batch.hold()
+        content = self.begun(house).content()
+        assert content.octets == len(LARGE)
+        assert b"".join(content.chunks()) == LARGE
+
+    def test_in_the_spool_there_is_no_head(self, house: House) -> None:
+        straight_of(house).answer = all_are(Action.DELAYED)
+        draft = self.begun(house)
+        assert house.commit(draft, envelope(self.ALICE)) is None
+        assert (house.folder / "content" / draft.entry).read_bytes() == LARGE
+        after = house.crash().open()
+        (delivery,) = after.courier.deliveries
+        assert b"".join(delivery.content.chunks()) == LARGE
+        assert delivery.content.file_with(self.HEAD) is None
+
+    @pytest.mark.parametrize("recipients", [(local("a@x.org"), local("b@x.org")), (remote("a@z.org"),)])
+    def test_is_for_one_account_only(self, house: House, recipients: Any) -> None:
+        straight_of(house).answer = all_are(Action.DELAYED)
+        draft = self.begun(house, *recipients)
+        assert house.commit(draft, envelope(*recipients)) is None
+        assert (house.folder / "content" / draft.entry).read_bytes() == LARGE
+
+    def test_a_small_content_has_none(self, house: House) -> None:
+        straight_of(house).answer = lambda delivery: (
+            all_are(Action.DELIVERED)(delivery) if delivery.content.in_memory == CONTENT else []
+        )
+        assert house.commit(self.begun(house, content=CONTENT), envelope(self.ALICE)) is None
+        assert house.courier.deliveries == []

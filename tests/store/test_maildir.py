@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class MemoryContent:
     def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
         raise AssertionError("it is in memory")
 
+    def file_with(self, head: bytes) -> None:
+        return None
+
 
 class ChunkedContent:
     in_memory = None
@@ -57,6 +61,9 @@ class ChunkedContent:
         yield from self._chunks
         if self._error is not None:
             raise self._error
+
+    def file_with(self, head: bytes) -> None:
+        return None
 
 
 def item_of(
@@ -416,6 +423,60 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
     }
     expected |= {"sync_system", "system_of"} if world.file_system.can_sync_system else {"sync_files"}
     assert failed_calls == expected | ({"names", "unlink"} if may_repeat else set())
+
+
+class FileOf:
+    """A content that lies in a file, behind a head."""
+
+    in_memory = None
+
+    def __init__(self, path: Path, head: bytes, octets: int) -> None:
+        self._path, self._head, self.octets = path, head, octets
+
+    def chunks(self, size_octets: int = 0) -> Iterator[bytes]:
+        yield self._path.read_bytes()[len(self._head) :]
+
+    def file_with(self, head: bytes) -> str | None:
+        return str(self._path) if head == self._head else None
+
+
+class TestAdoption:
+    """A file that has the head already is not copied."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / "content"
+        file.write_bytes(HEAD + BODY)
+        return file
+
+    def test_by_a_link(self, real: RealWorld, file: Path) -> None:
+        item = item_of(1, content=FileOf(file, HEAD, len(BODY)))
+        assert deliver_each(real.maildirs, [item]) == [Delivered(item.name)]
+        (path,) = real.files()
+        assert (real.root / path).stat().st_ino == file.stat().st_ino
+        file.unlink()
+        assert real.files() == {f"{ALICES}/new/{item.name}": HEAD + BODY}
+
+    def test_only_with_the_same_head(self, real: RealWorld, file: Path) -> None:
+        item = item_of(1, content=FileOf(file, HEAD[:-2], len(BODY) + 2))
+        assert deliver_each(real.maildirs, [item]) == [Delivered(item.name)]
+        (path,) = real.files()
+        assert (real.root / path).stat().st_ino != file.stat().st_ino
+
+    def test_of_another_length_is_damaged(self, real: RealWorld, file: Path) -> None:
+        file.write_bytes(HEAD + BODY + b"x")
+        (outcome,) = deliver_each(real.maildirs, [item_of(1, content=FileOf(file, HEAD, len(BODY)))])
+        assert isinstance(outcome, OSError)
+        assert real.files() == {}
+        assert file.exists()
+
+    def test_from_elsewhere_is_a_copy(self, real: RealWorld) -> None:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as other:
+            other.write(HEAD + BODY)
+            other.flush()
+            item = item_of(1, content=FileOf(Path(other.name), HEAD, len(BODY)))
+            assert deliver_each(real.maildirs, [item]) == [Delivered(item.name)]
+        assert list(real.files().values()) == [HEAD + BODY]
 
 
 class TestAllOrNone:

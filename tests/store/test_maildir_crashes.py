@@ -35,6 +35,9 @@ class Chunks:
         yield self._body[:5]
         yield self._body[5:]
 
+    def file_with(self, head: bytes) -> None:
+        return None
+
 
 def items_of(first: int = 0, *, may_repeat: bool = False) -> list[MaildirItem]:
     items = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from harness.certificates import Certificate
 from harness.programs import accepts, find_program, free_port, run, wait_for
 
 _CONFIGURATION = """
@@ -17,7 +18,7 @@ state_dir = {folder}/state
 log_path = {folder}/dovecot.log
 listen = 127.0.0.1
 protocols = pop3 imap
-ssl = no
+ssl = {ssl}
 disable_plaintext_auth = no
 auth_username_chars =
 first_valid_uid = 1
@@ -35,7 +36,8 @@ service pop3-login {{
     port = {pop3_port}
   }}
   inet_listener pop3s {{
-    port = 0
+    port = {pop3s_port}
+    ssl = yes
   }}
 }}
 service imap-login {{
@@ -46,6 +48,7 @@ service imap-login {{
     port = 0
   }}
 }}
+{settings}
 """
 
 
@@ -54,22 +57,36 @@ class Dovecot:
     Dovecot with its own configuration, run folder and log, on 127.0.0.1.
 
     Shape:  `maildirs` are the maildirs of users by name; everybody's password is "secret". Dovecot works as the user nobody,
-            so `adopt()` gives it what stands in them.
+            so `adopt()` gives it what stands in them. With a certificate it also listens for POP3S. `settings` are further
+            lines of dovecot.conf.
     """
 
     password = "secret"
 
-    def __init__(self, folder: Path, maildirs: Mapping[str, Path]) -> None:
+    def __init__(
+        self, folder: Path, maildirs: Mapping[str, Path], *, certificate: Certificate | None = None, settings: str = ""
+    ) -> None:
         self.folder = folder
         self.maildirs = maildirs
+        self._has_imap = "\nprotocols = pop3\n" not in settings
         self.pop3_port = free_port()
         self.imap_port = free_port()
+        self.pop3s_port = free_port() if certificate else 0
         (folder / "index").mkdir(mode=0o777, parents=True)
         (folder / "index").chmod(0o777)
         lines = [f"{user}:{self.password}:65534:65534::{maildir}::\n" for user, maildir in maildirs.items()]
         (folder / "passwd").write_text("".join(lines))
+        tls = f"yes\nssl_cert = <{certificate.chain}\nssl_key = <{certificate.key}" if certificate else "no"
         (folder / "dovecot.conf").write_text(
-            _CONFIGURATION.format(name=folder.parent.name, folder=folder, pop3_port=self.pop3_port, imap_port=self.imap_port)
+            _CONFIGURATION.format(
+                name=folder.parent.name,
+                folder=folder,
+                ssl=tls,
+                pop3_port=self.pop3_port,
+                pop3s_port=self.pop3s_port,
+                imap_port=self.imap_port,
+                settings=settings,
+            )
         )
 
     def adopt(self) -> None:
@@ -87,15 +104,22 @@ class Dovecot:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try:
             wait_for(self._is_up, "Dovecot accepts")
-        except AssertionError as error:
+        except BaseException as error:
             self._process.kill()
+            if not isinstance(error, AssertionError):
+                raise
             told = (self.folder / "dovecot.out").read_text(errors="replace")
             raise AssertionError(f"{error}; it ended with {self._process.wait(10)}:\n{told}\n{self.log()}") from None
         return self
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, "Dovecot ended by itself"
-        return accepts(self.pop3_port) and accepts(self.imap_port)
+        return accepts(self.pop3_port) and (not self._has_imap or accepts(self.imap_port))
+
+    @property
+    def pid(self) -> int:
+        """The process that has started all others."""
+        return self._process.pid
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         self._process.terminate()

@@ -139,8 +139,10 @@ class House:
 
         try:
             wait_for(is_up, "all services listen", timeout_seconds=60)
-        except AssertionError as error:
+        except BaseException as error:
             self.kill()
+            if not isinstance(error, AssertionError):
+                raise
             raise AssertionError(f"{error}\n{self.log()[-6000:]}") from None
         return self
 

@@ -113,7 +113,11 @@ class Postfix:
 
     def __enter__(self) -> Self:
         run(["postfix", "-c", self.folder / "etc", "start"])
-        wait_for(lambda: accepts(self.port), f"Postfix accepts on {self.port}\n{self.log()}")
+        try:
+            wait_for(lambda: accepts(self.port), f"Postfix accepts on {self.port}\n{self.log()}")
+        except BaseException:
+            run(["postfix", "-c", self.folder / "etc", "stop"], expect=None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:

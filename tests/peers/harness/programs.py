@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytest
 
 PACKAGES = {
+    "cc": "gcc libc6-dev",
     "curl": "curl",
     "dovecot": "dovecot-pop3d dovecot-imapd",
     "fetchmail": "fetchmail",
@@ -25,6 +26,7 @@ PACKAGES = {
     "msmtp": "msmtp",
     "openssl": "openssl",
     "postfix": "postfix",
+    "smtp-source": "postfix",
     "strace": "strace",
     "swaks": "swaks",
 }
@@ -100,6 +102,14 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
+    except OSError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether there is such a process, and not only what is left of it."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
 

@@ -1,14 +1,28 @@
 """
 A deadline that is cheap to move: one timer, which looks at the time when it fires.
 
-A timer that each octet resets lets a peer stay for ever at one octet a minute, so nothing resets a deadline but progress.
+Used by the sessions of `receive` and `relay`. A timer that each octet resets lets a peer stay for ever at one octet a minute,
+so nothing resets a deadline but progress.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
+
+
+class Clock(Protocol):
+    """The part of IReactorTime that a deadline needs."""
+
+    def seconds(self) -> float:
+        """Return the time."""
+        ...
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall:
+        """Call after so many seconds."""
+        ...
 
 
 class Deadline:
@@ -20,7 +34,7 @@ class Deadline:
 
     __slots__ = ("_clock", "_ends_at", "_expired", "_timer")
 
-    def __init__(self, clock: IReactorTime, expired: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, expired: Callable[[], None]) -> None:
         self._clock = clock
         self._expired = expired
         self._ends_at: float | None = None

@@ -1,0 +1,85 @@
+"""What a worker is told is what its parent had."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from mailstack.compose import Place, Secrets
+from mailstack.net.tls import Pem
+from mailstack.settings import Settings, load
+from mailstack.workers.errand import Conditions, Errand, Socket
+from mailstack.workers.line import Messages, encode
+
+EVERYTHING = """
+hostname = "mail.example.org"
+folder = "data"
+postmaster = "alice@example.org"
+workers = "auto"
+[listen]
+smtp = ["0.0.0.0:25", "[::]:25"]
+lmtp = ["127.0.0.1:24"]
+[relay]
+smarthost = "smtp.example.net:587"
+smarthost_username = "us"
+smarthost_password_file = "password"
+tls = "verify"
+nameservers = ["::1"]
+[policy]
+use = ["a"]
+[policy.options.a]
+x = [1, "y", 2.5, true]
+when = 2026-11-25T10:00:00+01:00
+day = 2026-11-25
+hour = 10:00:00
+inner = { "{}" = 1, deep = [{ time = "noon" }], iso = "x" }
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "password").chmod(0o600)
+    (tmp_path / "c").write_text(EVERYTHING)
+    return load(tmp_path / "c")
+
+
+def errand(settings: Settings, secrets: Secrets) -> Errand:
+    return Errand(
+        place=Place(1, 3),
+        conditions=Conditions(settings, secrets),
+        sockets=(Socket("smtp", "127.0.0.1", 25, 7), Socket("pop3s", "::1", 995, 8)),
+        memory=9,
+        memory_key=b"\0\xff" * 8,
+        is_log_shared=True,
+    )
+
+
+@pytest.mark.parametrize("secrets", [Secrets(None, None), Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss")])
+def test_there_and_back(settings: Settings, secrets: Secrets) -> None:
+    told = errand(settings, secrets)
+    (message,) = Messages().feed(encode({"errand": told.tell()}))
+    assert Errand.told(message["errand"]) == told
+
+
+def test_times_keep_their_kind(settings: Settings) -> None:
+    told = Conditions(settings, Secrets(None, None)).tell()
+    options = Conditions.told(json.loads(json.dumps(told))).settings.policy.options["a"]
+    assert type(options["day"]) is datetime.date
+    assert type(options["hour"]) is datetime.time
+    assert options["when"].utcoffset() == datetime.timedelta(hours=1)
+
+
+def test_a_file_that_is_gone_does_not_matter(settings: Settings, tmp_path: Path) -> None:
+    told = Conditions(settings, Secrets(None, "secret")).tell()
+    (tmp_path / "password").unlink()
+    assert Conditions.told(told).settings == settings
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(Secrets(Pem(b"C", b"the key"), "the password"))
+    assert "the key" not in shown
+    assert "the password" not in shown
