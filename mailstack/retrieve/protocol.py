@@ -139,6 +139,10 @@ class POP3Protocol(Protocol):
         if not self._is_closing:
             self._flow.write(octets)
 
+    async def others_turn(self) -> None:
+        """Let the reactor see to the other clients first."""
+        await self._sleep_for(0)
+
     # The loop
 
     def _greet(self) -> None:
@@ -163,10 +167,14 @@ class POP3Protocol(Protocol):
                 if isinstance(event, Pause):
                     break
                 self._active_at = self._clock.seconds()
-                duty = self._answer(event)
+                try:
+                    duty = self._answer(event)
+                except Exception:  # a bulkhead, as below
+                    self._failed()
+                    continue
                 in_turn += 1
                 if duty is None and in_turn >= COMMANDS_AT_ONCE and not self._is_closing:
-                    duty, in_turn = self._sleep_for(0), 0
+                    duty, in_turn = self.others_turn(), 0
                 if duty is not None:
                     self._flow.end_turn()
                     self._is_busy = True
@@ -187,11 +195,7 @@ class POP3Protocol(Protocol):
             self._abort("cancelled")
             raise
         except Exception:  # a bulkhead: unknown means temporary
-            events.unexpected(f"POP3 session {self.session}", Failure())
-            if self._core.owes_reply:
-                self.send(words.LOCAL_ERROR)
-            else:
-                self._abort("failed in the middle of a message")  # the client must not take the part for the whole
+            self._failed()
         finally:
             self._is_busy = False
             self._active_at = self._clock.seconds()
@@ -200,6 +204,14 @@ class POP3Protocol(Protocol):
         if self._core.is_closed:
             self._close("failed")
         self._advance()
+
+    def _failed(self) -> None:
+        """Say that something failed that nobody expected; to be called where it is caught."""
+        events.unexpected(f"POP3 session {self.session}", Failure())
+        if self._core.owes_reply:
+            self.send(words.LOCAL_ERROR)
+        else:
+            self._abort("failed in the middle of a message")  # the client must not take the part for the whole
 
     def _answer(self, event: Event) -> Duty | None:
         if isinstance(event, Order):

@@ -20,6 +20,8 @@ from mailstack.wire.pop3_top import TopCut
 
 Duty = Coroutine[Any, Any, None]
 
+PARTS_AT_ONCE: Final = 5  # of a long list, to a client that reads as fast as we write: some milliseconds
+
 
 class Connection(Protocol):
     """What a maildrop session needs of its connection."""
@@ -31,6 +33,9 @@ class Connection(Protocol):
 
     def write(self, octets: bytes) -> None:
         """Write octets."""
+
+    async def others_turn(self) -> None:
+        """Let the reactor see to the other clients first."""
 
 
 class OpenMaildrop(Protocol):
@@ -131,11 +136,13 @@ class MaildropSession:
     async def _streamed(self, reply: POP3Reply, parts: Iterator[bytes]) -> None:
         """Write a long list, no faster than it is read."""
         self._connection.write(self._core.begin_lines(reply))
-        for part in parts:
+        for number, part in enumerate(parts, 1):
             await self._flow.writable()
             if self._connection.is_lost:
                 return
             self._connection.write(self._core.send_lines(part))
+            if number % PARTS_AT_ONCE == 0:
+                await self._connection.others_turn()
         self._connection.write(self._core.end_lines())
 
     async def _fetched(self, answer: Found | Awaitable[Found], cut: TopCut | None) -> None:

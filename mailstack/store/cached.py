@@ -18,6 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Final, Protocol
 
+_ENCODING: Final = sys.getfilesystemencoding()  # os.fsencode looks them up each time
+_ERRORS: Final = sys.getfilesystemencodeerrors()
 _OPENAT2: Final = 437  # on every architecture of Linux but Alpha
 _AT_FDCWD: Final = -100
 _RESOLVE_CACHED: Final = 0x20
@@ -97,7 +99,7 @@ class KernelCache:
         """Open a file for reading if its whole path is in the lookup cache; a link at its end is not followed."""
         if self._open_cached is None:
             return None
-        descriptor = self._open_cached(os.fsencode(path))
+        descriptor = self._open_cached(path.encode(_ENCODING, _ERRORS))
         if descriptor >= 0:
             return descriptor
         if -descriptor not in _PASSING:

@@ -36,6 +36,7 @@ from mailstack.store.names import delivery_key, parse_name
 
 AHEAD_MESSAGES: Final = 32
 AHEAD_OCTETS: Final = 262_144
+PAGE_OCTETS: Final = 4_096  # the least of them: others are its multiples
 LOCK_NAME: Final = ".pop3.lock"
 SMALL_OCTETS: Final = 65_536  # up to here a message is read whole, in one call
 TOMBSTONE_FOLDER: Final = "tmp"
@@ -252,12 +253,19 @@ class Maildrop:
         if descriptor is None:
             return None
         try:
+            said, is_ours = self.listing.octets(index), self.listing.is_ours(index)
+            if is_ours and said <= SMALL_OCTETS and said % PAGE_OCTETS:
+                content = self._cache.read(descriptor, said + 1, 0)
+                if content is not None and len(content) == said:
+                    self._next = index + 1
+                    return content  # to its end: what ends within a page does not end for want of the next one
             octets = self._disk.fstat(descriptor).st_size
             content = self._cache.read(descriptor, min(octets, SMALL_OCTETS) + 1, 0)
             if content is None:
                 return None
-            has_crlf = self.listing.is_ours(index) and self.listing.octets(index) == octets
+            has_crlf = is_ours and octets == said
             if octets > SMALL_OCTETS and content:
+                self._next = index + 1
                 reader = MessageReader(self._disk, self._cache, descriptor, content, has_crlf=has_crlf)
                 descriptor = None
                 return reader

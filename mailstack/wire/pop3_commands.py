@@ -30,6 +30,11 @@ class Indicator(enum.Enum):
     ERR = "-ERR"
     CONTINUE = "+"
 
+    __hash__ = object.__hash__  # as that of Verb
+
+
+_SAID: Final = {indicator: indicator.value for indicator in Indicator}  # `value` is a call of Python's own
+
 
 @dataclass(frozen=True, slots=True)
 class POP3Reply:
@@ -48,7 +53,7 @@ class POP3Reply:
 
     def __str__(self) -> str:
         code = f"[{self.code}] " if self.code else ""
-        return f"{self.indicator.value} {code}{self.text}"
+        return f"{_SAID[self.indicator]} {code}{self.text}"
 
     @property
     def is_success(self) -> bool:
@@ -66,14 +71,12 @@ def err(text: str, code: str = "", *, closes: bool = False) -> POP3Reply:
     return POP3Reply(Indicator.ERR, text, code, closes=closes)
 
 
-def ok_octets(count: int) -> bytes:
-    """Write the first line of the reply to RETR (RFC 1939 §5)."""
-    return b"+OK %d octets\r\n" % count
-
-
 def format_pop3_reply(reply: POP3Reply) -> bytes:
     """Write a reply as octets, its first line within 512, whatever its text holds."""
-    first = _UNPRINTABLE.sub("?", str(reply))[: REPLY_OCTETS - 2].encode("ascii") + b"\r\n"
+    text = str(reply)
+    if len(text) > REPLY_OCTETS - 2 or not (text.isascii() and text.isprintable()):
+        text = _UNPRINTABLE.sub("?", text)[: REPLY_OCTETS - 2]
+    first = text.encode("ascii") + b"\r\n"
     if reply.lines is None:
         return first
     rest = "".join(("." if line.startswith(".") else "") + line + "\r\n" for line in reply.lines)
@@ -140,6 +143,7 @@ class Verb(enum.Enum):
 
 
 VERBS: Final[Mapping[bytes, Verb]] = {verb.value.encode("ascii"): verb for verb in Verb}
+_NUMBERED: Final = frozenset({b"RETR ", b"DELE "})
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,8 @@ def parse_order(line: bytes) -> Order | POP3Reply:
 
     Shape:   spaces at the end are ignored, but for PASS, whose argument is the whole rest (RFC 1939 §7).
     """
+    if line[:5] in _NUMBERED:
+        return _numbered(line)
     word, _, rest = line.partition(b" ")
     verb = VERBS.get(word) or VERBS.get(word.upper())
     if verb is None:
@@ -203,6 +209,12 @@ def parse_order(line: bytes) -> Order | POP3Reply:
     if verb is not Verb.AUTH and len(line) > COMMAND_OCTETS:
         return LINE_TOO_LONG
     return _ARGUMENTS.get(verb, _nothing)(verb, rest.rstrip(b" "))
+
+
+@functools.lru_cache(ORDERS_KEPT)
+def _numbered(line: bytes) -> Order | POP3Reply:
+    """Parse one of the lines that come by the thousand, the same for every maildrop."""
+    return LINE_TOO_LONG if len(line) > COMMAND_OCTETS else _number(VERBS[line[:4]], line[5:].rstrip(b" "))
 
 
 def _nothing(verb: Verb, rest: bytes) -> Order | POP3Reply:
@@ -219,7 +231,6 @@ def _text(verb: Verb, rest: bytes) -> Order | POP3Reply:
     return Order(verb, rest) if rest else NO_ARGUMENT
 
 
-@functools.lru_cache(ORDERS_KEPT)
 def _number(verb: Verb, rest: bytes) -> Order | POP3Reply:
     if not rest:
         return NO_ARGUMENT

@@ -12,6 +12,8 @@ promises that.
 
 from __future__ import annotations
 
+from typing import Final
+
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.dots import DotStuffer, dots_doubled
 from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslMalformedError
@@ -21,7 +23,7 @@ from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, P
 from mailstack.wire.pop3_table import RULES, Guard, Rule, State, Step, next_state
 from mailstack.wire.sasl import Credentials, PlainExchange
 
-_OK = words.ok("")
+_OF_A_MAILDROP: Final = frozenset({Verb.STAT, Verb.LIST, Verb.UIDL, Verb.RETR, Verb.TOP, Verb.DELE, Verb.RSET})
 
 
 class POP3ServerCore:
@@ -72,25 +74,28 @@ class POP3ServerCore:
         """Return what the client asks for next."""
         if self._rule is not None:
             return AWAITING_REPLY
-        if not len(self._lines) or self._state is State.CLOSED or self._state is State.STARTING_TLS:
-            return NEED_OCTETS
-        line = self._take_line()
+        line = self._lines.next_line()
         if line is None:
             return NEED_OCTETS
-        if self._state is State.SASL:
+        order: Order | POP3Reply
+        if line is TOO_LONG:
+            order = words.LINE_TOO_LONG
+        elif b"\r" in line or b"\n" in line:
+            order = words.BAD_LINE
+        elif self._state is State.SASL:
             self._rule = RULES[State.SASL, Step.RESPOND]
-            return Refused(line) if isinstance(line, POP3Reply) else self._response(line)
-        order = line if isinstance(line, POP3Reply) else words.parse_order(line)
+            return self._response(line)
+        else:
+            order = words.parse_order(line)
         if isinstance(order, POP3Reply):
             return self._refused(order)
         rule = RULES.get((self._state, order.verb))
         if rule is None:
             return self._refused(words.BAD_STATE)
-        refusal = self._guarded(rule.guard)
-        if refusal is not None:
+        if rule.guard is not Guard.NONE and (refusal := self._guarded(rule.guard)):
             return self._refused(refusal)
         self._rule = rule
-        return self._event(order)
+        return order if order.verb in _OF_A_MAILDROP else self._event(order)
 
     def send(self, reply: POP3Reply) -> bytes:
         """
@@ -110,14 +115,16 @@ class POP3ServerCore:
 
     def send_content(self, content: bytes) -> bytes:
         """Write +OK with the octets of a whole message, and the message; what `send_message` does, at a third of the cost."""
-        self._end_listing(_OK)
+        if self._rule is None or self._stuffer is not None:
+            raise LocalProtocolError("no reply is owed")
+        self._state, self._rule = self._rule.on_ok, None
         dot = b"." if content.startswith(b".") else b""
         end = b".\r\n" if content.endswith(b"\n") or not content else b"\r\n.\r\n"
-        return b"%b%b%b%b" % (words.ok_octets(len(content)), dot, dots_doubled(content), end)
+        return b"+OK %d octets\r\n%b%b%b" % (len(content), dot, dots_doubled(content), end)
 
     def send_listing(self, reply: POP3Reply, lines: bytes) -> bytes:
         """Write the reply that is owed, followed by whole lines of which none begins with a dot."""
-        self._end_listing(reply)
+        self._state, self._rule = self._next_state(reply), None
         return b"%b%b.\r\n" % (format_pop3_reply(reply), lines)
 
     def begin_lines(self, reply: POP3Reply) -> bytes:
@@ -164,17 +171,14 @@ class POP3ServerCore:
         self._username = b""
         self._secure, self._state = True, State.AUTHORIZATION
 
-    def _end_listing(self, reply: POP3Reply) -> None:
-        self._state, self._rule = self._next_state(reply), None
-
     def _next_state(self, reply: POP3Reply) -> State:
         if self._rule is None or self._stuffer is not None:
             raise LocalProtocolError("no reply is owed")
         return next_state(self._rule, reply)
 
     def _refused(self, reply: POP3Reply) -> Refused:
-        """Refuse what changes nothing."""
-        self._rule = Rule(self._state, self._state)
+        """Refuse what changes nothing, but that an exchange of SASL is over with it."""
+        self._rule = RULES[State.SASL, Step.RESPOND] if self._state is State.SASL else Rule(self._state, self._state)
         return Refused(reply)
 
     def _guarded(self, guard: Guard) -> POP3Reply | None:
@@ -242,12 +246,3 @@ class POP3ServerCore:
         if self._state is State.TRANSACTION:
             lines.append("IMPLEMENTATION mailstack")
         return words.ok("Capabilities follow", *lines)
-
-    def _take_line(self) -> bytes | POP3Reply | None:
-        """Take a line off the buffer, or the reply that refuses it."""
-        line = self._lines.next_line()
-        if line is TOO_LONG:
-            return words.LINE_TOO_LONG
-        if isinstance(line, bytes) and (b"\r" in line or b"\n" in line):
-            return words.BAD_LINE
-        return line

@@ -131,9 +131,10 @@ class SMTPClientCore:
         Raises:  RemoteProtocolError: the server cannot be understood; the session is over.
         """
         while not self._events:
-            if self.phase in (Phase.ENDED, Phase.CONTENT):
+            phase = self.phase
+            if phase is Phase.ENDED or phase is Phase.CONTENT:
                 return NEED_OCTETS
-            if self.phase is Phase.HANDSHAKE:
+            if phase is Phase.HANDSHAKE:
                 self._refuse_surplus()
                 return NEED_OCTETS
             reply = self._replies.next_reply()

@@ -45,7 +45,8 @@ class ReplyReader:
     @property
     def pending(self) -> int:
         """The octets that are not part of a reply that was returned."""
-        return self._buffer.pending + sum(len(line) + 6 for line in self._lines)
+        pending = self._buffer.pending
+        return pending + sum(len(line) + 6 for line in self._lines) if self._lines else pending
 
     def receive(self, octets: bytes) -> None:
         """

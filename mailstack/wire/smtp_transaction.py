@@ -4,12 +4,16 @@ One transaction of a client: what it says, and what became of each recipient.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from mailstack.mail.address import format_path
 from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_SMTPUTF8, Reply
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.smtp_mailing import Mailing, Phase, Result
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 Offered = Mapping[str, tuple[str, ...]]
 """What a server offers: keywords in upper case with their parameters."""
@@ -91,6 +95,6 @@ class Transaction:
 
 def command_line(text: str) -> bytes:
     """Write a command. A value with a control character cannot be made; should one come here, it goes no further."""
-    if any(character < " " or character == "\x7f" for character in text):
+    if _CONTROL.search(text):
         raise LocalProtocolError("a control character in a command")
     return text.encode() + b"\r\n"

@@ -133,7 +133,7 @@ def test_an_fsync_that_fails_is_a_451_and_leaves_no_trace(make_house: MakeHouse)
     house = make_house().start()
     assert answer(house, message("before"))[0] == 250
     house.wait_for_files(BOB, 1)
-    with injected(house, "fsync,fdatasync:error=EIO"):
+    with injected(house, "fsync,fdatasync,syncfs:error=EIO"):
         for number, octets in enumerate((4_000, 400_000)):
             code, text = answer(house, message(f"failed{number}", octets))
             assert (code, text[:5]) == (451, b"4.3.0")
@@ -150,7 +150,7 @@ def test_an_fsync_that_fails_is_a_451_and_leaves_no_trace(make_house: MakeHouse)
 @needs("strace")
 def test_a_slow_disk_does_not_hold_up_other_clients(make_house: MakeHouse) -> None:
     house = make_house().start()
-    with injected(house, "fsync,fdatasync:delay_enter=1500000"), house.smtp() as waits:
+    with injected(house, "fsync,fdatasync,syncfs:delay_enter=1500000"), house.smtp() as waits:
         waits.ehlo()
         waits.mail("load@elsewhere.test")
         waits.rcpt(BOB)

@@ -69,6 +69,24 @@ def test_one_message_for_two_users_there_is_sent_once(internet: Internet) -> Non
     assert internet.mx.log().count("client=") == before + 1
 
 
+def test_many_messages_share_a_few_sessions(internet: Internet) -> None:
+    connections, sent = internet.mx.log().count(" connect from "), internet.mx.log().count("client=")
+
+    def submit_twenty() -> None:
+        with internet.house.submission(internet.alice) as client:
+            for number in range(20):
+                content = messages.self_checking(f"shared-{number}", internet.alice.address, "user@remote.test")
+                client.sendmail(internet.alice.address, ["user@remote.test"], content)
+
+    stored = new_at(internet.mx, submit_twenty, count=20)
+    assert sorted(messages.check_whole(without_trace_of_postfix(each)) for each in stored) == sorted(
+        f"shared-{number}" for number in range(20)
+    )
+    log = internet.mx.log()
+    assert log.count("client=") == sent + 20
+    assert log.count(" connect from ") - connections <= 5, "as many as may be in an attempt at once"
+
+
 def test_what_postfix_refuses_comes_back_as_a_notification(internet: Internet) -> None:
     sent = messages.plain("refused", internet.alice.address, "nobody-there@remote.test")
     before = len(internet.house.files(internet.alice.address))

@@ -15,6 +15,8 @@ from twisted.python.failure import Failure
 
 from mailstack.mail.envelope import Service
 from mailstack.retrieve.limits import LAST_WORD_SECONDS, POP3Limits
+from mailstack.retrieve.session import PARTS_AT_ONCE
+from mailstack.retrieve.view import LINES_AT_ONCE
 
 SMALL = b"a: b\r\n\r\nx\r\n"
 LARGE = b"y" * 49_999_998 + b"\r\n"
@@ -319,9 +321,19 @@ def test_long_lists_wait_for_the_reader() -> None:
         part = client.hear()
         heard, most = heard + part, max(most, len(part))
         client.producer.resumeProducing()
+        house.clock.advance(0)
     assert heard.count(b"\r\n") == 10_002
     assert heard.endswith(b"10000 uid-10000\r\n.\r\n")
     assert most < 60_000
+
+
+def test_a_long_list_lets_the_others_have_their_turn() -> None:
+    house = House(*[b"x\r\n"] * (LINES_AT_ONCE * PARTS_AT_ONCE * 2 + 1))
+    client = house.log_in()
+    at_once = LINES_AT_ONCE * PARTS_AT_ONCE
+    assert client.say(b"LIST\r\nSTAT\r\n").count(b"\r\n") == 1 + at_once
+    house.clock.advance(0)
+    assert client.hear().count(b"\r\n") == at_once + 1 + 1 + 1
 
 
 def test_a_last_reply_that_nobody_reads_does_not_keep_the_connection() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pop3_fakes import House, MemoryMaildrop, OneRealm
 from twisted.internet.defer import Deferred
@@ -293,3 +295,37 @@ class _Cleanup:
 def test_a_realm_that_gives_a_maildrop_needs_no_more() -> None:
     realm = OneRealm(MemoryMaildrop(SECOND))
     assert House(realm=realm).log_in().say(b"STAT\r\n") == b"+OK 1 14\r\n"
+
+
+class PromptMaildrop(MemoryMaildrop):
+    """Answers at once, without anything to wait for."""
+
+    def read(self, index: int) -> Any:
+        self._fail("read")
+        return None if index in self.gone else self.contents[index]
+
+
+def test_a_message_that_is_there_at_once_is_sent_at_once_and_in_one_write() -> None:
+    maildrop = PromptMaildrop(FIRST, b"", b".dots\r\n..\r\n.\r\n", b"no end")
+    client = House(realm=OneRealm(maildrop)).log_in()
+    client.writes.clear()
+    heard = client.say(b"RETR 1\r\nRETR 2\r\nRETR 3\r\nRETR 4\r\nTOP 3 1\r\n")
+    assert heard == (
+        b"+OK 19 octets\r\na: b\r\n\r\n..one\r\ntwo\r\n.\r\n"
+        b"+OK 0 octets\r\n.\r\n"
+        b"+OK 14 octets\r\n..dots\r\n...\r\n..\r\n.\r\n"
+        b"+OK 6 octets\r\nno end\r\n.\r\n"
+        b"+OK Top of message follows\r\n..dots\r\n...\r\n..\r\n.\r\n"
+    )
+    assert len(client.writes) == 1
+    maildrop.gone.add(0)
+    assert client.say(b"RETR 1\r\n") == b"-ERR Message is no longer there\r\n"
+
+
+def test_a_maildrop_that_fails_at_once_fails_for_this_command_only() -> None:
+    maildrop = PromptMaildrop(FIRST)
+    client = House(realm=OneRealm(maildrop)).log_in()
+    maildrop.faults["read"] = OSError(5, "bad disk")
+    assert client.say(b"RETR 1\r\nSTAT\r\n") == b"-ERR [SYS/TEMP] Local error, try again later\r\n+OK 1 19\r\n"
+    maildrop.faults.clear()
+    assert client.say(b"RETR 1\r\n").startswith(b"+OK 19 octets\r\n")

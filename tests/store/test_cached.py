@@ -24,6 +24,7 @@ class WarmCache:
         self.most = most
         self.missing = missing
         self.reads = 0
+        self.is_empty = False
 
     def works_on(self, descriptor: int) -> bool:
         return True
@@ -262,8 +263,11 @@ def test_what_cannot_be_fetched_ahead_keeps_nothing_from_being_read(maildir: Pat
 def test_a_message_that_was_in_memory_counts_as_read(maildir: Path) -> None:
     disk = FaultyDisk()
     many(maildir, 10, 1_000, disk).close()
-    drop = Maildrop.open(maildir, now=lambda: 0.0, cache=WarmCache(), disk=disk)
+    cache = WarmCache(missing=lambda number: cache.is_empty)
+    drop = Maildrop.open(maildir, now=lambda: 0.0, cache=cache, disk=disk)
     assert drop.read_cached(0) is not None
+    cache.is_empty = True
+    assert drop.read_cached(1) is None
     drop.read(1)
     assert advised(disk) == 8
     drop.close()
