@@ -40,13 +40,13 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
-	$(PYTEST) tests --numprocesses=2 --dist=loadfile --ignore=tests/peers --ignore=tests/crash $(RELEASE:%=--ignore=%)
+	$(PYTEST) tests --numprocesses=2 --dist=loadfile --ignore=tests/peers --ignore=tests/bench --ignore=tests/crash $(RELEASE:%=--ignore=%)
 
 release: $(VENV)/dev.stamp ## Packages, the README's commands in a fresh clone, the example plugin
 	$(PYTEST) $(RELEASE)
 
-peers: $(VENV)/dev.stamp ## The tests against real programs (swaks, Postfix, Dovecot ...) and a few crashes
-	$(PYTEST) tests/peers tests/crash
+peers: $(VENV)/dev.stamp ## The tests against real programs (swaks, Postfix, Dovecot ...), the bench in short, and a few crashes
+	$(PYTEST) tests/peers tests/bench tests/crash
 
 crash: $(VENV)/dev.stamp ## Kill the server CRASH_ROUNDS times under load, and count what it had accepted
 	MAILSTACK_CRASH_ROUNDS=$(CRASH_ROUNDS) $(PYTEST) tests/crash -s --timeout=7200

@@ -37,14 +37,21 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each workload, after one to warm up (default: 5)")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of each workload, after one to warm up (default: 5, or 1 if --quick)"
+    )
     parser.add_argument("--only", default="", help="only these workloads, with commas between them")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="worker processes of ours")
-    parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it works")
+    parser.add_argument("--workers", type=int, help="processes of ours (default: 2, or 1 of one core or if --quick)")
+    parser.add_argument("--quick", action="store_true", help="everything with small numbers, to see that it works")
     parser.add_argument("--minutes", type=float, default=1, help="how long the soak takes (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure into a file")
     parser.add_argument("--list", action="store_true", help="list the workloads")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    if arguments.rounds is None:
+        arguments.rounds = 1 if arguments.quick else 5
+    if arguments.workers is None:
+        arguments.workers = 1 if arguments.quick else min(2, os.cpu_count() or 1)
+    return arguments
 
 
 def main(words: list[str]) -> int:
@@ -66,9 +73,8 @@ def main(words: list[str]) -> int:
         with ExitStack() as stack:
             with uninterrupted():
                 folder = stack.enter_context(open_folder("bench"))
-            rounds = 1 if arguments.quick else arguments.rounds
             programs = Programs(folder / "programs")
-            site = Site(folder, programs, arguments.workers, rounds, arguments.quick, arguments.minutes)
+            site = Site(folder, programs, arguments.workers, arguments.rounds, arguments.quick, arguments.minutes)
             _measure(site, chosen, arguments.json)
     except Interrupted as interrupted:
         say(f"bench: ended by {interrupted}; everything is stopped and removed")

@@ -264,7 +264,7 @@ class DovecotServer(_Base):
         for maildir in maildirs.values():
             maildir.mkdir(parents=True, exist_ok=True)
         self.peer = Dovecot(
-            folder / "dovecot",
+            folder / "d",  # its sockets lie deep below, and the name of a socket has 107 octets at most
             maildirs,
             certificate=certificate,
             settings=_DOVECOT.format(cores=os.cpu_count() or 1, auth_socket=self.auth_socket),
