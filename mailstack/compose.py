@@ -174,6 +174,7 @@ class Composition:
         await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
         await self._relay.close()
         await self.deliveries.stop()
+        self.maildirs.close()
         await self.supervisor.stop()
         self.directory.close()
         self.passwords.stop()

@@ -94,7 +94,7 @@ class Serving:
         if counts is None:
             port = serve(self._reactor, socket.bound, wrapped)
         else:
-            port = serve_shared(self._reactor, socket.bound, wrapped, counts.has_more_than_another)
+            port = serve_shared(self._reactor, socket.bound, wrapped, counts.has_many_more_than_another)
         self._ports.append(port)
 
     async def stop(self) -> None:

@@ -19,8 +19,9 @@ from mailstack.mail.envelope import Account, Delivery, Recipient
 from mailstack.mail.status import EnhancedStatus
 from mailstack.mail.trace import delivered_to_field, return_path_field
 from mailstack.store.folders import MailFolder
-from mailstack.store.maildir import Delivered, MaildirItem, MailRootError, Outcome, Shipment
+from mailstack.store.maildir import Delivered, MaildirItem, Outcome, Shipment
 from mailstack.store.names import delivery_name
+from mailstack.store.open_maildirs import MailRootError
 
 _DELIVERED: Final = EnhancedStatus(2, 0, 0)
 _MAILBOX_FULL: Final = EnhancedStatus(4, 2, 2)

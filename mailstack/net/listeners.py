@@ -5,7 +5,7 @@ Listeners: sockets that are bound while we are still root and served later.
 at once and raises, and a taken port names itself.
 
 Several processes may accept from one socket. Each then takes one connection in a turn of its reactor, not all that wait, and
-one that has more than another lets the other try first: so a burst is shared, and sessions that stay are spread evenly.
+one that has many more than another lets the other try first: so a burst is shared, and sessions that stay are spread evenly.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def serve(reactor: IReactorSocket, bound: Bound, factory: IProtocolFactory) -> I
     return _begin(PromptPort, reactor, bound, factory)
 
 
-def serve_shared(reactor: Any, bound: Bound, factory: IProtocolFactory, has_more: Callable[[], bool]) -> IListeningPort:
+def serve_shared(reactor: Any, bound: Bound, factory: IProtocolFactory, has_many_more: Callable[[], bool]) -> IListeningPort:
     """
-    Accept connections on a socket from which other processes accept, too; `has_more` says that another has fewer of them.
+    Accept connections on a socket from which other processes accept, too; `has_many_more` says that one of them has far fewer.
 
     The reactor keeps a descriptor of its own, ours is closed.
     """
-    return _begin(SharedPort, reactor, bound, factory, has_more=has_more)
+    return _begin(SharedPort, reactor, bound, factory, has_many_more=has_many_more)
 
 
 def _begin(kind: type[Any], reactor: Any, bound: Bound, factory: IProtocolFactory, **attributes: Any) -> IListeningPort:
@@ -88,7 +88,7 @@ def _begin(kind: type[Any], reactor: Any, bound: Bound, factory: IProtocolFactor
 class SharedPort(PromptPort):
     """A port that is not alone with its socket."""
 
-    has_more: Callable[[], bool]
+    has_many_more: Callable[[], bool]
     _patience: IDelayedCall | None = None
 
     @property
@@ -102,7 +102,7 @@ class SharedPort(PromptPort):
 
     def doRead(self) -> None:
         """Accept the next connection, or let another process do it if it wants to."""
-        if self.has_more():
+        if self.has_many_more():
             self.stopReading()  # type: ignore[no-untyped-call]  # as above
             clock: Any = self.reactor
             self._patience = clock.callLater(PATIENCE_SECONDS, self._accept)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -36,7 +37,9 @@ LONGEST_SECONDS: Final = 86_400  # RFC 8767 §4 advises a bound; a day keeps a w
 LONGEST_NEGATIVE_SECONDS: Final = 900
 _RETRY_WITHOUT_EDNS: Final = (dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS)
 
-_Key = tuple[dns.name.Name, dns.rdatatype.RdataType]
+
+_Key = tuple[str, dns.rdatatype.RdataType]
+"""A question as text, since the hash of a Name is made in Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,38 +111,38 @@ class Resolver:
         return await self._lookup(name, dns.rdatatype.PTR, lambda each: _text(each.target))
 
     async def _lookup(self, name: str, kind: dns.rdatatype.RdataType, record: Callable[[Any], R]) -> Answer[R]:
-        try:
-            key = (dns.name.from_text(name, idna_codec=dns.name.IDNA_2008_UTS_46), kind)
-        except (dns.exception.DNSException, UnicodeError):
+        if (found := _name(name)) is None:
             return NoSuchDomain()  # a name that cannot be written in a question does not exist
+        text, parsed = found
+        key = (text, kind)
         while True:
             if (kept := self._remembered(key)) is not None:
                 return kept
             if (waiting := self._asking.get(key)) is None:
-                return await self._ask_for_all(key, record)
+                return await self._ask_for_all(key, parsed, record)
             # Somebody asks this already: many messages to one domain are one question.
             shared: Deferred[Answer[R] | None] = Deferred()
             waiting.append(shared)
             if (answer := await shared) is not None:
                 return answer
 
-    async def _ask_for_all(self, key: _Key, record: Callable[[Any], R]) -> Answer[R]:
+    async def _ask_for_all(self, key: _Key, name: dns.name.Name, record: Callable[[Any], R]) -> Answer[R]:
         """Ask, and tell the others who wait for the same answer; None tells them that this asker was cancelled."""
         self._asking[key] = []
         answer: Answer[R] | None = None
         try:
-            answer = await self._ask(key, record)
+            answer = await self._ask(key, name, record)
         finally:
             for each in self._asking.pop(key):
                 each.callback(answer)
         return answer
 
-    async def _ask(self, key: _Key, record: Callable[[Any], R]) -> Answer[R]:
+    async def _ask(self, key: _Key, name: dns.name.Name, record: Callable[[Any], R]) -> Answer[R]:
         failures: list[str] = []
         for _ in range(self._rounds):
             for server in self._servers:
                 try:
-                    response = await self._query(server, key)
+                    response = await self._query(server, name, key[1])
                     answer, seconds = _read(response, record, server.is_loopback)
                 except CancelledError:
                     raise
@@ -150,14 +153,14 @@ class Resolver:
                 return answer
         return Failed("; ".join(failures)[:500])
 
-    async def _query(self, server: Server, key: _Key) -> dns.message.QueryMessage:
+    async def _query(self, server: Server, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.QueryMessage:
         """
         Ask one server; without EDNS when it does not understand that, by TCP when the answer is cut.
 
         Raises:  NoAnswerError, DNSException, OSError.
         """
         for payload in (UDP_PAYLOAD_OCTETS, 0):
-            query = dns.message.make_query(*key, use_edns=0 if payload else False, payload=payload or None)
+            query = dns.message.make_query(name, kind, use_edns=0 if payload else False, payload=payload or None)
             query.flags |= dns.flags.AD
             response = await self._exchanges.udp(server, query)
             if response.flags & dns.flags.TC:
@@ -204,6 +207,16 @@ def _read(
     # AD is worth what the path to the resolver is worth: only loopback cannot be forged.
     authenticated = is_loopback and bool(response.flags & dns.flags.AD)
     return Found(tuple(record(each) for each in list(chain.answer)[:MAX_RECORDS]), authenticated), chain.minimum_ttl
+
+
+@lru_cache(maxsize=10_000)
+def _name(text: str) -> tuple[str, dns.name.Name] | None:
+    """Parse a name, and write it in the one way in which it is remembered; None: it is none."""
+    try:
+        name = dns.name.from_text(text, idna_codec=dns.name.IDNA_2008_UTS_46)
+        return name.canonicalize().to_text(), name
+    except (dns.exception.DNSException, UnicodeError):
+        return None
 
 
 def _text(name: dns.name.Name) -> str:

@@ -29,6 +29,8 @@ from typing import Final
 ROWS: Final = 4
 COLUMNS: Final = 32_768  # 512 KiB for a listener of a worker, of which the kernel makes only the pages that are touched
 KEY_OCTETS: Final = 16
+MARGIN: Final = 2
+"""Short sessions come and go; to even out each of them costs more than it gains."""
 
 _WORD_OCTETS: Final = 4
 _HEAD_WORDS: Final = 16  # a cache line
@@ -109,10 +111,10 @@ class SharedCounts:
         """Count one less."""
         self._add(self._places(peer), -1)
 
-    def has_more_than_another(self) -> bool:
-        """Say whether another worker that accepts connections has fewer sessions than this one."""
+    def has_many_more_than_another(self) -> bool:
+        """Say whether another worker that accepts connections has fewer sessions than this one, by more than MARGIN."""
         words = self._words
-        own = words[self._own]
+        own = words[self._own] - MARGIN
         return any(words[base] < own and words[flag] for flag, base in self._others)
 
     def _add(self, places: Sequence[int], change: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, zip_longest
 from typing import Final
 
@@ -91,6 +92,7 @@ def _loops(domain: str) -> NoRoute:
     return NoRoute(EnhancedStatus(5, 4, 6), f"Mail for {domain} loops back to this host")
 
 
+@lru_cache(maxsize=4096)
 def _is_host_name(text: str) -> bool:
     """Say whether an MX names a host: an IP address in its place, or odd octets, are a mistake or an attack."""
     try:
@@ -128,6 +130,7 @@ def _records(answer: Answer[str]) -> tuple[str, ...]:
     return answer.records if isinstance(answer, Found) else ()
 
 
+@lru_cache(maxsize=4096)
 def is_public(address: str) -> bool:
     """Say whether a host on the Internet can have the address; the IPv4 address within an IPv6 one counts."""
     ip = ipaddress.ip_address(address)

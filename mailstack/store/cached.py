@@ -3,8 +3,9 @@ Reads that never wait: what the kernel has in memory, or nothing at all.
 
 A hop into a thread costs more than a small message that is in the page cache. Linux can be asked for exactly that: openat2(2)
 with RESOLVE_CACHED opens a file only if its whole path is in the lookup cache (since Linux 5.12), and preadv2(2) with
-RWF_NOWAIT reads only what is in the page cache. Both say EAGAIN where they would have to wait for a disk. So the reactor may
-call them; whatever they do not give is fetched in a thread, after which it is in the cache for the next who asks.
+RWF_NOWAIT reads only what is in the page cache. Both say EAGAIN where they would have to wait for a disk. To note the time of
+the access could wait for the journal, so that is not done (O_NOATIME, which only the owner of a file may ask for). So the
+reactor may call them; whatever they do not give is fetched in a thread, and is then in the cache for the next who asks.
 
 Where the kernel, its sandbox (a seccomp filter) or the file system knows none of this, nothing is ever cached.
 """
@@ -25,7 +26,9 @@ _AT_FDCWD: Final = -100
 _RESOLVE_CACHED: Final = 0x20
 _RWF_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 # For now, or for this file; the thread that tries again finds out which, and says what is wrong.
-_PASSING: Final = frozenset({errno.EAGAIN, errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOTDIR})
+_PASSING: Final = frozenset(
+    {errno.EAGAIN, errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOTDIR}
+)
 
 
 class Cache(Protocol):
@@ -61,7 +64,7 @@ def openat2_cached() -> Callable[[bytes], int] | None:
     syscall = ctypes.PyDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
     syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
-    how = _OpenHow(os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+    how = _OpenHow(os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME, 0, _RESOLVE_CACHED)
     address, size, last_error = ctypes.addressof(how), ctypes.sizeof(how), ctypes.get_errno
 
     def call(path: bytes, _keep: _OpenHow = how) -> int:

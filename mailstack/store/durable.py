@@ -80,9 +80,12 @@ class FileSystem(Protocol):
     def sync_system(self, handle: int) -> None:
         """Bring everything on the file system of a folder to stable storage: files, closed ones too, and names."""
 
-    def system_of(self, handle: int) -> int:
-        """Return the number of the file system that a folder is on."""
+    def identity(self, handle: int) -> tuple[int, int]:
+        """Return what an open folder and no other has: the number of its file system, and its own there."""
         ...
+
+    def identity_at(self, path: str) -> tuple[int, int] | None:
+        """Return the identity of what is at a path, or None."""
 
     def move(self, name: str, source: int, target: int) -> None:
         """Move a file to another folder of the same file system; a name that exists there is refused."""
@@ -173,9 +176,18 @@ class OSFileSystem:
         if _LIBC.syncfs(handle):
             raise _os_error()
 
-    def system_of(self, handle: int) -> int:
-        """Return st_dev."""
-        return os.fstat(handle).st_dev
+    def identity(self, handle: int) -> tuple[int, int]:
+        """Return st_dev and st_ino."""
+        found = os.fstat(handle)
+        return found.st_dev, found.st_ino
+
+    def identity_at(self, path: str) -> tuple[int, int] | None:
+        """Return st_dev and st_ino."""
+        try:
+            found = os.stat(path)  # noqa: PTH116 (for each message; Path.stat costs more)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def move(self, name: str, source: int, target: int) -> None:
         """Rename without replacing; where the kernel or the file system cannot, link and unlink."""

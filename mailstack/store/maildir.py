@@ -34,8 +34,9 @@ from typing import Final
 
 from mailstack.mail.envelope import Content
 from mailstack.store.durable import FileSystem, OSFileSystem
-from mailstack.store.folders import MARKER_NAME, AccountFolder, MailFolder
+from mailstack.store.folders import AccountFolder, MailFolder
 from mailstack.store.names import delivery_key
+from mailstack.store.open_maildirs import OpenMaildir, OpenMaildirs
 
 ROUND_ITEMS: Final = 128
 """Descriptors are open for a whole round: three for a maildir, and one for a file that is flushed singly."""
@@ -46,10 +47,6 @@ BY_FILE_SECONDS: Final = 30.0
 TMP_SECONDS: Final = 36 * 3_600  # of the maildir format: no writer takes that long
 TOMBSTONE_SECONDS: Final = 10 * 86_400  # longer than a spool tries to deliver, or is out of service
 TOMBSTONE_SUFFIX: Final = ".deleted"
-
-
-class MailRootError(OSError):
-    """The mail root has no marker: it is not mounted, or was never made. Nothing is delivered and nothing is made there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +108,7 @@ class Maildirs:
     ) -> None:
         self._root = str(folders.root)
         self._file_system = file_system or OSFileSystem()
-        self._settled: set[AccountFolder] = set()
+        self._open = OpenMaildirs(self._file_system, self._root)
         self._seconds = seconds
         self._by_file_until = -1.0
 
@@ -124,12 +121,17 @@ class Maildirs:
         """
         everything = [_parcels(shipment) for shipment in shipments]
         for parcels in _rounds(everything):
-            self._round().run(parcels)
+            with self._open.round():
+                self._round().run(parcels)
         return [[parcel.result for parcel in parcels] for parcels in everything]
 
     def _round(self) -> _Round:
         by_system = self._file_system.can_sync_system and self._seconds() >= self._by_file_until
-        return _Round(self._file_system, self._root, self._settled, self._sync_system if by_system else None)
+        return _Round(self._file_system, self._open, self._sync_system if by_system else None)
+
+    def close(self) -> None:
+        """Let go of the folders that were kept open."""
+        self._open.close()
 
     def _sync_system(self, handle: int) -> None:
         began = self._seconds()
@@ -163,17 +165,6 @@ class Maildirs:
         return removed
 
 
-@dataclass(slots=True)
-class _Maildir:
-    """A maildir that is open for a round. `present` maps the keys of what is in new/ and cur/ to file names."""
-
-    path: tuple[str, str]
-    tmp: int
-    new: int
-    system: int
-    present: dict[str, str] | None = None
-
-
 @dataclass(slots=True, eq=False)
 class _Parcel:
     """
@@ -185,7 +176,7 @@ class _Parcel:
     item: MaildirItem
     fellows: Sequence[_Parcel] = ()
     outcome: Outcome | None = None
-    maildir: _Maildir | None = None
+    maildir: OpenMaildir | None = None
     handle: int | None = None
     is_in_tmp: bool = False
     is_in_new: bool = False
@@ -199,17 +190,16 @@ class _Parcel:
 @dataclass(slots=True)
 class _Round:
     """
-    One pass through the steps; holds what is open meanwhile.
+    One pass through the steps.
 
-    Shape:  `sync_system` flushes the file system of a folder; None: files and folders are flushed one by one.
+    Shape:  `sync_system` flushes the file system of a folder; None: files and folders are flushed one by one. `present` maps,
+            for a maildir that was looked into, the keys of what is in new/ and cur/ to file names.
     """
 
     files: FileSystem
-    root: str
-    settled: set[AccountFolder]
+    maildirs: OpenMaildirs
     sync_system: Callable[[int], None] | None
-    open_folders: dict[tuple[str, ...], int] = field(default_factory=dict)
-    maildirs: dict[AccountFolder, _Maildir] = field(default_factory=dict)
+    present: dict[AccountFolder, dict[str, str]] = field(default_factory=dict)
 
     def run(self, parcels: list[_Parcel]) -> None:
         try:
@@ -220,8 +210,6 @@ class _Round:
         finally:
             for parcel in parcels:
                 self._close(parcel)
-            for handle in self.open_folders.values():
-                self.files.close(handle)
 
     # Steps
 
@@ -235,7 +223,7 @@ class _Round:
 
     def _write(self, parcel: _Parcel) -> None:
         item = parcel.item
-        parcel.maildir = maildir = self._open_maildir(item.folder)
+        parcel.maildir = maildir = self.maildirs.get(item.folder)
         if item.may_repeat and self._recognise(parcel, maildir):
             return
         written = self._adopted(parcel, maildir) if self.sync_system is not None else None
@@ -247,7 +235,7 @@ class _Round:
         if self.sync_system is not None:
             self._close(parcel)
 
-    def _adopted(self, parcel: _Parcel, maildir: _Maildir) -> int | None:
+    def _adopted(self, parcel: _Parcel, maildir: OpenMaildir) -> int | None:
         """Take the file in which the content came as it is, if it has our head; return how long it is."""
         path = parcel.item.content.file_with(parcel.item.head)
         if path is None:
@@ -256,7 +244,7 @@ class _Round:
         parcel.is_in_tmp = written is not None
         return written
 
-    def _copied(self, parcel: _Parcel, maildir: _Maildir) -> int:
+    def _copied(self, parcel: _Parcel, maildir: OpenMaildir) -> int:
         item = parcel.item
         parcel.handle = self.files.create(item.name, maildir.tmp)
         parcel.is_in_tmp = True
@@ -289,14 +277,16 @@ class _Round:
         if self.sync_system is not None:
             self._flush_systems(parcels, self.sync_system)
             return
-        for maildir in self.maildirs.values():
-            here = [parcel for parcel in parcels if parcel.maildir is maildir and parcel.outcome is None]
-            if here:
-                try:
-                    self.files.sync_folder(maildir.new)
-                except OSError as error:
-                    for parcel in here:
-                        self._fail(parcel, error)
+        folders: dict[int, list[_Parcel]] = {}
+        for parcel in parcels:
+            if parcel.outcome is None and parcel.maildir is not None:
+                folders.setdefault(parcel.maildir.new, []).append(parcel)
+        for new, here in folders.items():
+            try:
+                self.files.sync_folder(new)
+            except OSError as error:
+                for parcel in here:
+                    self._fail(parcel, error)
 
     def _flush_systems(self, parcels: list[_Parcel], sync: Callable[[int], None]) -> None:
         """Flush each file system that a waiting parcel is on; there is hardly ever more than one."""
@@ -314,15 +304,17 @@ class _Round:
 
     # What is there already
 
-    def _recognise(self, parcel: _Parcel, maildir: _Maildir) -> bool:
+    def _recognise(self, parcel: _Parcel, maildir: OpenMaildir) -> bool:
         """Find what an earlier attempt delivered; remove what it left unfinished."""
         key = delivery_key(parcel.item.name)
         if key is None:
             raise ValueError(f"{parcel.item.name!r} does not name a delivery")
-        cur = self._enter((*maildir.path, "cur"))
-        if maildir.present is None:  # new/ first: a file that is moved meanwhile is seen twice, not never
-            maildir.present = _keys(self.files.names(maildir.new)) | _keys(self.files.names(cur))
-        found = maildir.present.get(key)
+        folder = parcel.item.folder
+        cur = self.maildirs.enter((folder.domain, folder.local_part, "cur"))
+        present = self.present.get(folder)
+        if present is None:  # new/ first: a file that is moved meanwhile is seen twice, not never
+            present = self.present[folder] = _keys(self.files.names(maildir.new)) | _keys(self.files.names(cur))
+        found = present.get(key)
         if found is not None:
             self.files.sync_folder(maildir.new)
             self.files.sync_folder(cur)
@@ -333,67 +325,6 @@ class _Round:
         if found is not None:
             parcel.outcome = AlreadyThere(found)
         return found is not None
-
-    # Folders
-
-    def _open_maildir(self, folder: AccountFolder) -> _Maildir:
-        """Open a maildir, and make what is missing of it, but never the root."""
-        maildir = self.maildirs.get(folder)
-        if maildir is None:
-            path = (folder.domain, folder.local_part)
-            if folder not in self.settled:
-                self._settle(folder)
-            try:
-                maildir = self._entered(path)
-            except FileNotFoundError:  # it was there once
-                self._settle(folder)
-                maildir = self._entered(path)
-            self.maildirs[folder] = maildir
-        return maildir
-
-    def _entered(self, path: tuple[str, str]) -> _Maildir:
-        tmp, new = self._enter((*path, "tmp")), self._enter((*path, "new"))
-        return _Maildir(path, tmp, new, self.files.system_of(new) if self.sync_system is not None else 0)
-
-    def _settle(self, folder: AccountFolder) -> None:
-        """
-        See to it that a maildir exists, durably.
-
-        The flushes are not only for what is made here: a process that died may have made it and not flushed it.
-        """
-        self.settled.discard(folder)
-        path: tuple[str, ...] = (folder.domain, folder.local_part)
-        for part in (path[:1], path, (*path, "tmp"), (*path, "cur"), (*path, "new")):
-            try:
-                self._enter(part)
-            except FileNotFoundError:
-                with suppress(FileExistsError):  # another process is at it, too
-                    self.files.make_folder(part[-1], self._enter(part[:-1]))
-                self._enter(part)
-        for part in (path, path[:1], ()):
-            self.files.sync_folder(self._enter(part))
-        self.settled.add(folder)
-
-    def _enter(self, path: tuple[str, ...]) -> int:
-        """Open a folder below the root, step by step, once in a round."""
-        handle = self.open_folders.get(path)
-        if handle is None:
-            handle = self.files.open_folder(path[-1], self._enter(path[:-1])) if path else self._open_root()
-            self.open_folders[path] = handle
-        return handle
-
-    def _open_root(self) -> int:
-        try:
-            handle = self.files.open_root(self.root)
-        except FileNotFoundError as error:
-            raise MailRootError(errno.ENOENT, "there is no mail root", self.root) from error
-        try:
-            if not self.files.exists(MARKER_NAME, handle):
-                raise MailRootError(errno.ENOENT, f"the mail root has no {MARKER_NAME}; is it mounted?", self.root)
-        except BaseException:
-            self.files.close(handle)
-            raise
-        return handle
 
     # Failure
 

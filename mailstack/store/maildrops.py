@@ -28,7 +28,7 @@ from mailstack.store.cached import Cache, KernelCache
 from mailstack.store.maildrop import LOCK_NAME, Known, Maildrop, stamp_of
 
 REMEMBERED_MESSAGES: Final = 200_000
-"""Of all maildrops together; one takes some 150 octets, and as many again with what POP3 makes of it."""
+"""Of all maildrops together; one takes some 150 octets, and half as many again with the lists that POP3 makes of it."""
 
 
 class Maildrops:

@@ -18,7 +18,8 @@ from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Account, Delivery, Destination, Envelope, Origin, Recipient, Remote, Service
 from mailstack.net.batch import BatchStopped, InlineBatch
 from mailstack.store.folders import AccountFolder, MailFolder, prepare_root
-from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, Maildirs, MailRootError, Outcome, Shipment
+from mailstack.store.maildir import AlreadyThere, Delivered, MaildirItem, Maildirs, Outcome, Shipment
+from mailstack.store.open_maildirs import MailRootError
 
 BODY = b"Received: from x\r\nSubject: a\r\n\r\ntext\r\n"
 ENTRY = "0123456789abc"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
+from mailstack.net.shared_counts import KEY_OCTETS, MARGIN, SharedMemory
 from mailstack.sessions import Counts, OwnCounts
 
 KEY = bytes(range(KEY_OCTETS))
@@ -80,18 +80,24 @@ class TestSharedCounts:
             assert one.admit("192.0.2.1", most=9, most_per_peer=9)
         memory.clear(1)
         assert [zero.admit("192.0.2.1", most=4, most_per_peer=4) for _ in range(3)] == [True, True, False]
-        assert not zero.has_more_than_another(), "it does not serve any more"
+        assert not zero.has_many_more_than_another(), "it does not serve any more"
 
     def test_who_has_more_than_one_who_serves_knows_it(self, memory: SharedMemory) -> None:
         each = [memory.counts(worker, 0) for worker in range(3)]
         memory.set_serving(0, True)
         memory.set_serving(1, True)
-        each[0].admit("192.0.2.1", most=9, most_per_peer=9)
-        assert [counts.has_more_than_another() for counts in each] == [True, False, False]
-        each[1].admit("192.0.2.1", most=9, most_per_peer=9)
-        assert [counts.has_more_than_another() for counts in each] == [False, False, False]
+
+        def add(worker: int, sessions: int) -> list[bool]:
+            for _ in range(sessions):
+                assert each[worker].admit("192.0.2.1", most=99, most_per_peer=99)
+            return [counts.has_many_more_than_another() for counts in each]
+
+        assert add(0, MARGIN) == [False, False, False]
+        assert add(0, 1) == [True, False, False]
+        assert add(1, 1) == [False, False, False]
+        assert add(1, MARGIN) == [False, False, False], "the third has none, but does not serve"
         memory.set_serving(2, True)
-        assert [counts.has_more_than_another() for counts in each] == [True, True, False]
+        assert add(2, 0) == [True, True, False]
 
     def test_another_process_sees_it(self, memory: SharedMemory) -> None:
         assert memory.counts(0, 0).admit("192.0.2.1", most=9, most_per_peer=1)

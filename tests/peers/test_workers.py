@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from harness import messages
@@ -23,6 +24,7 @@ from harness.house import ENDED, House, Person, with_lines
 from harness.programs import is_alive, is_free, open_folder, run, wait_for
 
 MakeHouse = Callable[..., House]
+T = TypeVar("T")
 TWO = with_lines("", "workers = 2")
 _OPENED = re.compile(r"\[worker (\d+)#info\] (\S+): (smtp|pop3s) from ")
 
@@ -53,13 +55,37 @@ def greeted(house: House) -> smtplib.SMTP | None:
         raise
 
 
+def by_worker(house: House, act: Callable[[], T], service: str = "smtp") -> tuple[int, T]:
+    """Do something that begins a session, and say in which worker it was."""
+    before = sessions(house, service)
+    done = act()
+    wait_for(lambda: sessions(house, service) != before, "the session is in the log")
+    (worker,) = sessions(house, service) - before
+    return worker, done
+
+
+def until_both(house: House, act: Callable[[], object]) -> None:
+    """Do something by POP3 until each of two workers has seen it: who accepts first takes it."""
+    workers: set[int] = set()
+    for _ in range(60):
+        workers.add(by_worker(house, act, "pop3s")[0])
+        if len(workers) == 2:
+            return
+    raise AssertionError("one worker had them all")
+
+
 def in_each_worker(house: House) -> list[smtplib.SMTP]:
-    """Connect twice: the one who has a session leaves the next to the other."""
-    before = sessions(house)
-    clients = [house.smtp(), house.smtp()]
-    wait_for(lambda: (sessions(house) - before).total() == 2, "both sessions are in the log")
-    assert sessions(house) - before == {0: 1, 1: 1}
-    return clients
+    """Connect until each of two workers has a session; who has many more leaves the next to the other."""
+    found: dict[int, smtplib.SMTP] = {}
+    with ExitStack() as stack:
+        for _ in range(20):
+            worker, client = by_worker(house, house.smtp)
+            if worker in found:
+                stack.callback(client.close)
+            found.setdefault(worker, client)
+            if len(found) == 2:
+                return [found[0], found[1]]
+    raise AssertionError("one worker had them all")
 
 
 def test_a_burst_is_shared(pair: House) -> None:
@@ -68,7 +94,8 @@ def test_a_burst_is_shared(pair: House) -> None:
         for _ in range(20):
             stack.enter_context(closing(pair.smtp()))
         wait_for(lambda: (sessions(pair) - before).total() == 20, "all sessions are in the log")
-        assert min((sessions(pair) - before)[worker] for worker in (0, 1)) >= 8
+        # With nothing else to do on the machine it is 9 to 11; one that gets no processor for a while gets fewer of them.
+        assert min((sessions(pair) - before)[worker] for worker in (0, 1)) >= 6
 
 
 def test_mail_comes_through_whichever_worker_takes_it(pair: House) -> None:
@@ -86,11 +113,13 @@ def test_a_maildrop_has_one_session_in_all_workers(pair: House) -> None:
     ben = pair.person("ben")
     pair.deliver(messages.plain("hello"), ben.address)
     pair.wait_for_files(ben.address, 1)
-    before = sessions(pair, "pop3s")
+
+    def refused() -> None:
+        with pytest.raises(poplib.error_proto, match=r"-ERR \[IN-USE\]"):
+            pair.pop3s(ben)
+
     first = pair.pop3s(ben)
-    with pytest.raises(poplib.error_proto, match=r"-ERR \[IN-USE\]"):
-        pair.pop3s(ben)
-    assert sessions(pair, "pop3s") - before == {0: 1, 1: 1}, "each worker had one of them"
+    until_both(pair, refused)
     first.quit()
     pair.pop3s(ben).quit()
 
@@ -102,12 +131,13 @@ def test_a_change_of_an_account_counts_at_once_in_all_workers(pair: House) -> No
         pair.pop3s(cleo).quit()
     new = Person(cleo.address, "quite-another-secret-2")
     pair.set_password("passwd", cleo.address, new.password)
-    before = sessions(pair, "pop3s")
-    first = pair.pop3s(new)  # who is open leaves the next to the other worker, so each sees both passwords
-    with pytest.raises(poplib.error_proto, match=r"-ERR \[AUTH\]"):
-        pair.pop3s(cleo)
-    assert sessions(pair, "pop3s") - before == {0: 1, 1: 1}
-    first.quit()
+
+    def refused() -> None:
+        with pytest.raises(poplib.error_proto, match=r"-ERR \[AUTH\]"):
+            pair.pop3s(cleo)
+
+    until_both(pair, lambda: pair.pop3s(new).quit())
+    until_both(pair, refused)
 
 
 def test_limits_of_connections_hold_over_all_workers(make_house: MakeHouse) -> None:
@@ -118,7 +148,7 @@ def test_limits_of_connections_hold_over_all_workers(make_house: MakeHouse) -> N
             stack.callback(client.close)
         assert [client is not None for client in clients] == [True] * 6 + [False] * 6
         wait_for(lambda: sessions(house).total() == 6, "all sessions are in the log")
-        assert min(sessions(house).values()) >= 2, "both workers have some"
+        assert set(sessions(house)) == {0, 1}, "both workers have some"
         taken[0].quit()
         stack.callback(wait_for(lambda: greeted(house), "there is room again").close)
         assert greeted(house) is None
@@ -130,7 +160,7 @@ def test_limits_of_connections_hold_over_all_workers(make_house: MakeHouse) -> N
             if client is not None:
                 stack.callback(client.close)
         lost = sum(client is not None for client in again)
-        assert 2 <= lost <= 4, "what the dead one had counted is forgotten, and nothing else"
+        assert 1 <= lost <= 5, "what the dead one had counted is forgotten, and nothing else"
 
 
 def test_a_limit_of_the_whole_listener_holds_over_all_workers(make_house: MakeHouse) -> None:

@@ -188,10 +188,16 @@ class SimFileSystem:
         self.system_syncs += 1
         _sync_all(self._root)
 
-    def system_of(self, handle: int) -> int:
+    def identity(self, handle: int) -> tuple[int, int]:
         self._step()
-        self._folder(handle)
-        return 1
+        return 1, id(self._folder(handle))
+
+    def identity_at(self, path: str) -> tuple[int, int] | None:
+        self._step()
+        try:
+            return 1, id(self.folder(path.removeprefix(self._root_path)))
+        except KeyError:
+            return None
 
     def move(self, name: str, source: int, target: int) -> None:
         self._step()

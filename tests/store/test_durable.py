@@ -72,7 +72,10 @@ class TestContract:
         files, path = place
         root = files.open_root(path)
         files.make_folder("folder", root)
-        assert files.system_of(root) == files.system_of(files.open_folder("folder", root))
+        folder = files.open_folder("folder", root)
+        assert files.identity(root)[0] == files.identity(folder)[0]
+        assert files.identity(root) != files.identity(folder) == files.identity_at(f"{path}/folder")
+        assert files.identity_at(f"{path}/nowhere") is None
         files.close(files.create("file", root))
         assert files.can_sync_system
         files.sync_system(root)

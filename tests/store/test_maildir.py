@@ -26,10 +26,10 @@ from mailstack.store.maildir import (
     Delivered,
     MaildirItem,
     Maildirs,
-    MailRootError,
     Shipment,
 )
 from mailstack.store.names import delivery_key, delivery_name
+from mailstack.store.open_maildirs import KEPT, MailRootError
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"
@@ -229,6 +229,19 @@ class TestContract:
         deliver_each(world.maildirs, [item, item_of(2, BOB), item])
         deliver_each(world.maildirs, [item_of(1, may_repeat=True)])
         world.maildirs.clean_tmp(item.folder, 0.0)
+        assert world.open_handles() == before + 2 * 2, "tmp and new of two maildirs stay open"
+        world.maildirs.close()
+        assert world.open_handles() == before
+
+    def test_keeps_no_more_open_than_it_may(self, world: World) -> None:
+        before = world.open_handles()
+        items = [item_of(number, f"user{number}@example.org") for number in range(KEPT + 3)]
+        assert deliver_each(world.maildirs, items) == [Delivered(item.name) for item in items]
+        assert world.open_handles() == before + 2 * KEPT
+        again = [item_of(1_000 + number, f"user{number}@example.org") for number in (0, KEPT + 2)]
+        assert deliver_each(world.maildirs, again) == [Delivered(item.name) for item in again]
+        assert world.open_handles() == before + 2 * KEPT
+        world.maildirs.close()
         assert world.open_handles() == before
 
     def test_fresh_name_that_exists_in_new_is_an_error_and_stays(self, world: World) -> None:
@@ -391,6 +404,7 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
             items = repeated(items)
             deliver_each(world.maildirs, items[1:2])
         failing = FailingFileSystem(world.file_system, step, number)
+        world.maildirs.close()
         world.maildirs = Maildirs(MailFolder(world.root), failing)
         outcomes = deliver_each(world.maildirs, items)
         failed_calls.add(failing.failed)
@@ -407,6 +421,7 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
         everything = world.files()
         assert len(everything) == 4, (step, failing.failed, everything)
         assert all("/new/" in path and octets == HEAD + BODY for path, octets in everything.items())
+        world.maildirs.close()
         assert world.open_handles() == before
         if not failing.failed:
             break
@@ -418,10 +433,11 @@ def fail_everywhere(make_world: Callable[[int], World], number: int, may_repeat:
         "create",
         "write",
         "move",
+        "identity",
         "sync_folder",
         "",
     }
-    expected |= {"sync_system", "system_of"} if world.file_system.can_sync_system else {"sync_files"}
+    expected |= {"sync_system"} if world.file_system.can_sync_system else {"sync_files"}
     assert failed_calls == expected | ({"names", "unlink"} if may_repeat else set())
 
 
@@ -590,6 +606,31 @@ class TestRoot:
         (outcome,) = deliver_each(Maildirs(MailFolder(tmp_path / "mail")), [item_of(1)])
         assert isinstance(outcome, NotADirectoryError)
 
+    @pytest.mark.parametrize("folder", ["example.org", ALICES, f"{ALICES}/new"])
+    def test_a_folder_that_is_exchanged_while_running(self, real: RealWorld, folder: str) -> None:
+        deliver_each(real.maildirs, [item_of(1)])
+        (real.root / folder).rename(real.root.with_name("elsewhere"))
+        assert deliver_each(real.maildirs, [item_of(2)]) == [Delivered(item_of(2).name)]
+        assert list(real.files(f"{ALICES}/new")) == [item_of(2).name]
+
+    def test_a_maildir_that_is_kept_open_is_looked_at_once(self, real: RealWorld) -> None:
+        class Counting(OSFileSystem):
+            calls: list[str] = []
+
+            def open_folder(self, name: str, within: int) -> int:
+                self.calls.append("open")
+                return super().open_folder(name, within)
+
+            def identity_at(self, path: str) -> tuple[int, int] | None:
+                self.calls.append("look")
+                return super().identity_at(path)
+
+        maildirs = Maildirs(MailFolder(real.root), Counting())
+        deliver_each(maildirs, [item_of(1)])
+        Counting.calls.clear()
+        deliver_each(maildirs, [item_of(2), item_of(3)])
+        assert Counting.calls == ["look"]
+
     def test_account_folder_removed_while_running(self, real: RealWorld) -> None:
         deliver_each(real.maildirs, [item_of(1)])
         subprocess.run(["rm", "-r", real.root / "example.org"], check=True)
@@ -673,9 +714,13 @@ class TestFullDisk:
         mount = ["mount", "-t", "tmpfs", "-o", "size=128k,nr_inodes=16", "tmpfs", str(place)]
         if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
             pytest.skip("cannot mount a tmpfs here")
+        worlds = []
         try:
-            yield RealWorld(tmp_path)
+            worlds.append(RealWorld(tmp_path))
+            yield worlds[0]
         finally:
+            for world in worlds:
+                world.maildirs.close()
             subprocess.run(["umount", str(place)], check=True)
 
     def test_no_space(self, small: RealWorld) -> None:
