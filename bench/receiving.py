@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from struct import unpack_from
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from harness.programs import accepts, free_port, wait_for
 
@@ -49,15 +49,16 @@ def _receive(
     maildirs: list[Path],
     messages: int,
     copies: int,
-    send: Callable[[], None],
+    send: Callable[[], dict[str, Any]],
     check: Callable[[list[Path]], None],
 ) -> Measured:
     for maildir in maildirs:
         empty(maildir)
 
-    def work() -> None:
-        send()
+    def work() -> dict[str, Any]:
+        told = send()
         wait_until(lambda: _stored(maildirs) >= copies, f"{copies} messages of {server.name} in their maildirs")
+        return told
 
     measured = timed(server, messages, work)
     check([file for maildir in maildirs for file in files_in(maildir)])
@@ -71,8 +72,8 @@ def small(*, kept: bool) -> Callable[[Site, Server], Measured]:
         messages = site.size(2000, 100)
         words = ["-s", SESSIONS, "-m", messages, "-l", OCTETS, "-f", "sender@elsewhere.test", "-t", f"user0@{DOMAIN}"]
 
-        def send() -> None:
-            site.programs.smtp_source(*words, *(["-d"] if kept else []), f"127.0.0.1:{server.smtp_port}")
+        def send() -> dict[str, Any]:
+            return site.programs.smtp_source(*words, *(["-d"] if kept else []), f"127.0.0.1:{server.smtp_port}")
 
         return _receive(
             server, [server.maildir(0)], messages, messages, send, lambda files: check_smtp_source(files, OCTETS, messages)
@@ -100,8 +101,8 @@ def loaded(
         words = ["-s", sessions, "-m", messages, "-l", octets, "-n", accounts, "-r", recipients, "-t", TO, "-p", sample, *more]
         counts = Counter(dict.fromkeys(range(messages), recipients))
 
-        def send() -> None:
-            site.programs.load("smtp_load", *words, f"127.0.0.1:{port}")
+        def send() -> dict[str, Any]:
+            return site.programs.load("smtp_load", *words, f"127.0.0.1:{port}")
 
         return _receive(
             server,
@@ -197,10 +198,11 @@ def _relay(site: Site, server: Server) -> Measured:
     already, before = sink.messages, sink.each()
     words = ["-d", "-s", SESSIONS, "-m", messages, "-l", OCTETS, "-t", f"sink@{DOMAIN}", f"127.0.0.1:{server.smtp_port}"]
 
-    def work() -> None:
-        site.programs.load("smtp_load", *words)
+    def work() -> dict[str, Any]:
+        told = site.programs.load("smtp_load", *words)
         wait_until(lambda: sink.messages >= already + messages, f"{messages} messages of {server.name} at the sink")
         wait_until(lambda: server.waiting() == 0, f"the queue of {server.name} is empty")
+        return told
 
     measured = timed(server, messages, work)
     wrong = [number for number, count in enumerate(sink.each()) if count - before[number] != (number < messages)]
