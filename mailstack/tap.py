@@ -51,10 +51,18 @@ def makeService(options: Options) -> IService:
     from mailstack.system import MailSystem, RefusedError
     from mailstack.workers.parent import Workers
 
+    is_daemon = options.parent is not None and not options.parent["nodaemon"]
     try:
         if settings.worker_count == 1:
-            return MailSystem(settings, read, reactor)
-        return Workers(settings, read, reactor, random_octets=os.urandom, is_log_shared=_logs_to_stdout(options.parent))
+            return MailSystem(settings, read, reactor, is_daemon=is_daemon)
+        return Workers(
+            settings,
+            read,
+            reactor,
+            random_octets=os.urandom,
+            is_log_shared=_logs_to_stdout(options.parent),
+            is_daemon=is_daemon,
+        )
     except RefusedError as error:
         raise SystemExit(f"mailstack: the configuration is refused:\n{path}: {error}") from None
 
