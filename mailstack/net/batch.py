@@ -27,6 +27,13 @@ FIRED_AT_ONCE: Final = 32
 """What follows from an outcome takes some 0.2 ms; so many hold up everybody else for no longer than a few."""
 
 
+GATHER_ITEMS: Final = 16
+"""So many are worth a flush; nobody waits for more."""
+
+COMPANY: Final = 0.5
+COMPANY_WEIGHT: Final = 1 / 16
+
+
 class BatchStopped(Exception):  # noqa: N818 (it is a state, named as such)
     """The batch takes no more items; what was submitted before is still done."""
 
@@ -38,6 +45,8 @@ class BatchThread(Generic[T, R]):
     Shape:   `run` is called in the thread with 1 to `max_items` items and returns one outcome for each, in order; an outcome
              that is an Exception fails the Deferred of its item. If `run` itself raises, every item of the batch fails.
              `from_thread` is reactor.callFromThread or alike. Everything else is called in the reactor's thread.
+    Units:   `gather_seconds` is how long the first item of a batch waits for others, while items mostly come in company: when
+             another has not ended yet. Who comes alone is not kept waiting.
     """
 
     def __init__(
@@ -47,11 +56,16 @@ class BatchThread(Generic[T, R]):
         name: str,
         from_thread: Callable[..., Any],
         max_items: int = MAX_ITEMS,
+        gather_seconds: float = 0.0,
     ) -> None:
         if max_items < 1:
             raise ValueError("max_items must be 1 or more")
         self._run = run
         self._from_thread = from_thread
+        self._gather_seconds = gather_seconds
+        self._are_enough = threading.Event()
+        self._unfinished = 0
+        self._company = 0.0  # the part of the last items that came while another was unfinished
         self._max_items = max_items
         self._waiting: deque[tuple[T, Deferred[R]]] = deque()
         self._changed = threading.Condition()
@@ -85,6 +99,10 @@ class BatchThread(Generic[T, R]):
                 return fail(BatchStopped(self._thread.name))
             self._waiting.append((item, outcome))
             self._changed.notify()
+        self._company += ((self._unfinished > 0) - self._company) * COMPANY_WEIGHT
+        self._unfinished += 1
+        if len(self._waiting) >= GATHER_ITEMS:
+            self._are_enough.set()
         return outcome
 
     async def stop(self) -> None:
@@ -92,6 +110,7 @@ class BatchThread(Generic[T, R]):
         with self._changed:
             first, self._stopping = not self._stopping, True
             self._changed.notify()
+        self._are_enough.set()
         if not self._started:
             return
         if first:
@@ -106,6 +125,7 @@ class BatchThread(Generic[T, R]):
 
     def _give(self, waiting: list[Deferred[Any]], outcomes: Sequence[Any]) -> None:
         """Fire the Deferreds of a batch, after those of the batches before, some at a time."""
+        self._unfinished -= len(waiting)
         self._done.extend(zip(waiting, outcomes, strict=True))
         if not self._is_giving:
             self._give_on()
@@ -131,6 +151,10 @@ class BatchThread(Generic[T, R]):
         with self._changed:
             while not self._waiting and not self._stopping:
                 self._changed.wait()
+        if self._gather_seconds and self._company >= COMPANY and not self._stopping:
+            self._are_enough.wait(self._gather_seconds)
+            self._are_enough.clear()
+        with self._changed:
             return [self._waiting.popleft() for _ in range(min(self._max_items, len(self._waiting)))]
 
 

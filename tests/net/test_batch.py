@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from mailstack.net.batch import FIRED_AT_ONCE, BatchStopped, BatchThread, InlineBatch
+from mailstack.net.batch import FIRED_AT_ONCE, GATHER_ITEMS, BatchStopped, BatchThread, InlineBatch
 
 
 class FakeReactor:
@@ -224,3 +224,51 @@ class TestInline:
         batch.release()
         assert all(each.called for each in waiting)
         assert batches == [[0, 1], [2]]
+
+
+class TestGathering:
+    """Items that come in company wait for each other; with an hour to wait, only the right reason ends it."""
+
+    HOUR = 3_600.0
+
+    @pytest.fixture
+    def house(self):
+        reactor, batches = FakeReactor(), []
+
+        def run(items: list[Any]) -> list[Any]:
+            batches.append(items)
+            return items
+
+        batch: BatchThread[Any, Any] = BatchThread(
+            run, name="test", from_thread=reactor.call_from_thread, gather_seconds=self.HOUR
+        )
+        yield reactor, batch, batches
+        reactor.wait(Deferred.fromCoroutine(batch.stop()))
+
+    def test_who_comes_alone_does_not_wait(self, house):
+        reactor, batch, batches = house
+        batch.start()
+        for number in range(100):
+            assert reactor.wait(batch.submit(number)) == [number]
+        assert len(batches) == 100
+
+    def test_company_waits_until_there_is_enough(self, house):
+        reactor, batch, batches = house
+        first = [batch.submit(number) for number in range(GATHER_ITEMS)]  # before the start, and so together
+        batch.start()
+        reactor.wait(*first)
+        some = [batch.submit(number) for number in range(GATHER_ITEMS - 1)]
+        with pytest.raises(queue.Empty):
+            reactor.calls.get(timeout=0.05)
+        last = batch.submit("last")
+        reactor.wait(*some, last)
+        assert [len(items) for items in batches] == [GATHER_ITEMS, GATHER_ITEMS]
+
+    def test_a_stop_does_not_wait_for_company(self, house):
+        reactor, batch, batches = house
+        first = [batch.submit(number) for number in range(GATHER_ITEMS)]
+        batch.start()
+        reactor.wait(*first)
+        waits = batch.submit("waits")
+        reactor.wait(Deferred.fromCoroutine(batch.stop()), waits)
+        assert batches[-1] == ["waits"]
