@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import poplib
+import re
 import signal
 import smtplib
 import socket
@@ -185,6 +186,7 @@ def test_ctrl_c_ends_it_in_good_order(make_house: MakeHouse) -> None:
         assert house.process.wait(60) == -signal.SIGINT
         assert "] stopped\n" in house.log()
         assert "Traceback" not in house.log()
+        assert len(re.findall(r"\] reactor delay p50=\d+\.\d p99=\d+\.\d most=\d+\.\d ms\n", house.log())) == 1
 
 
 def test_reload_shows_a_new_certificate_to_new_sessions(make_house: MakeHouse) -> None:
