@@ -3,7 +3,7 @@ ACCEPTED MAIL: durable entries, their schedule, the ledger of their recipients, 
 
 For: keeping a message from the moment at which the peer gets its 250 until every recipient has it, or its sender has been told.
 An entry is a message in the spool. It comes in by the intake, goes from memory straight to its attempts by the runner, and what
-became of each recipient goes into the ledger. The disk is read again only after a restart and for retries. A message that is for
+became of each recipient goes into the ledger. The disk is read again only after a restart and for retries. A message for
 accounts only is delivered before its 250 and is never an entry, unless that does not work at once (`straight`).
 
 Promises:
