@@ -93,7 +93,18 @@ class Inventory(Sequence[tuple[int, bytes]]):
             when a file could not be measured.
     """
 
-    __slots__ = ("__weakref__", "_inodes", "_octets", "_ours", "_places", "_uids", "is_certain", "total_octets", "twins")
+    __slots__ = (
+        "__weakref__",
+        "_crlf",
+        "_inodes",
+        "_octets",
+        "_ours",
+        "_places",
+        "_uids",
+        "is_certain",
+        "total_octets",
+        "twins",
+    )
 
     def __init__(
         self, places: list[str], octets: Sequence[int], inodes: Sequence[int], ours: Sequence[int], *, is_certain: bool = True
@@ -103,6 +114,7 @@ class Inventory(Sequence[tuple[int, bytes]]):
         self.total_octets = sum(octets)
         self._inodes = array("Q", inodes)
         self._ours = bytes(ours)
+        self._crlf = bytearray(ours)
         self._uids: dict[int, bytes] = {}
         self.twins: frozenset[int] = frozenset()
         self.is_certain = is_certain
@@ -137,9 +149,13 @@ class Inventory(Sequence[tuple[int, bytes]]):
         """Return the inode of its file."""
         return self._inodes[index]
 
-    def is_ours(self, index: int) -> bool:
-        """Say whether we wrote it, as far as its name tells: then it has CRLF line ends."""
-        return bool(self._ours[index])
+    def has_crlf(self, index: int) -> bool:
+        """Say whether a message, if it has the octets it should, has CRLF line ends: we wrote it, or looked it through."""
+        return bool(self._crlf[index])
+
+    def found_crlf(self, index: int) -> None:
+        """Take note that all of a message was looked through, and has CRLF line ends; a file in a maildir never changes."""
+        self._crlf[index] = 1
 
     def base(self, index: int) -> str:
         """Return the base of its name."""

@@ -25,6 +25,7 @@ import os
 import stat
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -88,15 +89,23 @@ def is_settled(stamp: Stamp, now: float) -> bool:
 
 
 class MessageReader:
-    """Reads a large message in chunks with CRLF line ends; `read` blocks, `read_cached` and `close` do not."""
+    """
+    Reads a large message in chunks with CRLF line ends; `read` blocks, `read_cached` and `close` do not.
 
-    def __init__(self, disk: Disk, cache: Cache, descriptor: int, first: bytes, *, has_crlf: bool) -> None:
+    Shape:   `found_crlf` is called at the end of a message that had them all by itself, and of which that was not known.
+    """
+
+    def __init__(
+        self, disk: Disk, cache: Cache, descriptor: int, first: bytes, *, has_crlf: bool, found_crlf: Callable[[], None]
+    ) -> None:
         self._disk = disk
         self._cache = cache
         self._descriptor: int | None = descriptor
         self._first = first
         self._offset = len(first)
         self._normaliser = None if has_crlf else CRLFNormaliser()
+        self._given = 0
+        self._found_crlf = found_crlf
 
     def read(self) -> bytes:
         """Return the next chunk, or nothing at the end."""
@@ -126,8 +135,13 @@ class MessageReader:
             self._offset += len(chunk)
         if not chunk:
             self.close()
-            return self._normaliser.finish() if self._normaliser else b""
-        return self._normaliser.feed(chunk) if self._normaliser else chunk
+        if self._normaliser is None:
+            return chunk
+        octets = self._normaliser.feed(chunk) if chunk else self._normaliser.finish()
+        self._given += len(octets)
+        if not chunk and self._given == self._offset:  # nothing was added, and nothing is ever taken away
+            self._found_crlf()
+        return octets
 
     def close(self) -> None:
         """Read no more."""
@@ -236,12 +250,12 @@ class Maildrop:
             return None
         try:
             first = self._disk.pread(descriptor, SMALL_OCTETS + 1, 0)
-            is_ours, octets = self.listing.is_ours(index), self.listing.octets(index)
-            if is_ours and len(first) == octets:
+            has_crlf, octets = self.listing.has_crlf(index), self.listing.octets(index)
+            if has_crlf and len(first) == octets:
                 self._disk.close(descriptor)
                 return first
-            has_crlf = is_ours and self._disk.fstat(descriptor).st_size == octets
-            reader = MessageReader(self._disk, self._cache, descriptor, first, has_crlf=has_crlf)
+            has_crlf = has_crlf and self._disk.fstat(descriptor).st_size == octets
+            reader = self._reader(index, descriptor, first, has_crlf=has_crlf)
         except BaseException:
             self._disk.close(descriptor)
             raise
@@ -253,8 +267,8 @@ class Maildrop:
         if descriptor is None:
             return None
         try:
-            said, is_ours = self.listing.octets(index), self.listing.is_ours(index)
-            if is_ours and said <= SMALL_OCTETS and said % PAGE_OCTETS:
+            said, has_crlf = self.listing.octets(index), self.listing.has_crlf(index)
+            if has_crlf and said <= SMALL_OCTETS and said % PAGE_OCTETS:
                 content = self._cache.read(descriptor, said + 1, 0)
                 if content is not None and len(content) == said:
                     self._next = index + 1
@@ -263,16 +277,21 @@ class Maildrop:
             content = self._cache.read(descriptor, min(octets, SMALL_OCTETS) + 1, 0)
             if content is None:
                 return None
-            has_crlf = is_ours and octets == said
+            has_crlf = has_crlf and octets == said
             if octets > SMALL_OCTETS and content:
                 self._next = index + 1
-                reader = MessageReader(self._disk, self._cache, descriptor, content, has_crlf=has_crlf)
+                reader = self._reader(index, descriptor, content, has_crlf=has_crlf)
                 descriptor = None
                 return reader
             if len(content) != octets:  # the rest of it is not in memory, or it is no regular file
                 return None
             self._next = index + 1
-            return content if has_crlf else with_crlf(content)
+            if has_crlf:
+                return content
+            normalised = with_crlf(content)
+            if len(normalised) == octets:  # nothing was added, and nothing is ever taken away
+                self.listing.found_crlf(index)
+            return normalised
         finally:
             if descriptor is not None:
                 self._disk.close(descriptor)
@@ -304,6 +323,10 @@ class Maildrop:
         if self._lock is not None:
             self._disk.close(self._lock)
             self._lock = None
+
+    def _reader(self, index: int, descriptor: int, first: bytes, *, has_crlf: bool) -> MessageReader:
+        found = partial(self.listing.found_crlf, index)
+        return MessageReader(self._disk, self._cache, descriptor, first, has_crlf=has_crlf, found_crlf=found)
 
     def _read_ahead(self, index: int) -> None:
         """

@@ -271,3 +271,50 @@ def test_a_message_that_was_in_memory_counts_as_read(maildir: Path) -> None:
     drop.read(1)
     assert advised(disk) == 8
     drop.close()
+
+
+def foreign(maildir: Path, content: bytes) -> None:
+    (maildir / "new" / f"1.other.host,S={len(content)},W={len(content)}").write_bytes(content)
+
+
+@pytest.mark.parametrize("octets", [1_000, 4_096, SMALL_OCTETS, 300_000])
+@pytest.mark.parametrize("cache", [WarmCache(), KernelCache(None)])
+def test_anothers_message_is_looked_through_once(octets: int, cache: Any, maildir: Path) -> None:
+    content = b"0123456\r\n" * (octets // 9)
+    foreign(maildir, content)
+    drop = Maildrop.open(maildir, now=lambda: 0.0, cache=cache)
+    assert not drop.listing.has_crlf(0)
+    for _ in range(2):
+        found = drop.read_cached(0) or drop.read(0)
+        assert (b"".join(iter(found.read, b"")) if isinstance(found, MessageReader) else found) == content
+        assert drop.listing.has_crlf(0)
+    drop.close()
+
+
+@pytest.mark.parametrize("octets", [1_000, 300_000])
+@pytest.mark.parametrize("flaw", [b"\n", b"\r", b"\n\r", b"\r\r\n"])
+@pytest.mark.parametrize("cache", [WarmCache(), KernelCache(None)])
+def test_anothers_message_that_has_other_line_ends_is_never_believed_to_have_crlf(
+    octets: int, flaw: bytes, cache: Any, maildir: Path
+) -> None:
+    for content in (b"x" * octets + flaw + b"x\r\n", b"x\r\n" * (octets // 3) + b"x" + flaw):
+        foreign(maildir, content)
+        drop = Maildrop.open(maildir, now=lambda: 0.0, cache=cache)
+        for _ in range(2):
+            found = drop.read_cached(0) or drop.read(0)
+            sent = b"".join(iter(found.read, b"")) if isinstance(found, MessageReader) else found
+            assert sent == with_crlf(content)
+            assert not drop.listing.has_crlf(0)
+        drop.close()
+        next((maildir / "new").iterdir()).unlink()
+
+
+def test_a_reader_that_was_not_read_to_its_end_believes_nothing(maildir: Path) -> None:
+    foreign(maildir, b"0123456\r\n" * 40_000 + b"\n")
+    drop = Maildrop.open(maildir, now=lambda: 0.0, cache=WarmCache())
+    found = drop.read_cached(0)
+    assert isinstance(found, MessageReader)
+    found.read_cached()
+    found.close()
+    assert not drop.listing.has_crlf(0)
+    drop.close()
