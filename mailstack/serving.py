@@ -11,6 +11,7 @@ The whole of a server that is one process, and of each worker of one that is sev
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -81,6 +82,9 @@ class Serving:
             self._serve(number, socket)
         if self._memory is not None:
             self._memory.set_serving(parts.place.worker, True)
+        # What is there now stays. Without this the collector looks through all of it again and again, 50 ms at a time.
+        gc.collect()
+        gc.freeze()
         self._pulse.start()
         if parts.place.worker == 0:
             self._housekeeping.start(HOUSEKEEPING_SECONDS)

@@ -32,18 +32,25 @@ from mailstack.spool.failures import SpoolError
 __all__ = ["MailSystem", "RefusedError", "bind_all", "refuse_start"]
 
 
+class StartRefused(Exception):  # noqa: N818 (it is an answer, named as such)
+    """What keeps a daemon from starting; twistd tells it to the terminal from which it was started."""
+
+
 class MailSystem(TwistedService):
     """
     Every service of one installation.
 
-    Shape:   `read_settings` reads the configuration again, for SIGHUP.
+    Shape:   `read_settings` reads the configuration again, for SIGHUP; `is_daemon` says that twistd has left its terminal.
     Raises:  RefusedError: from the settings no house can be built.
     """
 
     name = "mailstack"
 
-    def __init__(self, settings: Settings, read_settings: Callable[[], Settings], reactor: Any) -> None:
+    def __init__(
+        self, settings: Settings, read_settings: Callable[[], Settings], reactor: Any, *, is_daemon: bool = False
+    ) -> None:
         self._settings = settings
+        self._is_daemon = is_daemon
         self._read_settings = read_settings
         self._reactor = reactor
         self._parts = Composition(settings, reactor)
@@ -64,7 +71,7 @@ class MailSystem(TwistedService):
             self._parts.load_certificates()
             self._sockets = bind_all(self._settings)
         except (CertificateError, ListenError) as error:
-            refuse_start(error)
+            refuse_start(error, is_daemon=self._is_daemon)
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's is untyped
 
     def startService(self) -> None:
@@ -73,7 +80,7 @@ class MailSystem(TwistedService):
         try:
             self._serving.open()
         except (DirectoryError, SpoolError) as error:
-            refuse_start(error)
+            refuse_start(error, is_daemon=self._is_daemon)
         self._serving.listen(self._sockets)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
@@ -109,6 +116,13 @@ def bind_all(settings: Settings) -> list[Listening]:
     return [Listening(service, bind(endpoint.host, endpoint.port)) for service, endpoint in settings.listen.each()]
 
 
-def refuse_start(error: Exception) -> NoReturn:
-    """End the process with a message instead of a traceback: twistd has nothing better to say about it."""
+def refuse_start(error: Exception, *, is_daemon: bool) -> NoReturn:
+    """
+    End the process with a message instead of a traceback: twistd has nothing better to say about it.
+
+    As a daemon it has: it passes an exception on to the process that waits at the terminal. That one would wait for ever if we
+    just ended, since it holds both ends of the pipe from which it reads.
+    """
+    if is_daemon:
+        raise StartRefused(str(error)) from None
     raise SystemExit(f"mailstack: {error}")

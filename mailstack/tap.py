@@ -55,11 +55,14 @@ def makeService(options: Options) -> IService:
     from mailstack.workers.parent import Workers
 
     is_log_shared = _logs_to_stdout(options.parent)
+    is_daemon = options.parent is not None and not options.parent["nodaemon"]
     try:
         if settings.worker_count == 1:
-            service: IService = MailSystem(settings, read, reactor)
+            service: IService = MailSystem(settings, read, reactor, is_daemon=is_daemon)
         else:
-            service = Workers(settings, read, reactor, random_octets=os.urandom, is_log_shared=is_log_shared)
+            service = Workers(
+                settings, read, reactor, random_octets=os.urandom, is_log_shared=is_log_shared, is_daemon=is_daemon
+            )
     except RefusedError as error:
         raise SystemExit(f"mailstack: the configuration is refused:\n{path}: {error}") from None
     return _with_lines(service, reactor) if is_log_shared else service

@@ -23,6 +23,8 @@ class Stage(enum.Enum):
     RCPT = "rcpt"
     CONTENT = "content"
 
+    __hash__ = object.__hash__  # it is looked up for each command, and Enum's own is of Python
+
 
 @dataclass(frozen=True, slots=True)
 class Accept:

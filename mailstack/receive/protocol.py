@@ -183,13 +183,11 @@ class ReceiverProtocol(Protocol):
 
     def _must_end(self) -> bool:
         """End the session where that disturbs no transaction, if there is a reason to."""
-        if self._core.state in _IN_TRANSACTION:
+        is_too_old = self._clock.seconds() - self._opened_at > self._limits.session_seconds
+        if not (self._is_draining or is_too_old) or self._core.state in _IN_TRANSACTION:
             return False
-        if self._is_draining:
-            self._end(replies.SHUTTING_DOWN)
-        elif self._clock.seconds() - self._opened_at > self._limits.session_seconds:
-            self._end(replies.TIMED_OUT)
-        return self._is_closing
+        self._end(replies.SHUTTING_DOWN if self._is_draining else replies.TIMED_OUT)
+        return True
 
     async def _answer(self, event: Event) -> None:
         if isinstance(event, ContentChunk):

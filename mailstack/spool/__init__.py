@@ -3,10 +3,12 @@ ACCEPTED MAIL: durable entries, their schedule, the ledger of their recipients, 
 
 For: keeping a message from the moment at which the peer gets its 250 until every recipient has it, or its sender has been told.
 An entry is a message in the spool. It comes in by the intake, goes from memory straight to its attempts by the runner, and what
-became of each recipient goes into the ledger. The disk is read again only after a restart and for retries.
+became of each recipient goes into the ledger. The disk is read again only after a restart and for retries. A message for
+accounts only is delivered before its 250 and is never an entry, unless that does not work at once (`straight`).
 
 Promises:
-- `Draft.commit` returns None only when content and row are on stable storage. Everything that fails before gives a 4yz reply.
+- `Draft.commit` returns None only when content and row are on stable storage, or all recipients have the message in their
+  maildirs, there. Everything that fails before gives a 4yz reply.
 - A recipient is finished only by the ledger, in one transaction; a failed one only together with the DSN that tells of it.
 - Whatever is killed at whatever moment, an entry is attempted again (`may_repeat`) until the ledger says that it is finished.
 - Nothing grows with what waits: the schedule is an index on disk, and what is in memory has a limit in number and in octets.

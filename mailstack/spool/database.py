@@ -160,6 +160,11 @@ class Database:
             self._drop()
             raise SpoolError(f"{self._path}: {error}") from error
 
+    @property
+    def has_ghosts(self) -> bool:
+        """Whether a commit has failed whose entries the next batch must remove before they come to light."""
+        return bool(self._ghosts)
+
     def start(self) -> None:
         """Start the thread."""
         self._batch.start()

@@ -169,7 +169,8 @@ class Draft:
 
     async def _store(self, envelope: Envelope) -> Refuse | None:
         straight = self._intake.straight
-        was_tried = straight is not None and straight.takes(envelope)
+        # After a failed commit the next message goes into the database, or what was refused then could still come to light.
+        was_tried = straight is not None and straight.takes(envelope) and not self._intake.database.has_ghosts
         if straight is not None and was_tried and await self._written_out() and await straight.deliver(self._entry(envelope)):
             self._chunks.clear()
             self._discard()

@@ -61,6 +61,8 @@ class State(enum.Enum):
     STARTING_TLS = enum.auto()
     CLOSED = enum.auto()
 
+    __hash__ = object.__hash__  # as of `Verb`
+
 
 class Step(enum.Enum):
     """What moves a session and is no command."""
@@ -68,6 +70,8 @@ class Step(enum.Enum):
     GREET = enum.auto()
     END_CONTENT = enum.auto()
     RESPOND = enum.auto()
+
+    __hash__ = object.__hash__  # as of `Verb`
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from mailstack.workers.seat import START_SECONDS, Seat
 GRACE_SECONDS: Final = 20.0  # on top of what sessions have to end: attempts end, too, and the spool is closed
 
 
-class StartRefused(Exception):  # noqa: N818 (it is an answer, named as such)
+class WorkerRefused(Exception):  # noqa: N818 (it is an answer, named as such)
     """A worker cannot start; the message says why."""
 
 
@@ -49,7 +49,8 @@ class Workers(TwistedService):
     The parent of the workers of one installation.
 
     Shape:   `read_settings` reads the configuration again, for SIGHUP; `random_octets(count)` is os.urandom or alike; with
-             `is_log_shared` the workers write to our standard output, else what they log goes through us.
+             `is_log_shared` the workers write to our standard output, else what they log goes through us; `is_daemon` says that
+             twistd has left its terminal.
     Raises:  RefusedError: from the settings no house can be built.
     """
 
@@ -63,7 +64,9 @@ class Workers(TwistedService):
         *,
         random_octets: Callable[[int], bytes],
         is_log_shared: bool,
+        is_daemon: bool = False,
     ) -> None:
+        self._is_daemon = is_daemon
         self._read_settings = read_settings
         self._reactor = reactor
         self._is_log_shared = is_log_shared
@@ -97,7 +100,7 @@ class Workers(TwistedService):
             self._conditions = Conditions(self._settings, self._secrets(self._settings))
             self._sockets = bind_all(self._settings)
         except (CertificateError, RefusedError, ListenError) as error:
-            refuse_start(error)
+            refuse_start(error, is_daemon=self._is_daemon)
         self._memory = SharedMemory.create(workers=self._count, listeners=len(self._sockets), key=self._key)
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's is untyped
 
@@ -114,8 +117,8 @@ class Workers(TwistedService):
             self._await(processes, "serving")
         except BaseException as error:
             _end_all(processes)
-            if isinstance(error, StartRefused):
-                refuse_start(error)
+            if isinstance(error, WorkerRefused):
+                refuse_start(error, is_daemon=self._is_daemon)
             raise
         for seat, process in zip(self._seats, processes, strict=True):
             process.adopt()
@@ -196,7 +199,7 @@ class Workers(TwistedService):
         """
         Wait until all have given this answer; blocks, and logs meanwhile what they say.
 
-        Raises:  StartRefused.
+        Raises:  WorkerRefused.
         """
         owners = {end.fileno(): (process, end) for process in processes for end in process.ends}
         poll = select.poll()
@@ -206,12 +209,12 @@ class Workers(TwistedService):
         while waiting:
             readable = poll.poll(max(until_seconds - self._reactor.seconds(), 0) * 1_000)
             if not readable:
-                raise StartRefused(f"{len(waiting)} workers are not ready after {START_SECONDS:.0f} s")
+                raise WorkerRefused(f"{len(waiting)} workers are not ready after {START_SECONDS:.0f} s")
             for descriptor, _ in readable:
                 process, end = owners[descriptor]
                 for message in _answers(process, end):
                     if "refused" in message:
-                        raise StartRefused(message["refused"])
+                        raise WorkerRefused(message["refused"])
                     if answer in message:
                         waiting.discard(process)
 
@@ -221,7 +224,7 @@ def _start(seat: Seat) -> Process:
         return seat.start()
     except OSError as error:
         hint = "; the user that we work as must be able to run it" if isinstance(error, PermissionError) else ""
-        raise StartRefused(f"a worker cannot be started: {error}{hint}") from error
+        raise WorkerRefused(f"a worker cannot be started: {error}{hint}") from error
 
 
 def _answers(process: Process, end: socket.socket) -> list[Message]:
@@ -232,7 +235,7 @@ def _answers(process: Process, end: socket.socket) -> list[Message]:
     if answers is None:
         with suppress(subprocess.TimeoutExpired):
             process.popen.wait(LAST_WORDS_SECONDS)
-        raise StartRefused(f"a worker {how_ended(process.popen.poll())} before it was ready; the log says why")
+        raise WorkerRefused(f"a worker {how_ended(process.popen.poll())} before it was ready; the log says why")
     return answers
 
 

@@ -15,7 +15,7 @@ import pytest
 from harness import messages
 from harness.certificates import make_certificate
 from harness.house import BIN, ENDED, House, Person, with_lines
-from harness.programs import accepts, run, wait_for
+from harness.programs import accepts, is_alive, run, wait_for
 
 MakeHouse = Callable[..., House]
 
@@ -96,6 +96,32 @@ def test_a_second_server_on_the_same_folder_refuses_the_start(make_house: MakeHo
         assert second.launch(config=other).wait(60) != 0
         assert house.is_running
         house.deliver(messages.plain("still"), house.person("bob").address)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_as_a_daemon_it_starts_stops_and_says_why_it_does_not(make_house: MakeHouse, workers: int) -> None:
+    """Without -n, twistd leaves the terminal as soon as it serves, or says there that it does not."""
+    house = make_house(change=with_lines("", f"workers = {workers}"))
+    directory, aside = house.folder / "directory.db", house.folder / "aside.db"
+    house.log_file = house.folder / "twistd.log"
+
+    def daemonize(expect: int) -> bytes:
+        words = [BIN / "twistd", "--pidfile=twistd.pid", "--logfile=twistd.log", "mailstack", "--config", house.config]
+        done = run(words, cwd=house.folder, env=house.env, expect=expect)
+        return done.stdout + done.stderr
+
+    directory.rename(aside)
+    assert b"directory.db cannot be read" in daemonize(1)
+    aside.rename(directory)
+    daemonize(0)
+    pid = int((house.folder / "twistd.pid").read_text())
+    try:
+        house.deliver(messages.plain("by-a-daemon"), house.person("bob").address)
+        house.wait_for_files(house.person("bob").address, 1)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not is_alive(pid), "it has ended")
+    assert "[mailstack#info] stopped\n" in house.log()
 
 
 def test_nothing_listens_beyond_loopback(house: House) -> None:

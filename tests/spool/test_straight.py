@@ -121,6 +121,24 @@ def test_neither_delivered_nor_spooled_is_a_451(house: House) -> None:
     assert refused.reply is LOCAL_ERROR
 
 
+def test_after_a_failed_commit_the_next_message_goes_into_the_database(house: House) -> None:
+    straight_of(house).answer = all_are(Action.DELAYED)
+    database = house.spool._database
+    assert database._connection is not None
+    database._connection.execute("PRAGMA query_only = ON")  # until it is opened anew
+    draft = house.spool.intake.begin()
+    draft.write(CONTENT)
+    assert house.commit(draft, envelope(local("alice@x.org"))) is not None
+    assert database.has_ghosts
+    straight_of(house).answer = all_are(Action.DELIVERED)
+    tried = len(straight_of(house).deliveries)
+    house.accept(local("bob@x.org"))
+    assert (len(straight_of(house).deliveries), len(house.courier.deliveries)) == (tried, 1)
+    assert not database.has_ghosts
+    house.accept(local("bob@x.org"))
+    assert (len(straight_of(house).deliveries), len(house.courier.deliveries)) == (tried + 1, 1)
+
+
 class TestHead:
     """A large content for one account comes into its file behind the head of the delivery."""
 
