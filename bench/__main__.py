@@ -118,12 +118,7 @@ def _measure(site: Site, workloads: list[Workload | Alone], file: Path | None) -
         shutil.rmtree(site.folder / workload.name, ignore_errors=True)
         if file is not None:
             report.write_json(file, report.document(site, results, figures))
-    drawn = (
-        report.table(results) if results else "",
-        report.table_durable(results),
-        report.table_alone(figures) if figures else "",
-    )
-    sys.stdout.write("\n\n".join(part for part in drawn if part) + "\n")
+    sys.stdout.write(report.drawn(results, figures) + "\n")
 
 
 if __name__ == "__main__":

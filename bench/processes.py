@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def cpu_seconds(pids: list[int]) -> float:
         with suppress(OSError, IndexError, ValueError):
             ticks += sum(int(field) for field in _stat(pid)[11:15])
     return ticks / _TICKS_PER_SECOND
+
+
+def busy_seconds() -> float:
+    """Return the time that all processors of the machine have worked, or were taken from it by what runs beside it."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = ticks
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / _TICKS_PER_SECOND
+
+
+def own_cpu_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def memory_octets(pids: list[int]) -> int:

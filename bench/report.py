@@ -10,12 +10,15 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from harness.programs import find_program
 
 from bench.alone import Figure
 from bench.rounds import Measured, Result, Site, median
+
+QUIET_CORES: Final = 0.3
+"""The kernel's own threads take about a tenth of a processor; more than this is somebody else."""
 
 
 def machine(folder: Path) -> dict[str, Any]:
@@ -72,6 +75,7 @@ def as_json(result: Result) -> dict[str, Any]:
                 "seconds": each.seconds,
                 "amount": each.amount,
                 "cpu_ms_each": 1000 * each.cpu_seconds / each.amount,
+                "others_cores": each.others_cores,
             }
             for each in measured
         ]
@@ -94,6 +98,12 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _spread(figures: list[float]) -> dict[str, float]:
     return {"median": median(figures), "least": min(figures), "most": max(figures)}
+
+
+def drawn(results: list[Result], figures: Mapping[str, list[Figure]]) -> str:
+    """Draw everything for people."""
+    parts = [table(results), warning(results), table_durable(results), table_alone(figures)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def table(results: list[Result]) -> str:
@@ -141,6 +151,14 @@ def table_alone(results: Mapping[str, list[Figure]]) -> str:
     for name, figures in results.items():
         rows += [(name, each.what, _figure(each.amount), each.unit) for each in figures]
     return aligned([(name, what, f"{amount:>9}", unit) for name, what, amount, unit in rows], left=4) if results else ""
+
+
+def warning(results: list[Result]) -> str:
+    """Say which figures were taken while others used the machine."""
+    busy = [f"{each.workload.name} ({each.others_cores:.1f})" for each in results if each.others_cores > QUIET_CORES]
+    if not busy:
+        return ""
+    return f"Others kept processors busy meanwhile (how many), so that these ratios say little: {', '.join(busy)}"
 
 
 def table_durable(results: list[Result]) -> str:

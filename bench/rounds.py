@@ -45,13 +45,15 @@ class Measured:
     """
     One round of one server.
 
-    Shape:  `amount` things (in the unit of the workload) took `seconds`; `cpu_seconds` is what all its processes used.
+    Shape:  `amount` things (in the unit of the workload) took `seconds`; `cpu_seconds` is what all its processes used;
+            `others_cores` is how many processors others kept busy meanwhile (the kernel's own threads are among them).
     """
 
     amount: float
     seconds: float
     cpu_seconds: float = 0
     more: dict[str, Any] = field(default_factory=dict)
+    others_cores: float = 0
 
     @property
     def rate(self) -> float:
@@ -89,6 +91,11 @@ class Result:
     durable: dict[str, list[str]]
     delays_ms: tuple[float, float] | None
     memory_octets: int
+
+    @property
+    def others_cores(self) -> float:
+        """How many processors others kept busy while ours was at work, or the peer was: whichever had less for itself."""
+        return max(median([each.others_cores for each in rounds]) for rounds in (self.ours, self.theirs))
 
     @property
     def ratios(self) -> list[float]:
@@ -136,8 +143,10 @@ def timed(server: Server, amount: float, work: Callable[[], dict[str, Any] | Non
     """Do something and take its time, and that of the processors."""
     os.sync()
     pids = server.pids
-    cpu_before = processes.cpu_seconds(pids)
+    cpu_before, own_before, busy_before = processes.cpu_seconds(pids), processes.own_cpu_seconds(), processes.busy_seconds()
     start = time.monotonic()
     more = work()
     seconds = time.monotonic() - start
-    return Measured(amount, seconds, processes.cpu_seconds(server.pids) - cpu_before, more or {})
+    busy, own = processes.busy_seconds() - busy_before, processes.own_cpu_seconds() - own_before
+    cpu_seconds = processes.cpu_seconds(server.pids) - cpu_before
+    return Measured(amount, seconds, cpu_seconds, more or {}, max(0.0, (busy - own - cpu_seconds) / seconds))

@@ -58,7 +58,14 @@ def test_the_table_has_a_line_for_each() -> None:
         "2.50",
         "kB",
     ]
-    assert (report.table([]), report.table_durable([]), report.table_alone({})) == ("", "", "")
+    assert report.drawn([], {}) == ""
+
+
+def test_it_warns_of_figures_that_were_taken_while_others_used_the_machine() -> None:
+    quiet = result([1], [1])
+    noisy = Result(WORKLOAD, [Measured(1, 1, others_cores=1.5)], [Measured(1, 1, others_cores=1.1)], {}, None, 0)
+    assert report.warning([quiet]) == ""
+    assert "w (1.5)" in report.drawn([quiet, noisy], {})
 
 
 class TestWhatArrived:
@@ -149,6 +156,7 @@ def test_what_this_process_uses() -> None:
     assert processes.tree(pid)[0] == pid
     assert processes.cpu_seconds([pid]) > 0
     assert processes.memory_octets([pid]) > 5_000_000
+    assert 0 < processes.own_cpu_seconds() <= processes.busy_seconds()
 
 
 def test_the_slope_is_that_of_a_line() -> None:
