@@ -12,7 +12,7 @@ from typing import Final
 
 from twisted.internet.defer import CancelledError
 
-from mailstack.deliver.loops import LoopGuard, MessageLoops
+from mailstack.deliver.loops import Loops, MessageLoops
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
 from mailstack.mail.envelope import Account, Delivery, Recipient
@@ -53,9 +53,10 @@ class LocalCourier:
         """Deliver to each recipient; what fails in any way that is not understood is to be tried again."""
         done: dict[int, Disposition] = {}
         items: dict[int, MaildirItem] = {}
+        loops = Loops(delivery.content)
         for ordinal, recipient in delivery.recipients.items():
             try:
-                items[ordinal] = self._item(delivery, ordinal, recipient)
+                items[ordinal] = self._item(delivery, ordinal, recipient, loops)
             except Exception as error:  # a bulkhead: a recipient's failure is not the others'
                 done[ordinal] = _failed(ordinal, error)
         if items and not (done and delivery.all_or_none):
@@ -71,11 +72,11 @@ class LocalCourier:
         except Exception as error:  # a bulkhead: unknown is temporary
             return [error] * len(shipment.items)
 
-    def _item(self, delivery: Delivery, ordinal: int, recipient: Recipient) -> MaildirItem:
+    def _item(self, delivery: Delivery, ordinal: int, recipient: Recipient, loops: Loops) -> MaildirItem:
         """
         Make the file of a recipient.
 
-        Raises:  ValueError: there is no folder for the destination.
+        Raises:  ValueError: there is no folder for the destination. MessageLoops.
         """
         destination = recipient.destination
         if not isinstance(destination, Account):
@@ -87,7 +88,7 @@ class LocalCourier:
             folder=self._folders.folder_of(destination.name),
             name=delivery_name(delivery.entry, ordinal, envelope.accepted_at, self._hostname, octets),
             head=head,
-            content=LoopGuard(delivery.content, recipient.address),
+            content=loops.content_for(recipient.address),
             may_repeat=delivery.may_repeat,
         )
 

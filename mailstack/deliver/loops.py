@@ -65,6 +65,32 @@ class LoopGuard:
         return path
 
 
+class Loops:
+    """
+    What one content says of earlier deliveries. Of one in memory it is found out here, once for all recipients; another is
+    looked at where it is read.
+    """
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        whole = content.in_memory
+        section = header_section(whole) if whole is not None else b""
+        self._is_guarded = whole is None
+        self._section = section if b"delivered-to" in section.lower() else b""
+
+    def content_for(self, address: Address) -> Content:
+        """
+        Return the content, as it may be delivered to an address.
+
+        Raises:  MessageLoops: it was delivered there before, here or when it is read.
+        """
+        if self._is_guarded:
+            return LoopGuard(self._content, address)
+        if self._section and was_delivered_to(address, self._section):
+            raise MessageLoops(str(address))
+        return self._content
+
+
 def was_delivered_to(address: Address, section: bytes) -> bool:
     """Say whether a header section has the Delivered-To field of an address, in letters of any case."""
     if b"delivered-to" not in section.lower():  # nearly always; saves the walk

@@ -82,6 +82,7 @@ class ReceiverProtocol(Protocol):
         self._opened_at = 0.0
         self._content_octets = 0  # of the present stretch
         self._reason = "connection lost"
+        self._gathered: list[bytes] | None = None
         self._is_running = False
         self._is_reading = True
         self._is_handshaking = False
@@ -151,7 +152,10 @@ class ReceiverProtocol(Protocol):
     def _wake(self) -> None:
         if not self._is_running and not self._is_closing and not self._is_handshaking:
             self._is_running = True
+            # Until the first wait. So the replies to commands that came together leave together (RFC 2920 §3.2).
+            self._gathered = []
             self.factory.start(self._run(), f"session {self.session}")
+            self._send_gathered()
 
     async def _run(self) -> None:
         served, in_turn = False, 0
@@ -261,13 +265,21 @@ class ReceiverProtocol(Protocol):
         self._deadline.set(self._limits.handshake_seconds)
         self._duties.forget()
         self._core.tls_started()
+        self._send_gathered()
         self.transport.startTLS(self.factory.certificates)
 
     # The end
 
     def _write(self, octets: bytes) -> None:
-        if not self._is_lost:
+        if self._gathered is not None:
+            self._gathered.append(octets)
+        elif not self._is_lost:
             self.transport.write(octets)
+
+    def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, None
+        if gathered and not self._is_lost:
+            self.transport.write(b"".join(gathered))
 
     def _end(self, answer: Reply) -> None:
         """Say a last word that no command asked for."""
@@ -281,6 +293,7 @@ class ReceiverProtocol(Protocol):
         self._is_closing, self._reason = True, reason
         self._duties.abort()
         self._deadline.set(LAST_WORD_SECONDS if self._is_draining else self._limits.handshake_seconds)
+        self._send_gathered()
         self.transport.unregisterProducer()  # a transport waits for its producer before it closes
         self.transport.loseConnection()
 

@@ -106,7 +106,7 @@ class TestSubmission:
         assert item.name == f"1700000000.M250000E{ENTRY}R1.mx.example,S={octets},W={octets}"
         assert item.may_repeat
         assert item.content.octets == len(BODY)
-        assert b"".join(item.content.chunks()) == BODY
+        assert item.content.in_memory == BODY
 
     def test_null_reverse_path(self) -> None:
         submit = Submissions(Delivered("x"))

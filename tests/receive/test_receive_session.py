@@ -267,10 +267,34 @@ class FlowTests(SynchronousTestCase):
             outlet.pauseProducing()
 
         session.transport.write = filling  # type: ignore[method-assign]
-        self.assertEqual(["250"], session.say(*["NOOP"] * 5))
+        self.assertEqual(["250"], session.say("NOOP"))
+        self.assertEqual([], session.say("NOOP"))
         outlet.resumeProducing()
         self.assertEqual(["250"], session.codes())
         outlet.stopProducing()
+
+    def test_replies_to_commands_that_came_together_leave_together(self) -> None:
+        _house, session = at(1)
+        write, writes = session.transport.write, []
+
+        def counting(octets: bytes) -> None:
+            writes.append(octets)
+            write(octets)
+
+        session.transport.write = counting  # type: ignore[method-assign]
+        codes = session.say(
+            "MAIL FROM:<a@example.net>", *[f"RCPT TO:<user{number}@example.org>" for number in range(5)], "DATA"
+        )
+        self.assertEqual(["250"] * 6 + ["354"], codes)
+        self.assertEqual(1, len(writes))
+
+    def test_what_is_answered_does_not_wait_for_what_waits(self) -> None:
+        house, session = at(1)
+        waits: Deferred[None] = Deferred()
+        house.judge.answers["rcpt"] = waits
+        self.assertEqual(["250"], session.say("MAIL FROM:<a@example.net>", "RCPT TO:<alice@example.org>", "NOOP"))
+        waits.callback(None)
+        self.assertEqual(["250", "250"], session.codes())
 
     def test_octets_after_the_end_are_nothing(self) -> None:
         _, session = at(1)
