@@ -16,7 +16,8 @@ memory of passwords that were right, DNS answers.
     parent      the service of twistd: sockets, secrets, reload, stop
     seat        the place of one worker: who has it, and when the next comes
     process     one worker process, as the parent has it
-    child       one worker process, as it has itself: the program
+    __main__    the program of a worker process
+    child       one worker process, as it has itself
     errand      what a worker is told
     line        how
     log_lines   how a worker writes the log

@@ -1,5 +1,5 @@
 """
-A worker process: `python -m mailstack.workers.child NUMBER DESCRIPTOR`, as the parent starts it (`workers`), and nobody else.
+A worker process, as it has itself.
 
 What it is to do comes over the line, the socket of that descriptor:
 
@@ -164,7 +164,3 @@ def main(words: Sequence[str]) -> int:
         worker.said(message)
     reactor.run()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

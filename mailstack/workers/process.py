@@ -157,7 +157,7 @@ def _spawn(errand: Errand, line: socket.socket, words: socket.socket | None) -> 
     output = None if words is None else words.fileno()
     return subprocess.Popen(  # noqa: S603 (nothing in it comes from outside)
         # -P: the folder that we work in is no place for code, and the path is that of this process.
-        [sys.executable, "-P", "-m", "mailstack.workers.child", str(errand.place.worker), str(line.fileno())],
+        [sys.executable, "-P", "-m", "mailstack.workers", str(errand.place.worker), str(line.fileno())],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
