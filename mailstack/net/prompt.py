@@ -49,7 +49,7 @@ class _Prompt(tcp.Connection):
 
     def _send(self, octets: bytes) -> int:
         try:
-            return self.socket.send(memoryview(octets)[: self.SEND_LIMIT])
+            return self.socket.send(octets if len(octets) <= self.SEND_LIMIT else memoryview(octets)[: self.SEND_LIMIT])
         except OSError:  # no room, or an error that the reactor will find again
             return 0
 

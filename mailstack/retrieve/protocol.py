@@ -96,6 +96,10 @@ class POP3Protocol(Protocol):
         """Take octets; stop reading when too many wait."""
         if self._is_closing:
             return
+        if self._is_at_rest() and (order := self._core.receive_order(data)) is not None:
+            self._active_at = self._clock.seconds()
+            self._carry_out(order)
+            return
         self._core.receive(data)
         self._advance()
         if self._is_reading and self._core.waiting_octets > self._limits.window_octets:
@@ -167,25 +171,39 @@ class POP3Protocol(Protocol):
                 if isinstance(event, Pause):
                     break
                 self._active_at = self._clock.seconds()
-                try:
-                    duty = self._answer(event)
-                except Exception:  # a bulkhead, as below
-                    self._failed()
-                    continue
+                self._carry_out(event)
                 in_turn += 1
-                if duty is None and in_turn >= COMMANDS_AT_ONCE and not self._is_closing:
-                    duty, in_turn = self.others_turn(), 0
-                if duty is not None:
-                    self._flow.end_turn()
-                    self._is_busy = True
-                    self.factory.start(self._done(duty), f"POP3 session {self.session}")
-                    self._flow.begin_turn()
+                if in_turn >= COMMANDS_AT_ONCE and not (self._is_busy or self._is_closing):
+                    in_turn = 0
+                    self._begin(self.others_turn())
         finally:
             self._is_advancing = False
             self._flow.end_turn()
         if not self._is_reading and self._core.waiting_octets <= self._limits.window_octets and not self.is_lost:
             self._is_reading = True
             self.transport.resumeProducing()
+
+    def _is_at_rest(self) -> bool:
+        """Say whether nothing keeps the next command from being answered."""
+        return not (self._is_busy or self._is_advancing or self._is_draining or self._flow.is_paused)
+
+    def _carry_out(self, event: Event) -> None:
+        """Answer a command, or begin to."""
+        try:
+            duty = self._answer(event)
+        except Exception:  # a bulkhead, as in `_done`
+            self._failed()
+            return
+        if duty is not None:
+            self._begin(duty)
+
+    def _begin(self, duty: Duty) -> None:
+        """Begin what waits. What was said before it does not."""
+        self._flow.end_turn()
+        self._is_busy = True
+        self.factory.start(self._done(duty), f"POP3 session {self.session}")
+        if self._is_advancing:
+            self._flow.begin_turn()
 
     async def _done(self, duty: Duty) -> None:
         """Carry out a duty that waits, and go on, whatever comes of it."""

@@ -151,11 +151,16 @@ class Inventory(Sequence[tuple[int, bytes]]):
 
     def has_crlf(self, index: int) -> bool:
         """Say whether a message, if it has the octets it should, has CRLF line ends: we wrote it, or looked it through."""
-        return bool(self._crlf[index])
+        return self._crlf[index] > 0
 
-    def found_crlf(self, index: int) -> None:
-        """Take note that all of a message was looked through, and has CRLF line ends; a file in a maildir never changes."""
-        self._crlf[index] = 1
+    def is_seen(self, index: int) -> bool:
+        """Say whether a message was seen whole, with CRLF line ends and as long as it should be."""
+        return self._crlf[index] > 1
+
+    def seen(self, index: int, octets: int) -> None:
+        """Take note that a message was seen whole, so long and with CRLF line ends; a file in a maildir never changes."""
+        if octets == self._octets[index]:
+            self._crlf[index] = 2
 
     def base(self, index: int) -> str:
         """Return the base of its name."""

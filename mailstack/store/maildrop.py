@@ -92,11 +92,11 @@ class MessageReader:
     """
     Reads a large message in chunks with CRLF line ends; `read` blocks, `read_cached` and `close` do not.
 
-    Shape:   `found_crlf` is called at the end of a message that had them all by itself, and of which that was not known.
+    Shape:   `seen` is called with the octets of a message that had CRLF all by itself, at its end, if that was not known.
     """
 
     def __init__(
-        self, disk: Disk, cache: Cache, descriptor: int, first: bytes, *, has_crlf: bool, found_crlf: Callable[[], None]
+        self, disk: Disk, cache: Cache, descriptor: int, first: bytes, *, has_crlf: bool, seen: Callable[[int], None]
     ) -> None:
         self._disk = disk
         self._cache = cache
@@ -105,7 +105,7 @@ class MessageReader:
         self._offset = len(first)
         self._normaliser = None if has_crlf else CRLFNormaliser()
         self._given = 0
-        self._found_crlf = found_crlf
+        self._seen = seen
 
     def read(self) -> bytes:
         """Return the next chunk, or nothing at the end."""
@@ -140,7 +140,7 @@ class MessageReader:
         octets = self._normaliser.feed(chunk) if chunk else self._normaliser.finish()
         self._given += len(octets)
         if not chunk and self._given == self._offset:  # nothing was added, and nothing is ever taken away
-            self._found_crlf()
+            self._seen(self._given)
         return octets
 
     def close(self) -> None:
@@ -268,7 +268,7 @@ class Maildrop:
             return None
         try:
             said, has_crlf = self.listing.octets(index), self.listing.has_crlf(index)
-            if has_crlf and said <= SMALL_OCTETS and said % PAGE_OCTETS:
+            if has_crlf and said <= SMALL_OCTETS and (said % PAGE_OCTETS or self.listing.is_seen(index)):
                 content = self._cache.read(descriptor, said + 1, 0)
                 if content is not None and len(content) == said:
                     self._next = index + 1
@@ -286,11 +286,9 @@ class Maildrop:
             if len(content) != octets:  # the rest of it is not in memory, or it is no regular file
                 return None
             self._next = index + 1
-            if has_crlf:
-                return content
-            normalised = with_crlf(content)
+            normalised = content if has_crlf else with_crlf(content)
             if len(normalised) == octets:  # nothing was added, and nothing is ever taken away
-                self.listing.found_crlf(index)
+                self.listing.seen(index, octets)
             return normalised
         finally:
             if descriptor is not None:
@@ -325,8 +323,8 @@ class Maildrop:
             self._lock = None
 
     def _reader(self, index: int, descriptor: int, first: bytes, *, has_crlf: bool) -> MessageReader:
-        found = partial(self.listing.found_crlf, index)
-        return MessageReader(self._disk, self._cache, descriptor, first, has_crlf=has_crlf, found_crlf=found)
+        seen = partial(self.listing.seen, index)
+        return MessageReader(self._disk, self._cache, descriptor, first, has_crlf=has_crlf, seen=seen)
 
     def _read_ahead(self, index: int) -> None:
         """

@@ -46,6 +46,11 @@ class LineBuffer:
         """The octets that were received and not yet given."""
         return len(self._octets)
 
+    @property
+    def is_between_lines(self) -> bool:
+        """Whether nothing is pending, nor anything to come that belongs to an over-long line."""
+        return not self._octets and not self._dropping
+
     def receive(self, octets: bytes) -> None:
         """Keep octets."""
         self._octets += octets

