@@ -138,6 +138,8 @@ class SMTPServerCore:
             return self._next_of_content(self._unstuffer)
         if self._state in (State.CLOSED, State.STARTING_TLS):
             return NEED_OCTETS
+        if self._lines.begins_with(_TLS_HANDSHAKE):  # whatever else it may be, too long for instance
+            return self._refuse(NOT_SMTP)
         line = self._lines.next_line()
         if line is None:
             return self._judge_beginning()
@@ -147,7 +149,7 @@ class SMTPServerCore:
             return self._refuse(replies.LINE_TOO_LONG)
         command = parse_command(line)
         if isinstance(command, Reply):
-            return self._refuse(NOT_SMTP if line.startswith(_TLS_HANDSHAKE) else command)
+            return self._refuse(command)
         return self._obey(command)
 
     def send(self, answer: Reply) -> bytes:
@@ -222,11 +224,9 @@ class SMTPServerCore:
         return self._owe(Refused(answer, closes), REFUSAL)
 
     def _judge_beginning(self) -> Event | Pause:
-        """Look at a line that is not complete: does it go on for ever, and is it TLS?"""
+        """Look at a line that is not complete: does it go on for ever?"""
         if self._lines.discarded > DISCARDED_OCTETS:
             return self._refuse(replies.LINE_TOO_LONG, closes=True)
-        if self._lines.begins_with(_TLS_HANDSHAKE):
-            return self._refuse(NOT_SMTP)
         return NEED_OCTETS
 
     # Commands

@@ -341,5 +341,18 @@ def test_the_cut_does_not_matter(pieces: list[bytes], role: Role) -> None:
     assert whole.messages == single.messages
 
 
+@pytest.mark.parametrize("rest", [b"", b"\x03\x01\r\n", b"x" * 5_000, b"x" * 5_000 + b"\r\n"])
+@pytest.mark.parametrize("state", [State.START, State.READY, State.RECIPIENTS])
+def test_tls_in_the_clear_is_known_however_it_is_cut(state: State, rest: bytes) -> None:
+    octets = b"\x16" + rest
+    whole, single = session_in(state), session_in(state)
+    whole.feed(octets)
+    for i in range(len(octets)):
+        single.feed(octets[i : i + 1])
+    assert whole.output == single.output
+    assert whole.output.endswith(b"421 4.7.0 This is not what you seek\r\n")
+    assert whole.core.closed
+
+
 def test_data_is_an_event_of_its_own() -> None:
     assert Data() in session_in(State.CONTENT).events
