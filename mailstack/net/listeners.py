@@ -4,8 +4,8 @@ Listeners: sockets that are bound while we are still root and served later.
 `StreamServerEndpointService` only logs a bind that fails; a mail server that does not listen must not start. So this binds
 at once and raises, and a taken port names itself.
 
-Several processes may accept from one socket. Each then takes one connection in a turn of its reactor, not all that wait, and
-one that has many more than another lets the other try first: so a burst is shared, and sessions that stay are spread evenly.
+Several processes may accept from one socket. One that has many more connections than another lets the other try first: so,
+and by taking one in a turn, they share a burst, and sessions that stay are spread evenly.
 """
 
 from __future__ import annotations
@@ -91,27 +91,18 @@ class SharedPort(PromptPort):
     has_many_more: Callable[[], bool]
     _patience: IDelayedCall | None = None
 
-    @property
-    def numberAccepts(self) -> int:
-        """Say how many connections are accepted in one turn: always one, whatever Twisted learns from the last turn."""
-        return 1
-
-    @numberAccepts.setter
-    def numberAccepts(self, value: int) -> None:
-        pass
-
     def doRead(self) -> None:
         """Accept the next connection, or let another process do it if it wants to."""
         if self.has_many_more():
-            self.stopReading()  # type: ignore[no-untyped-call]  # as above
+            self.stopReading()  # type: ignore[no-untyped-call]  # Twisted's is untyped
             clock: Any = self.reactor
             self._patience = clock.callLater(PATIENCE_SECONDS, self._accept)
         else:
-            super().doRead()  # type: ignore[no-untyped-call]  # as above
+            super().doRead()
 
     def _accept(self) -> None:
         self._patience = None
-        super().doRead()  # type: ignore[no-untyped-call]  # as above
+        super().doRead()
         if self.connected and not self.disconnecting:
             self.startReading()  # type: ignore[no-untyped-call]  # as above
 

@@ -2,7 +2,8 @@
 Prompt transports: what is written is sent at once, and goes through the reactor only when the peer does not take it.
 
 Twisted's transports keep what is written until the reactor says that the socket has room. In a dialogue of short lines it
-always has: the detour costs two changes of the epoll set, a turn of the reactor and a second callback for each reply.
+always has: the detour costs two changes of the epoll set, a turn of the reactor and a second callback for each reply, and
+again for the end of a connection.
 
 And they read at most 64 KiB at a time. A peer that fills that is sending a large message, and is given more: what is done for
 each piece is then done four times less often. Not all are, since memory of that size comes from the kernel each time.
@@ -10,13 +11,23 @@ each piece is then done four times less often. Not all are, since memory of that
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Final
 
 from twisted.internet import tcp
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConnector
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python import log
+from twisted.python.failure import Failure
 
+USUAL_OCTETS: Final = tcp.Connection.bufferSize
 MOST_OCTETS: Final = 262_144
 """Of one read."""
+LINE_OCTETS: Final = 4096
+"""What is no longer goes out in one piece, as a rule."""
+
+_DONE: Final = Failure(CONNECTION_DONE)
 
 
 class _Prompt(tcp.Connection):
@@ -25,6 +36,15 @@ class _Prompt(tcp.Connection):
 
     What does not go out at once, and every error, is left to the reactor: connectionLost never comes from within a write.
     """
+
+    def write(self, data: bytes) -> None:
+        """Send octets."""
+        if len(data) > LINE_OCTETS or not self._is_idle():
+            super().write(data)  # type: ignore[no-untyped-call]  # Twisted's is untyped
+            return
+        sent = self._send(data)
+        if sent < len(data):
+            super().write(data[sent:])  # type: ignore[no-untyped-call]  # as above
 
     def startWriting(self) -> None:
         """Send what was just written, or as much of it as there is room for; then have the reactor send the rest."""
@@ -37,15 +57,33 @@ class _Prompt(tcp.Connection):
                 self.dataBuffer, self.offset = octets, sent
             elif not self.producerPaused:  # a paused producer is resumed by the reactor
                 return
-        super().startWriting()  # type: ignore[no-untyped-call]  # Twisted's is untyped
+        super().startWriting()  # type: ignore[no-untyped-call]  # as above
 
-    def _dataReceived(self, data: bytes | None) -> Any:
-        octets = len(data or b"")
-        if octets == self.bufferSize:
+    def loseConnection(self) -> None:
+        """Close when everything is sent: mostly in the next turn."""
+        if self.producer is not None or not self._is_idle():
+            super().loseConnection()  # type: ignore[no-untyped-call]  # as above
+            return
+        self.stopReading()  # type: ignore[no-untyped-call]  # as above
+        self.disconnecting = 1
+        clock: Any = self.reactor
+        clock.callLater(0, self.connectionLost, _DONE)
+
+    def _is_idle(self) -> bool:
+        """Say whether the connection is up, in the clear, and has nothing to send."""
+        return not (self._tempDataBuffer or self.dataBuffer or self.TLS or self.disconnecting) and bool(
+            self.connected and not self._writeDisconnected
+        )
+
+    def _dataReceived(self, data: bytes | None) -> ConnectionDone | None:
+        if not data:
+            return CONNECTION_DONE
+        if len(data) == self.bufferSize:
             self.bufferSize = MOST_OCTETS
-        elif octets < PromptServer.bufferSize // 2:
-            self.bufferSize = PromptServer.bufferSize
-        return super()._dataReceived(data)
+        elif self.bufferSize > USUAL_OCTETS and len(data) < USUAL_OCTETS // 2:
+            self.bufferSize = USUAL_OCTETS
+        self.protocol.dataReceived(data)
+        return None
 
     def _send(self, octets: bytes) -> int:
         try:
@@ -63,9 +101,46 @@ class PromptClient(_Prompt, tcp.Client):
 
 
 class PromptPort(tcp.Port):
-    """A listening port whose connections are prompt."""
+    """
+    A listening port whose connections are prompt.
+
+    It takes one connection in a turn of the reactor, so that those who are here are served as fast as others come.
+    """
 
     transport: Any = PromptServer
+    numberAccepts = 1
+
+    def doRead(self) -> None:
+        """Accept a connection; what is not as usual, as a lack of descriptors, is Twisted's."""
+        try:
+            accepted, address = self.socket.accept()
+        except BlockingIOError:
+            return
+        except OSError:
+            super().doRead()  # type: ignore[no-untyped-call]  # as above
+            return
+        protocol = self._made_for(address)
+        if protocol is None:
+            accepted.close()
+            return
+        self.sessionno += 1
+        transport = self.transport(accepted, protocol, address, self, self.sessionno, self.reactor)
+        try:
+            protocol.makeConnection(transport)
+        except Exception:  # a bulkhead: this connection only
+            log.err()
+            transport.abortConnection()
+
+    def _made_for(self, address: Any) -> Any:
+        factory: Any = self.factory
+        try:
+            if address[-1] and len(address) == 4:  # the scope of an IPv6 address belongs to its name
+                numeric = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+                address = (numeric[0], *address[1:])
+            return factory.buildProtocol(self._buildAddr(address))  # type: ignore[no-untyped-call]  # as above
+        except Exception:  # as below
+            log.err()
+            return None
 
 
 class PromptTCP:
