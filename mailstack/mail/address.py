@@ -7,6 +7,7 @@ the only way by which text from outside becomes an `Address`. The null reverse-p
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def parse_address(text: str) -> Address:
     return Address(local_part, parse_domain(rest[1:]))
 
 
+@functools.lru_cache(maxsize=1_024)  # of 255 octets each; nearly every address is of a domain that was seen before
 def parse_domain(text: str) -> str:
     """
     Parse a domain name or an address literal into its one lower-case form.

@@ -14,7 +14,7 @@ do not exist are passed over while others remain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -156,13 +156,20 @@ class Expander:
     async def _look_up(self, address: Address) -> Account | tuple[Address, ...]:
         """Look up a local address in the order of the table above; nothing is no targets."""
         if address.domain:
-            for candidate in dict.fromkeys((address, self._base(address), Address(CATCH_ALL, address.domain))):
+            for candidate in self._candidates(address):
                 found = await self._directory.resolve(candidate)
                 if found is not None:
                     return found
         if self._is_postmaster(address) and self._postmaster is not None:
             return (self._postmaster,)
         return ()
+
+    def _candidates(self, address: Address) -> Iterator[Address]:
+        yield address
+        base = self._base(address)
+        if base != address:
+            yield base
+        yield Address(CATCH_ALL, address.domain)
 
     def _base(self, address: Address) -> Address:
         """Return the address without its subaddress."""
