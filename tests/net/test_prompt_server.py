@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
+from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -40,6 +42,23 @@ class Services(Factory):
     def buildProtocol(self, addr):
         self.address = addr
         return Served(self)
+
+
+@contextlib.contextmanager
+def no_descriptors():
+    """Have none left."""
+    soft_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken, most = [], max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most + 1, soft_hard[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, soft_hard)
+        for each in taken:
+            os.close(each)
 
 
 def everything(client):
@@ -176,14 +195,9 @@ class PromptPortTests(TestCase):
         said = []
         globalLogPublisher.addObserver(said.append)
         self.addCleanup(globalLogPublisher.removeObserver, said.append)
-        refused, soft_hard = self.call(), resource.getrlimit(resource.RLIMIT_NOFILE)
-        probe = os.dup(0)
-        os.close(probe)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (probe, soft_hard[1]))
-        try:
+        refused = self.call()
+        with no_descriptors():
             self.port.doRead()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, soft_hard)
         self.assertEqual(refused.recv(10), b"")
         self.assertTrue([event for event in said if "EMFILE" in str(event.get("log_format", "")) + str(event)])
         client = self.call()
