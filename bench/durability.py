@@ -2,7 +2,7 @@
 Durability: what stands on stable storage before the 250.
 
 strace shows every process of a server while one message is received: the calls that flush something between the 354 and the
-250 after end-of-data are what the 250 rests on.
+250 after end-of-data are what the 250 rests on. (Within TLS it cannot see the replies; a submission takes the same road.)
 """
 
 from __future__ import annotations

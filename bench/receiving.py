@@ -286,6 +286,7 @@ WORKLOADS: Final = (
         _OursRelays,
         _PostfixRelays,
         _relay,
+        durability=lambda site, server: before_the_250(site, server, f"sink@{DOMAIN}"),
     ),
     Workload(
         "submission",

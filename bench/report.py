@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ def machine(folder: Path) -> dict[str, Any]:
         "file_system": _said("stat", "-f", "-c", "%T", str(folder)),
         "free_octets": shutil.disk_usage(folder).free,
         "python": platform.python_version(),
+        "python_program": str(Path(sys.executable).resolve()),
         "twisted": twisted.__version__,
         "pyopenssl": OpenSSL.__version__,
         "mailstack": mailstack.__version__,
