@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ class WarmCache:
 
 @pytest.fixture(autouse=True)
 def no_leak() -> Iterator[None]:
+    gc.collect()  # or what a test of another file has left is closed in the midst of ours
     before = descriptors()
     yield
     assert descriptors() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import itertools
 import os
 import shutil
@@ -48,6 +49,7 @@ def pass_time(maildir: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def no_leak() -> Iterator[None]:
+    gc.collect()  # or what a test of another file has left is closed in the midst of ours
     before = descriptors()
     yield
     assert descriptors() == before
