@@ -31,8 +31,9 @@ from mailstack.doors import IPolicyMaker
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
-from mailstack.net.batch import BatchThread
+from mailstack.net.batch import BatchThread, Gather
 from mailstack.net.dns_exchange import Server
+from mailstack.net.lean_reactor import when_idle
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.net.supervise import Supervisor
@@ -68,7 +69,6 @@ from mailstack.wire.smtp_mailing import Login
 
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8
-GATHER_SECONDS: Final = 0.002  # of deliveries that come in company: fewer flushes, and fewer changes between threads
 
 Mail = ReceiverFactory | POP3Factory
 _LEFT_OVER: Final = Limits(attempts_at_once=5, per_destination=1, works=200, octets=8_388_608, works_per_destination=100)
@@ -135,7 +135,7 @@ class Composition:
         self.maildirs = Maildirs(self.folders, seconds=time.monotonic)
         self.maildrops = Maildrops(now=reactor.seconds)
         self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(
-            self.maildirs.deliver_many, name="deliveries", gather_seconds=GATHER_SECONDS
+            self.maildirs.deliver_many, name="deliveries", gather=when_idle(reactor)
         )
         self.directory = self._make_directory(settings)
         self._expander = Expander(
@@ -269,8 +269,8 @@ class Composition:
 
     # How they are made
 
-    def _batch(self, run: Callable[[list[Any]], Any], *, name: str, gather_seconds: float = 0.0) -> BatchThread[Any, Any]:
-        return BatchThread(run, name=name, from_thread=self._reactor.callFromThread, gather_seconds=gather_seconds)
+    def _batch(self, run: Callable[[list[Any]], Any], *, name: str, gather: Gather | None = None) -> BatchThread[Any, Any]:
+        return BatchThread(run, name=name, from_thread=self._reactor.callFromThread, gather=gather)
 
     def _make_judge(self, settings: Settings) -> Chain:
         house = House(settings.hostname, self.directory)

@@ -23,6 +23,7 @@ from mailstack import events
 from mailstack.compose import Composition, RefusedError
 from mailstack.directory.records import DirectoryError
 from mailstack.net.descriptors import raise_descriptor_limit
+from mailstack.net.lean_reactor import make_lean
 from mailstack.net.listeners import ListenError, bind
 from mailstack.net.tls import CertificateError
 from mailstack.serving import Listening, Serving, describe_change
@@ -53,6 +54,7 @@ class MailSystem(TwistedService):
         self._is_daemon = is_daemon
         self._read_settings = read_settings
         self._reactor = reactor
+        make_lean(reactor)
         self._parts = Composition(settings, reactor)
         self._serving = Serving(self._parts, settings, reactor)
         self._sockets: list[Listening] = []

@@ -2,9 +2,13 @@
 Batches: one thread that takes whatever gathered while it was busy and does it in one go.
 
 Group commit in one picture: while a batch runs (a transaction, a round of fsyncs), further items queue; when it ends, all of
-them are the next batch. So the cost of a flush is shared exactly when there is something to share, without a timer. One call
-from the thread fires the Deferreds of a whole batch, since each such call wakes the reactor; of a large batch some in each turn
-of the reactor, since each may be followed by whatever a session does next.
+them are the next batch. So the cost of a flush is shared exactly when there is something to share, without a timer.
+
+A batch that gathers begins only when the reactor has nothing else to do: then all who could join have joined, nobody has
+waited for nothing, and thread and reactor do not take the interpreter's lock from each other all the time.
+
+One call from the thread fires the Deferreds of a whole batch, since each such call wakes the reactor; of a large batch some in
+each turn of the reactor, since each may be followed by whatever a session does next.
 """
 
 from __future__ import annotations
@@ -30,8 +34,11 @@ FIRED_AT_ONCE: Final = 32
 GATHER_ITEMS: Final = 16
 """So many are worth a flush; nobody waits for more."""
 
-COMPANY: Final = 0.5
-COMPANY_WEIGHT: Final = 1 / 16
+GATHER_SECONDS: Final = 0.008
+"""How long the first of a batch waits for others at most, when the reactor always has something to do."""
+
+Gather = Callable[[Callable[[], None], float], Any]
+"""Calls a function when nothing else is to be done, or after so many seconds at the latest (`lean_reactor.when_idle`)."""
 
 
 class BatchStopped(Exception):  # noqa: N818 (it is a state, named as such)
@@ -44,9 +51,8 @@ class BatchThread(Generic[T, R]):
 
     Shape:   `run` is called in the thread with 1 to `max_items` items and returns one outcome for each, in order; an outcome
              that is an Exception fails the Deferred of its item. If `run` itself raises, every item of the batch fails.
-             `from_thread` is reactor.callFromThread or alike. Everything else is called in the reactor's thread.
-    Units:   `gather_seconds` is how long the first item of a batch waits for others, while items mostly come in company: when
-             another has not ended yet. Who comes alone is not kept waiting.
+             `from_thread` is reactor.callFromThread or alike. Everything else is called in the reactor's thread. With `gather`
+             a batch begins when that says so, or with GATHER_ITEMS; without, as soon as the thread is free.
     """
 
     def __init__(
@@ -56,16 +62,16 @@ class BatchThread(Generic[T, R]):
         name: str,
         from_thread: Callable[..., Any],
         max_items: int = MAX_ITEMS,
-        gather_seconds: float = 0.0,
+        gather: Gather | None = None,
     ) -> None:
         if max_items < 1:
             raise ValueError("max_items must be 1 or more")
         self._run = run
         self._from_thread = from_thread
-        self._gather_seconds = gather_seconds
-        self._are_enough = threading.Event()
-        self._unfinished = 0
-        self._company = 0.0  # the part of the last items that came while another was unfinished
+        self._gather = gather
+        self._is_gathering = False  # as the reactor's thread sees it: `gather` was asked, and has not called yet
+        self._is_running = False  # likewise: the thread was let go, and has not given its outcomes yet
+        self._may_begin = gather is None  # as the thread sees it
         self._max_items = max_items
         self._waiting: deque[tuple[T, Deferred[R]]] = deque()
         self._changed = threading.Condition()
@@ -98,11 +104,9 @@ class BatchThread(Generic[T, R]):
             if self._stopping:
                 return fail(BatchStopped(self._thread.name))
             self._waiting.append((item, outcome))
-            self._changed.notify()
-        self._company += ((self._unfinished > 0) - self._company) * COMPANY_WEIGHT
-        self._unfinished += 1
-        if len(self._waiting) >= GATHER_ITEMS:
-            self._are_enough.set()
+            if self._gather is None:
+                self._changed.notify()
+        self._gather_on()
         return outcome
 
     async def stop(self) -> None:
@@ -110,7 +114,6 @@ class BatchThread(Generic[T, R]):
         with self._changed:
             first, self._stopping = not self._stopping, True
             self._changed.notify()
-        self._are_enough.set()
         if not self._started:
             return
         if first:
@@ -125,10 +128,32 @@ class BatchThread(Generic[T, R]):
 
     def _give(self, waiting: list[Deferred[Any]], outcomes: Sequence[Any]) -> None:
         """Fire the Deferreds of a batch, after those of the batches before, some at a time."""
-        self._unfinished -= len(waiting)
+        self._is_running = False
+        self._gather_on()
         self._done.extend(zip(waiting, outcomes, strict=True))
         if not self._is_giving:
             self._give_on()
+
+    def _gather_on(self) -> None:
+        """See to it that what waits will be done."""
+        if self._gather is None or self._is_running or not self._waiting:
+            return
+        if len(self._waiting) >= GATHER_ITEMS:
+            self._begin()
+        elif not self._is_gathering:
+            self._is_gathering = True
+            self._gather(self._gathered, GATHER_SECONDS)
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
+        if self._waiting and not self._is_running:  # else enough had come before
+            self._begin()
+
+    def _begin(self) -> None:
+        self._is_running = True
+        with self._changed:
+            self._may_begin = True
+            self._changed.notify()
 
     def _give_on(self) -> None:
         now = [self._done.popleft() for _ in range(min(FIRED_AT_ONCE, len(self._done)))]
@@ -149,12 +174,9 @@ class BatchThread(Generic[T, R]):
 
     def _take(self) -> list[tuple[T, Deferred[R]]]:
         with self._changed:
-            while not self._waiting and not self._stopping:
+            while not (self._stopping or (self._waiting and self._may_begin)):
                 self._changed.wait()
-        if self._gather_seconds and self._company >= COMPANY and not self._stopping:
-            self._are_enough.wait(self._gather_seconds)
-            self._are_enough.clear()
-        with self._changed:
+            self._may_begin = self._gather is None
             return [self._waiting.popleft() for _ in range(min(self._max_items, len(self._waiting)))]
 
 

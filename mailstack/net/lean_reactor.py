@@ -1,13 +1,28 @@
 """
-The reactor of a process that has many connections with little to say each: epoll, and one call for each event.
+The reactor of a mail server: epoll, one call for each event, and word of when there is nothing to do.
 
 Twisted's own makes a logging context around each call, with the name of the connection's protocol, for programs that log by
 `twisted.python.log`. Our events name their session themselves, and to a short reply that context adds a quarter of its cost.
+
+Nothing to do means more than that no event is there: those who will make the next ones, clients on the same machine or other
+workers, may wait for the processor that we hold. So others are let in first, and then it is looked once more.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+from twisted.python import log
+
+LOOKS: Final = 3
+"""How often others are let in before we believe that there is nothing to do."""
+
+WhenIdle = Callable[[Callable[[], None], float], Any]
+"""Calls a function when the reactor has nothing else to do, or after so many seconds at the latest."""
 
 
 def install() -> None:
@@ -16,18 +31,68 @@ def install() -> None:
 
     Raises:  ReactorAlreadyInstalledError.
     """
-    if sys.platform != "linux":
-        return
+    if sys.platform == "linux":
+        from twisted.internet.main import installReactor
+
+        installReactor(_lean()())
+
+
+def make_lean(reactor: Any) -> None:
+    """Turn the reactor that twistd has installed into this one, if it is its usual one."""
+    if sys.platform == "linux":
+        from twisted.internet.epollreactor import EPollReactor
+
+        if type(reactor) is EPollReactor:
+            reactor.__class__ = _lean()
+
+
+def when_idle(reactor: Any) -> WhenIdle:
+    """Return a reactor's way to wait until there is nothing to do; of another one, until it has done what is ready now."""
+    own: WhenIdle = getattr(reactor, "when_idle", lambda function, within_seconds: reactor.callLater(0, function))
+    return own
+
+
+def _lean() -> type[Any]:
     from twisted.internet.epollreactor import EPollReactor
-    from twisted.internet.main import installReactor
 
     class LeanReactor(EPollReactor):
+        _waiting: tuple[Callable[[], None], ...] = ()
+        _until = 0.0
+
+        def when_idle(self, function: Callable[[], None], within_seconds: float) -> None:
+            until = monotonic() + within_seconds
+            self._until = min(self._until, until) if self._waiting else until
+            self._waiting = (*self._waiting, function)
+
         def doPoll(self, timeout: float | None) -> None:
-            for descriptor, event in self._poller.poll(-1 if timeout is None else timeout, len(self._selectables)):
+            waits = bool(self._waiting)
+            events = self._poller.poll(0 if waits else -1 if timeout is None else timeout, len(self._selectables))
+            if waits:
+                events = events or self._look_again()
+                if not events or monotonic() >= self._until:
+                    self._be_idle()
+            for descriptor, event in events:
                 selectable = self._selectables.get(descriptor)
                 if selectable is not None:  # what came before it may have closed it
                     self._doReadOrWrite(selectable, descriptor, event)  # type: ignore[no-untyped-call]  # Twisted's is untyped
 
         doIteration = doPoll
 
-    installReactor(LeanReactor())  # type: ignore[no-untyped-call]  # as above
+        def _look_again(self) -> list[tuple[int, int]]:
+            events: list[tuple[int, int]] = []
+            for _ in range(LOOKS):
+                os.sched_yield()
+                events = self._poller.poll(0, len(self._selectables))
+                if events:
+                    break
+            return events
+
+        def _be_idle(self) -> None:
+            functions, self._waiting = self._waiting, ()
+            for function in functions:
+                try:
+                    function()
+                except Exception:  # a bulkhead: the reactor must outlive it
+                    log.err()
+
+    return LeanReactor

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from mailstack.net.batch import FIRED_AT_ONCE, GATHER_ITEMS, BatchStopped, BatchThread, InlineBatch
+from mailstack.net.batch import FIRED_AT_ONCE, GATHER_ITEMS, GATHER_SECONDS, BatchStopped, BatchThread, InlineBatch
 
 
 class FakeReactor:
@@ -226,49 +226,88 @@ class TestInline:
         assert batches == [[0, 1], [2]]
 
 
+class Idle:
+    """Keeps what is to be called when there is nothing else to do, until the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
+
+    def __call__(self, function: Callable[[], None], within_seconds: float) -> None:
+        assert within_seconds == GATHER_SECONDS
+        self.asked.append(function)
+
+    def comes(self) -> None:
+        asked, self.asked = self.asked, []
+        for function in asked:
+            function()
+
+
 class TestGathering:
-    """Items that come in company wait for each other; with an hour to wait, only the right reason ends it."""
-
-    HOUR = 3_600.0
-
     @pytest.fixture
     def house(self):
-        reactor, batches = FakeReactor(), []
+        reactor, idle, batches = FakeReactor(), Idle(), []
 
         def run(items: list[Any]) -> list[Any]:
             batches.append(items)
             return items
 
-        batch: BatchThread[Any, Any] = BatchThread(
-            run, name="test", from_thread=reactor.call_from_thread, gather_seconds=self.HOUR
-        )
-        yield reactor, batch, batches
+        batch: BatchThread[Any, Any] = BatchThread(run, name="test", from_thread=reactor.call_from_thread, gather=idle)
+        yield reactor, batch, idle, batches
         reactor.wait(Deferred.fromCoroutine(batch.stop()))
 
-    def test_who_comes_alone_does_not_wait(self, house):
-        reactor, batch, batches = house
+    def test_a_batch_begins_when_there_is_nothing_else_to_do(self, house):
+        reactor, batch, idle, batches = house
         batch.start()
-        for number in range(100):
-            assert reactor.wait(batch.submit(number)) == [number]
-        assert len(batches) == 100
-
-    def test_company_waits_until_there_is_enough(self, house):
-        reactor, batch, batches = house
-        first = [batch.submit(number) for number in range(GATHER_ITEMS)]  # before the start, and so together
-        batch.start()
-        reactor.wait(*first)
-        some = [batch.submit(number) for number in range(GATHER_ITEMS - 1)]
+        some = [batch.submit(number) for number in range(3)]
+        assert len(idle.asked) == 1
         with pytest.raises(queue.Empty):
             reactor.calls.get(timeout=0.05)
-        last = batch.submit("last")
-        reactor.wait(*some, last)
-        assert [len(items) for items in batches] == [GATHER_ITEMS, GATHER_ITEMS]
+        idle.comes()
+        assert reactor.wait(*some) == [0, 1, 2]
+        assert batches == [[0, 1, 2]]
 
-    def test_a_stop_does_not_wait_for_company(self, house):
-        reactor, batch, batches = house
-        first = [batch.submit(number) for number in range(GATHER_ITEMS)]
+    def test_enough_do_not_wait(self, house):
+        reactor, batch, idle, batches = house
         batch.start()
-        reactor.wait(*first)
+        some = [batch.submit(number) for number in range(GATHER_ITEMS)]
+        reactor.wait(*some)
+        assert [len(items) for items in batches] == [GATHER_ITEMS]
+        idle.comes()  # for those that have gone
+        idle.comes()
+        last = batch.submit("last")
+        idle.comes()
+        assert reactor.wait(last) == ["last"]
+
+    def test_what_comes_during_a_batch_waits_in_its_turn(self):
+        gate, idle, reactor = Gate(), Idle(), FakeReactor()
+        batch: BatchThread[int, int] = BatchThread(gate, name="gate", from_thread=reactor.call_from_thread, gather=idle)
+        batch.start()
+        first = batch.submit(1)
+        idle.comes()
+        assert gate.entered.acquire(timeout=10)
+        others = [batch.submit(2), batch.submit(3)]
+        assert not idle.asked
+        gate.go.release()
+        assert reactor.wait(first) == [1]
+        assert len(idle.asked) == 1
+        gate.go.release()
+        idle.comes()
+        assert reactor.wait(*others) == [2, 3]
+        assert gate.batches == [[1], [2, 3]]
+        reactor.wait(Deferred.fromCoroutine(batch.stop()))
+
+    def test_what_was_submitted_before_the_start(self, house):
+        reactor, batch, idle, batches = house
+        some = [batch.submit(number) for number in range(3)]
+        idle.comes()
+        batch.start()
+        assert reactor.wait(*some) == [0, 1, 2]
+        assert batches == [[0, 1, 2]]
+
+    def test_a_stop_does_not_wait_for_it(self, house):
+        reactor, batch, idle, batches = house
+        batch.start()
         waits = batch.submit("waits")
         reactor.wait(Deferred.fromCoroutine(batch.stop()), waits)
-        assert batches[-1] == ["waits"]
+        assert batches == [["waits"]]
+        idle.comes()

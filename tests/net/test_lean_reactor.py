@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from twisted.internet.task import Clock
+
+from mailstack.net.lean_reactor import make_lean, when_idle
 
 PROGRAM = """
 import os, signal, socket, sys
@@ -57,8 +60,9 @@ def talk():
     os.kill(os.getpid(), signal.SIGUSR1)
     ends = [client(b"x") for _ in range(4)]
     for end in ends:
-        while len(end.recv(100_000, socket.MSG_WAITALL)) < 100_000:
-            pass
+        left = 100_000
+        while left:
+            left -= len(end.recv(left))
     for end in ends:
         end.sendall(b"close others")
     reactor.callFromThread(stop_when_all_are_gone)
@@ -74,6 +78,68 @@ reactor.callInThread(talk)
 reactor.run()
 print(type(reactor).__name__, sorted(set(heard)))
 """
+
+
+IDLE = """
+import socket, time
+from mailstack.net.lean_reactor import make_lean, when_idle
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
+make_lean(reactor)
+
+turns, called = [], []
+
+class Endless(Protocol):
+    def dataReceived(self, data):
+        turns.append(time.monotonic())
+        self.transport.write(b"x")
+
+def at_rest():
+    began = time.monotonic()
+    def idle():
+        called.append(time.monotonic() - began)
+        raise RuntimeError("the reactor must outlive it")
+    when_idle(reactor)(idle, 10)
+    when_idle(reactor)(lambda: called.append(time.monotonic() - began), 10)
+    reactor.callLater(0.2, busy)
+
+def busy():
+    assert len(called) == 2 and max(called) < 0.15, called
+    one, other = socket.socketpair()
+    for end in (one, other):
+        end.setblocking(False)
+        reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, Factory.forProtocol(Endless))
+        end.close()
+    for reader in list(reactor.getReaders()):
+        if hasattr(reader, "protocol"):
+            reader.protocol.transport.write(b"x" * 5)
+    global began
+    began = time.monotonic()
+    when_idle(reactor)(done, 0.1)
+
+def done():
+    called.append(time.monotonic() - began)
+    reactor.stop()
+
+reactor.callWhenRunning(at_rest)
+reactor.run()
+print(type(reactor).__name__, len(turns) > 20, 0.09 < called[-1] < 5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
+def test_it_knows_when_there_is_nothing_to_do_and_gives_up_waiting_for_that() -> None:
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "LeanReactor True True\n", done.stderr
+
+
+def test_another_reactor_calls_when_it_has_done_what_is_ready() -> None:
+    clock, called = Clock(), []
+    make_lean(clock)
+    when_idle(clock)(lambda: called.append(1), 10)
+    assert not called
+    clock.advance(0)
+    assert called == [1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
