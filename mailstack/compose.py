@@ -31,7 +31,7 @@ from mailstack.doors import IPolicyMaker
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
-from mailstack.net.batch import BatchThread, Gather
+from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
 from mailstack.net.lean_reactor import when_idle
 from mailstack.net.prompt import PromptTCP
@@ -134,9 +134,7 @@ class Composition:
         self.folders = MailFolder(settings.mail_folder)
         self.maildirs = Maildirs(self.folders, seconds=time.monotonic)
         self.maildrops = Maildrops(now=reactor.seconds)
-        self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(
-            self.maildirs.deliver_many, name="deliveries", gather=when_idle(reactor)
-        )
+        self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(self.maildirs.deliver_many, name="deliveries")
         self.directory = self._make_directory(settings)
         self._expander = Expander(
             self.directory,
@@ -269,8 +267,9 @@ class Composition:
 
     # How they are made
 
-    def _batch(self, run: Callable[[list[Any]], Any], *, name: str, gather: Gather | None = None) -> BatchThread[Any, Any]:
-        return BatchThread(run, name=name, from_thread=self._reactor.callFromThread, gather=gather)
+    def _batch(self, run: Callable[[list[Any]], Any], *, name: str) -> BatchThread[Any, Any]:
+        reactor = self._reactor
+        return BatchThread(run, name=name, from_thread=reactor.callFromThread, gather=when_idle(reactor))
 
     def _make_judge(self, settings: Settings) -> Chain:
         house = House(settings.hostname, self.directory)
