@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from twisted.python import log
 
-LOOKS: Final = 3
+LOOKS: Final = 6
 """How often others are let in before we believe that there is nothing to do."""
 
 WhenIdle = Callable[[Callable[[], None], float], Any]
