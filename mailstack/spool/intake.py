@@ -36,7 +36,7 @@ from mailstack.spool.ports import Start
 from mailstack.spool.space import FreeSpace
 from mailstack.spool.straight import Straight
 
-UNWRITTEN_OCTETS: Final = 1_048_576
+UNWRITTEN_OCTETS: Final = 524_288
 
 
 class Intake:
