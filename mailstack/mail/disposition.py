@@ -34,7 +34,8 @@ class Disposition:
 
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
-            `remote_mta` is the host that said so, or None; `cause` is for the log only.
+            `remote_mta` is the host that said so, or None; `cause` is for the log only; `notifies` says that the host which
+            has it now tells the sender what the sender wants to be told.
     """
 
     ordinal: int
@@ -43,10 +44,11 @@ class Disposition:
     diagnostic: str
     remote_mta: str | None = None
     cause: str = ""
+    notifies: bool = False
 
 
-def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, **more: str) -> Disposition:
+def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:
     """Make the disposition that every unknown failure becomes: temporary."""
     return Disposition(
-        ordinal=ordinal, action=Action.DELAYED, status=status or EnhancedStatus(4, 3, 0), diagnostic=diagnostic, **more
+        ordinal=ordinal, action=Action.DELAYED, status=status or EnhancedStatus(4, 3, 0), diagnostic=diagnostic, cause=cause
     )

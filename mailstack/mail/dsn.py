@@ -125,10 +125,13 @@ def _human_part(outcomes: Sequence[tuple[Recipient, Disposition]], envelope: Env
 
 
 def _machine_part(outcomes: Sequence[tuple[Recipient, Disposition]], envelope: Envelope, hostname: str, date: str) -> bytes:
-    groups = [[f"Reporting-MTA: dns; {hostname}", f"Arrival-Date: {format_date(envelope.accepted_at)}"]]
+    about = [f"Reporting-MTA: dns; {hostname}", f"Arrival-Date: {format_date(envelope.accepted_at)}"]
+    if envelope.requests.envelope_id is not None:
+        about.insert(0, f"Original-Envelope-Id: {_printable(envelope.requests.envelope_id)}")  # RFC 3464 §2.2.1
+    groups = [about]
     for recipient, disposition in outcomes:
         fields = [
-            f"Original-Recipient: {_address_field(recipient.original)}",
+            f"Original-Recipient: {_original_recipient(recipient)}",
             f"Final-Recipient: {_address_field(recipient.address)}",
             f"Action: {disposition.action.value}",
             f"Status: {disposition.status}",
@@ -141,6 +144,14 @@ def _machine_part(outcomes: Sequence[tuple[Recipient, Disposition]], envelope: E
         groups.append([*fields, f"Last-Attempt-Date: {date}"])
     body = b"\r\n".join(_lines(*fields) for fields in groups)
     return b"Content-Type: message/delivery-status\r\n\r\n" + body
+
+
+def _original_recipient(recipient: Recipient) -> str:
+    """Write what ORCPT said, or else the forward-path (RFC 3464 §2.3.1)."""
+    asked = recipient.original_recipient
+    if asked is None:
+        return _address_field(recipient.original)
+    return f"{_printable(asked.kind)};{_printable(asked.address)}"
 
 
 def _original_part(original: bytes, whole: bool) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mailstack.mail.address import Address
+from mailstack.mail.requests import NO_REQUESTS, Notify, OriginalRecipient, Requests
 
 
 class Service(enum.Enum):
@@ -66,12 +67,15 @@ class Recipient:
     One recipient after expansion.
 
     Shape:  `address` is where it goes; `original` is the forward-path that was accepted at RCPT (RFC 3461 §5 calls it
-            the original recipient) and differs when an alias was expanded.
+            the original recipient) and differs when an alias was expanded. What of `notify` is None was not asked for: then
+            failures are told, and delays. `original_recipient` is what ORCPT said.
     """
 
     address: Address
     original: Address
     destination: Destination
+    notify: frozenset[Notify] | None = None
+    original_recipient: OriginalRecipient | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,7 @@ class Envelope:
     Everything about a message that is not its content.
 
     Shape:  `reverse_path` None is the null reverse-path; `recipients` are in order and their index is their ordinal;
-            `accepted_at` is in seconds since 1970, UTC.
+            `accepted_at` is in seconds since 1970, UTC; `smtputf8` says that only hosts with SMTPUTF8 may get it.
     """
 
     reverse_path: Address | None
@@ -107,6 +111,13 @@ class Envelope:
     accepted_at: float
     body: BodyType = BodyType.SEVEN_BIT
     smtputf8: bool = False
+    requests: Requests = NO_REQUESTS
+
+    @property
+    def due_at(self) -> float:
+        """When it may be attempted first, and from when on its lifetime counts (RFC 4865 §4)."""
+        held_until = self.requests.held_until
+        return self.accepted_at if held_until is None else max(self.accepted_at, held_until)
 
 
 class Content(Protocol):

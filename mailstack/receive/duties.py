@@ -29,6 +29,7 @@ from mailstack.receive.transaction import Desk, SpoolReception
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
+    ChunkEnd,
     ContentEnd,
     Data,
     Hello,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mailstack.receive.factory import ReceiverFactory
     from mailstack.receive.protocol import ReceiverProtocol
 
-Asked = Answered | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | Quit
+Asked = Answered | ChunkEnd | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | Quit
 
 
 class Duties:
@@ -75,15 +76,15 @@ class Duties:
     async def answer(self, event: Asked) -> Reply:
         """Carry out what an event asks for."""
         match event:
-            case Rcpt(forward_path=forward_path):
+            case Rcpt():
                 assert self._reception is not None, "the core knows the order"
-                return await self._reception.rcpt(forward_path)
+                return await self._reception.rcpt(event)
             case Mail():
                 return await self._begin(event)
             case Data():
                 assert self._reception is not None, "the core knows the order"
                 return await self._reception.data()
-            case Answered(reply):
+            case Answered(reply) | ChunkEnd(reply):
                 return reply
             case Refused(reply):
                 events.command_refused(self._origin.session, reply)

@@ -22,7 +22,7 @@ from mailstack.mail.envelope import Origin, Service
 from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.mail.verdict import Stage
-from mailstack.wire.smtp_commands import Mail
+from mailstack.wire.smtp_commands import Mail, Rcpt
 
 DELIVERY_INTERFACES: Final = (smtp.IMessageDeliveryFactory, smtp.IMessageDelivery)
 """The avatars that this module puts to work, in the order in which a realm is asked for them."""
@@ -60,8 +60,9 @@ class DeliveryReception:
             return self._refuse(Stage.MAIL, _reply(error))
         return replies.SENDER_OK
 
-    async def rcpt(self, forward_path: Address) -> Reply:
-        """Answer RCPT."""
+    async def rcpt(self, rcpt: Rcpt) -> Reply:
+        """Answer RCPT; what it asks besides has no place in IMessageDelivery."""
+        forward_path = rcpt.forward_path
         user = smtp.User(_address(forward_path, self._session.host), self._helo, self._session, self._sender)
         try:
             maker = await maybeDeferred(self._delivery.validateTo, user)

@@ -10,6 +10,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.envelope import Content, Envelope, Origin, Recipient
 from mailstack.mail.reply import Reply
 from mailstack.mail.verdict import Refuse
+from mailstack.wire.smtp_commands import Rcpt
 
 Start = Callable[[Coroutine[Any, Any, Any], str], Any]
 """Starts a coroutine under a name; its failure is logged."""
@@ -89,7 +90,7 @@ class Reception(Protocol):
         """Answer MAIL."""
         ...
 
-    async def rcpt(self, forward_path: Address) -> Reply:
+    async def rcpt(self, rcpt: Rcpt) -> Reply:
         """Answer RCPT."""
         ...
 

@@ -46,7 +46,7 @@ COMMANDS_AT_ONCE: Final = 50
 """How many commands of one peer are served before the others get their turn; a window may hold thousands."""
 
 OUT_OF_ORDER = reply(421, "4.3.0", "Local error, try again later")
-_IN_TRANSACTION = frozenset((State.SENDER, State.RECIPIENTS, State.CONTENT))
+_IN_TRANSACTION = frozenset((State.SENDER, State.RECIPIENTS, State.CONTENT, State.CHUNKS))
 
 
 @implementer(IHandshakeListener)
@@ -75,6 +75,7 @@ class ReceiverProtocol(Protocol):
             factory.hostname,
             tls_active=factory.service.is_implicit_tls,
             tls_available=factory.certificates is not None,
+            opened_at=self._clock.seconds(),
         )
         self._duties = Duties(factory, self, session, peer)
         self._deadline = Deadline(self._clock, self._expired)
@@ -205,7 +206,7 @@ class ReceiverProtocol(Protocol):
         else:
             answer = await self._serve(self._duties.answer(event))
             self._write(self._core.send(self._duties.counted(event, answer)))
-            if self._core.state is State.CONTENT:
+            if self._core.is_in_content:
                 self._content_octets = 0
                 self._deadline.set(self._limits.content_seconds)
         if self._core.closed:
@@ -231,7 +232,7 @@ class ReceiverProtocol(Protocol):
             self._close("ended by us")
         if self._is_closing or self._is_handshaking:
             return
-        if self._outlet.is_full or not self._deadline.is_set or (served and self._core.state is not State.CONTENT):
+        if self._outlet.is_full or not self._deadline.is_set or (served and not self._core.is_in_content):
             self._deadline.set(self._limits.command_seconds)
         self._rein()
 
@@ -271,6 +272,8 @@ class ReceiverProtocol(Protocol):
     # The end
 
     def _write(self, octets: bytes) -> None:
+        if not octets:  # the answer to a BDAT whose octets are still to come
+            return
         if self._gathered is not None:
             self._gathered.append(octets)
         elif not self._is_lost:
@@ -313,7 +316,7 @@ class ReceiverProtocol(Protocol):
             self._abort("peer does not answer" if self._is_closing or self._is_handshaking else "peer does not read")
         elif self._is_running:
             self._deadline.set(self._limits.command_seconds)  # the peer waits for us
-        elif self._core.state is State.CONTENT and self._keeps_pace():
+        elif self._core.is_in_content and self._keeps_pace():
             self._content_octets = 0
             self._deadline.set(self._limits.content_seconds)
         else:

@@ -10,7 +10,7 @@ Message-ID that it lacks (RFC 6409 §8.1, §8.3).
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -22,11 +22,12 @@ from mailstack.mail.address import Address
 from mailstack.mail.envelope import Destination, Envelope, Origin, Recipient, Service
 from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
+from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Requests
 from mailstack.mail.trace import format_date, received_field
 from mailstack.mail.verdict import Refuse, Stage
 from mailstack.receive.ports import Draft, Intake, Judge, Router
 from mailstack.wire.limits import Limits
-from mailstack.wire.smtp_commands import Mail
+from mailstack.wire.smtp_commands import Mail, Rcpt
 
 END_OF_HEADER: Final = b"\r\n\r\n"
 
@@ -58,15 +59,21 @@ class SpoolReception:
         self._octets = 0
         self._head: bytearray | None = bytearray()  # the header section, until it is whole
         self._refusal: Refuse | None = None
+        self._requests = _requests(mail, desk.clock.seconds(), is_trusted=origin.account is not None)
+        self._needs_utf8 = False
 
     async def mail(self) -> Reply:
         """Answer MAIL."""
+        held_until = self._requests.held_until
+        if held_until is not None and held_until > self._desk.clock.seconds() + self._desk.limits.hold_seconds:
+            return self._refuse(Stage.MAIL, Refuse(replies.HELD_TOO_LONG))
         no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
         refuse = Refuse(no_space) if no_space is not None else await self._desk.judge.mail(self._facts)
         return replies.SENDER_OK if refuse is None else self._refuse(Stage.MAIL, refuse)
 
-    async def rcpt(self, forward_path: Address) -> Reply:
-        """Answer RCPT; a recipient to whom several forward-paths lead gets the message once."""
+    async def rcpt(self, rcpt: Rcpt) -> Reply:
+        """Answer RCPT; a recipient to whom several forward-paths lead gets the message once, as the first of them asked."""
+        forward_path = rcpt.forward_path
         refuse = await self._desk.judge.rcpt(self._facts, forward_path)
         if refuse is not None:
             return self._refuse(Stage.RCPT, refuse, forward_path)
@@ -76,7 +83,7 @@ class SpoolReception:
         if not routed:
             return self._refuse(Stage.RCPT, Refuse(replies.NO_SUCH_USER, "leads to nobody"), forward_path)
         for each in routed:
-            self._recipients.setdefault((each.destination, each.address), each)
+            self._recipients.setdefault((each.destination, each.address), _as_asked(each, rcpt))
         self._facts = Transaction(
             origin=self._origin,
             reverse_path=self._mail.reverse_path,
@@ -146,11 +153,14 @@ class SpoolReception:
             origin=self._origin,
             accepted_at=self._accepted_at,
             body=self._mail.body,
+            smtputf8=self._needs_utf8,
+            requests=self._requests,
         )
 
     def _write_head(self, draft: Draft, head: bytes) -> Awaitable[None] | None:
         self._head = None
         section = header_section(head)
+        self._needs_utf8 = self._mail.smtputf8 and not (section.isascii() and self._has_ascii_addresses())
         hops = self._desk.limits.hops
         # The count of the word bounds that of the fields, and is a hundred times cheaper.
         if section.lower().count(b"received") > hops and count_fields(section, b"received") > hops:
@@ -172,6 +182,10 @@ class SpoolReception:
             front += b"\r\n"
         return draft.write(front + head)
 
+    def _has_ascii_addresses(self) -> bool:
+        reverse_path = self._mail.reverse_path
+        return (reverse_path is None or reverse_path.is_ascii) and all(each.is_ascii for _, each in self._recipients)
+
     def _missing_fields(self, section: bytes, entry: str) -> bytes:
         """Write the fields that a submitted message must have and lacks (RFC 6409 §8.1, §8.3; RFC 5322 §3.6)."""
         present = {name for name, _ in fields(section)}
@@ -185,3 +199,30 @@ class SpoolReception:
     def _refuse(self, stage: Stage, refuse: Refuse, recipient: Address | None = None) -> Reply:
         events.transaction_refused(self._origin.session, stage, refuse.reply, refuse.cause, self._mail.reverse_path, recipient)
         return refuse.reply
+
+
+def _as_asked(recipient: Recipient, rcpt: Rcpt) -> Recipient:
+    """Note what RCPT asked besides, which holds for all to whom an alias leads (RFC 3461 §5.2.7.1)."""
+    if rcpt.notify is None and rcpt.original_recipient is None:
+        return recipient
+    return replace(recipient, notify=rcpt.notify, original_recipient=rcpt.original_recipient)
+
+
+def _requests(mail: Mail, now: float, *, is_trusted: bool) -> Requests:
+    """
+    Make what MAIL asks independent of the time at which it was said.
+
+    Shape:   who is not trusted may only ask to come later than others (RFC 6710 §4.1, §10).
+    """
+    if not mail.parameters:
+        return NO_REQUESTS
+    held_until = now + mail.hold_seconds if mail.hold_seconds is not None else mail.hold_until
+    by = mail.by
+    return Requests(
+        returns=mail.returns,
+        envelope_id=mail.envelope_id,
+        requires_tls=mail.requires_tls,
+        priority=(mail.priority or 0) if is_trusted else min(mail.priority or 0, 0),
+        deliver_by=DeliverBy(now + by.seconds, by.returns, by.traces) if by is not None else None,
+        held_until=held_until,
+    )

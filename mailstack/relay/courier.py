@@ -27,7 +27,7 @@ from mailstack.relay.settings import RelaySettings, TLSPolicy
 from mailstack.relay.tls import TLSContexts
 from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, public_hops
 from mailstack.wire.smtp_client import SMTPClientCore
-from mailstack.wire.smtp_mailing import TLS, Mailing
+from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
 
 _NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
 _NO_SMARTHOST: Final = EnhancedStatus(4, 4, 4)
@@ -204,12 +204,16 @@ def _domain(delivery: Delivery) -> str:
 
 def _mailing(delivery: Delivery, ordinals: tuple[int, ...]) -> Mailing:
     envelope, whole = delivery.envelope, delivery.content.in_memory
+    recipients = [delivery.recipients[ordinal] for ordinal in ordinals]
+    are_asked = any(each.notify is not None or each.original_recipient is not None for each in recipients)
     return Mailing(
         reverse_path=envelope.reverse_path,
-        recipients=tuple(delivery.recipients[ordinal].address for ordinal in ordinals),
+        recipients=tuple(each.address for each in recipients),
         octets=delivery.content.octets,
         eight_bit=envelope.body is BodyType.EIGHT_BIT_MIME or (whole is not None and not whole.isascii()),
         smtputf8=envelope.smtputf8,
+        requests=envelope.requests,
+        asked=tuple(Asked(each.notify, each.original_recipient) for each in recipients) if are_asked else (),
     )
 
 

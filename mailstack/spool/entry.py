@@ -55,9 +55,11 @@ class Work:
     pending: dict[int, Pending]
     may_repeat: bool
     octets: int = field(init=False)
+    priority: int = field(init=False)
     attempt: Deferred[None] | None = None
     is_overdue: bool = False
 
     def __post_init__(self) -> None:
         content = self.entry.content.in_memory
         self.octets = len(content) if content is not None else 0
+        self.priority = self.entry.envelope.requests.priority

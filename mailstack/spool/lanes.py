@@ -3,7 +3,7 @@ Lanes: the work that is in memory, by destination, and whose turn it is. Pure.
 
 Bounded in all: number and octets of works in memory, those that wait in one lane, attempts at once in one lane and over all. A
 domain that does not answer so fills its own lane and leaves the rest to the others; what finds no room waits on disk.
-Domains with work and a free place take turns.
+Domains with work and a free place take turns. Within a lane those of higher priority come first, and else who came first.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Lanes:
         self.works += 1
         self.octets += work.octets
         ready = self._ready.setdefault(work.lane, deque())
-        ready.append(work)
+        _put(ready, work)
         if len(ready) == 1 and work.lane != LOCAL_LANE and self._has_place(work.lane):
             self._turns.append(work.lane)
 
@@ -117,3 +117,12 @@ class Lanes:
     def _has_place(self, lane: str) -> bool:
         limit = self._limits.local_at_once if lane == LOCAL_LANE else self._limits.per_destination
         return self._taken.get(lane, 0) < limit
+
+
+def _put(ready: deque[Work], work: Work) -> None:
+    """Add work behind all of its priority, and before all that has less (RFC 6710 §4.1)."""
+    if not ready or ready[-1].priority >= work.priority:
+        ready.append(work)
+        return
+    place = next(place for place, each in enumerate(ready) if each.priority < work.priority)
+    ready.insert(place, work)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mailstack.mail.disposition import Action, Disposition, delayed
+from mailstack.mail.envelope import Recipient
+from mailstack.mail.requests import Notify
 from mailstack.mail.status import EnhancedStatus
 
 EXPIRED: Final = EnhancedStatus(4, 4, 7)  # RFC 3463 §3.5, delivery time expired
@@ -74,6 +76,20 @@ def expire(disposition: Disposition, *, now: float, expires_at: float) -> Dispos
         diagnostic=f"Delivery time expired; the last attempt said: {disposition.status} {disposition.diagnostic}",
         cause=f"expired. {disposition.cause}",
     )
+
+
+def is_told(recipient: Recipient, disposition: Disposition) -> bool:
+    """
+    Say whether the sender is to be told of an outcome, by us.
+
+    Source:  RFC 3461 §4.1, §5.2.2, §6.2.
+    """
+    notify = recipient.notify
+    if disposition.action is Action.FAILED:
+        return notify is None or Notify.FAILURE in notify
+    if disposition.action is Action.DELAYED or disposition.notifies:
+        return False
+    return notify is not None and Notify.SUCCESS in notify
 
 
 def changes(

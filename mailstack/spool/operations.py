@@ -54,7 +54,7 @@ class Accept:
 
 
 def insert(connection: sqlite3.Connection, entry: Entry) -> None:
-    """Insert an entry and its recipients, due at once."""
+    """Insert an entry and its recipients, due at once or when the sender wants."""
     envelope, content = entry.envelope, entry.content
     connection.execute(
         "INSERT INTO entry (number, state, accepted_at, expires_at, envelope, content_octets, content)"
@@ -71,7 +71,7 @@ def insert(connection: sqlite3.Connection, entry: Entry) -> None:
     connection.executemany(
         "INSERT INTO recipient (entry, ordinal, lane, state, attempts, due_at) VALUES (?, ?, ?, 'waiting', 0, ?)",
         [
-            (entry.number, ordinal, lane_of(recipient.destination), envelope.accepted_at)
+            (entry.number, ordinal, lane_of(recipient.destination), envelope.due_at)
             for ordinal, recipient in enumerate(envelope.recipients)
         ],
     )

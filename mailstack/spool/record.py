@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mailstack.mail.address import Address
 from mailstack.mail.envelope import Account, BodyType, Destination, Envelope, Origin, Recipient, Remote, Service
+from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Notify, OriginalRecipient, Requests, Return
 
 VERSION: Final = 1
 
@@ -32,6 +33,7 @@ def format_envelope(envelope: Envelope) -> str:
             "accepted_at": envelope.accepted_at,
             "body": envelope.body.value,
             "smtputf8": envelope.smtputf8,
+            "requests": _format_requests(envelope.requests),
             "origin": {
                 "service": origin.service.value,
                 "peer": origin.peer,
@@ -67,6 +69,7 @@ def parse_envelope(text: object) -> Envelope:
             accepted_at=float(fields["accepted_at"]),
             body=BodyType(fields["body"]),
             smtputf8=_is(bool, fields["smtputf8"]),
+            requests=_parse_requests(fields.get("requests")),
         )
     except RecordError:
         raise
@@ -81,11 +84,16 @@ def _pair(address: Address) -> list[str]:
 def _format_recipient(recipient: Recipient) -> list[Any]:
     destination = recipient.destination
     kind, name = ("account", destination.name) if isinstance(destination, Account) else ("remote", destination.domain)
-    return [_pair(recipient.address), _pair(recipient.original), kind, name]
+    fields: list[Any] = [_pair(recipient.address), _pair(recipient.original), kind, name]
+    notify, original = recipient.notify, recipient.original_recipient
+    if notify is not None or original is not None:
+        fields.append(sorted(each.value for each in notify) if notify is not None else None)
+        fields.append([original.kind, original.address] if original is not None else None)
+    return fields
 
 
 def _parse_recipient(fields: Any) -> Recipient:
-    address, original, kind, name = fields
+    address, original, kind, name, *more = fields
     _is(str, name)
     destination: Destination
     if kind == "account":
@@ -94,7 +102,42 @@ def _parse_recipient(fields: Any) -> Recipient:
         destination = Remote(name)
     else:
         raise RecordError(f"destination {kind!r}")
-    return Recipient(address=_parse_address(address), original=_parse_address(original), destination=destination)
+    notify, asked_for = more or (None, None)
+    return Recipient(
+        address=_parse_address(address),
+        original=_parse_address(original),
+        destination=destination,
+        notify=frozenset(map(Notify, notify)) if notify is not None else None,
+        original_recipient=OriginalRecipient(_is(str, asked_for[0]), _is(str, asked_for[1])) if asked_for is not None else None,
+    )
+
+
+def _format_requests(requests: Requests) -> dict[str, Any] | None:
+    if requests == NO_REQUESTS:
+        return None
+    by = requests.deliver_by
+    return {
+        "returns": requests.returns.value if requests.returns else None,
+        "envelope_id": requests.envelope_id,
+        "requires_tls": requests.requires_tls,
+        "priority": requests.priority,
+        "deliver_by": [by.deadline, by.returns, by.traces] if by else None,
+        "held_until": requests.held_until,
+    }
+
+
+def _parse_requests(fields: Any) -> Requests:
+    if fields is None:  # as in records that are older than requests
+        return NO_REQUESTS
+    returns, by = fields["returns"], fields["deliver_by"]
+    return Requests(
+        returns=Return(returns) if returns is not None else None,
+        envelope_id=_is((str, type(None)), fields["envelope_id"]),
+        requires_tls=_is(bool, fields["requires_tls"]),
+        priority=_is(int, fields["priority"]),
+        deliver_by=DeliverBy(float(by[0]), _is(bool, by[1]), _is(bool, by[2])) if by is not None else None,
+        held_until=float(fields["held_until"]) if fields["held_until"] is not None else None,
+    )
 
 
 def _parse_address(fields: Any) -> Address:

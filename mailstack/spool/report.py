@@ -1,5 +1,5 @@
 """
-Reports: how the sender learns that a message could not be delivered.
+Reports: how the sender learns what became of a message: that it could not be delivered, or, if that was asked for, that it was.
 
 A report is an entry of its own: the DSN, with the null reverse-path, to wherever the return address leads. The runner gets
 it ready to be inserted in the same transaction that marks the recipients failed.
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.mail import dsn
-from mailstack.mail.disposition import Disposition
+from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import BodyType, Envelope, Origin, Recipient, Service
+from mailstack.mail.requests import Return
 from mailstack.mail.trace import format_date
 from mailstack.mail.verdict import Refuse
 from mailstack.spool.backoff import Schedule
@@ -24,6 +26,9 @@ from mailstack.spool.content import ContentFolder, MemoryContent
 from mailstack.spool.entry import Entry
 from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.ports import Clock, Route
+
+WHOLE_OCTETS: Final = 100_000
+"""The longest message of which all is brought back to who asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,9 @@ class Reporter:
         self._schedule = schedule
         self._clock = clock
 
-    async def report(self, entry: Entry, failures: Sequence[tuple[Recipient, Disposition]]) -> Report:
+    async def report(self, entry: Entry, outcomes: Sequence[tuple[Recipient, Disposition]]) -> Report:
         """
-        Say how failures are to be reported; several of one attempt make one DSN.
+        Say how outcomes are to be reported; several of one attempt make one DSN.
 
         Source:  RFC 5321 §4.5.5, §6.1: never a notification of what has the null reverse-path.
         """
@@ -83,7 +88,7 @@ class Reporter:
             if isinstance(recipients, Refuse):
                 verdict = recipients
             elif recipients:
-                return Ready(await self._entry(entry, failures, recipients))
+                return Ready(await self._entry(entry, outcomes, recipients))
             else:
                 return Dropped("the return address leads nowhere")
         except CancelledError:
@@ -101,16 +106,17 @@ class Reporter:
         return Postponed(why)
 
     async def _entry(
-        self, entry: Entry, failures: Sequence[tuple[Recipient, Disposition]], recipients: tuple[Recipient, ...]
+        self, entry: Entry, outcomes: Sequence[tuple[Recipient, Disposition]], recipients: tuple[Recipient, ...]
     ) -> Entry:
         content, now = entry.content, self._clock.seconds()
+        is_whole = entry.envelope.requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS
         first = content.in_memory
         if first is None:
-            first = await self._contents.head(content, 2 * dsn.ORIGINAL_OCTETS)
+            first = await self._contents.head(content, content.octets if is_whole else 2 * dsn.ORIGINAL_OCTETS)
         number = self._identifiers.make()
         name = format_number(number)
         octets = dsn.build(
-            failures,
+            outcomes,
             envelope=entry.envelope,
             hostname=self._hostname,
             entry=entry.name,
@@ -118,6 +124,7 @@ class Reporter:
             message_id=f"{name}@{self._hostname}",
             boundary=f"=_{name}",
             original=first,
+            whole=is_whole and any(each.action is Action.FAILED for _, each in outcomes),  # RFC 3461 §4.3
         )
         envelope = Envelope(
             reverse_path=None,

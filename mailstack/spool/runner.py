@@ -25,7 +25,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.mail.disposition import Action, Disposition, delayed
+from mailstack.mail.disposition import Disposition, delayed
 from mailstack.mail.envelope import Delivery
 from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
@@ -122,6 +122,10 @@ class Runner:
         """Take up an entry that has just been committed; `may_repeat`: an attempt was made before."""
         if not self._is_on:
             return  # it waits on disk
+        held_until = entry.envelope.requests.held_until
+        if held_until is not None and held_until > self._clock.seconds():
+            self._wake_in(held_until - self._clock.seconds())
+            return
         lanes: dict[str, dict[int, Pending]] = {}
         for ordinal, recipient in enumerate(entry.envelope.recipients):
             lanes.setdefault(lane_of(recipient.destination), {})[ordinal] = Pending()
@@ -258,14 +262,17 @@ class Runner:
         entered = {ordinal: each.failure for ordinal, each in work.pending.items() if each.failure is not None}
         for ordinal, disposition in outcomes.items():
             entered[ordinal] = ledger.expire(disposition, now=now, expires_at=entry.expires_at)
-        report = await self._report(entry, [each for each in entered.values() if each.action is Action.FAILED])
+        recipients = entry.envelope.recipients
+        report = await self._report(
+            entry, [each for each in entered.values() if ledger.is_told(recipients[each.ordinal], each)]
+        )
         retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
         changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=not isinstance(report, Postponed))
         report_entry = report.entry if isinstance(report, Ready) else None
         is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
         is_finished = await self._record(Record(entry.number, changes, report_entry, is_all))
-        if isinstance(report, Dropped):
-            events.dsn_dropped(entry.name, report.why)
+        if isinstance(report, Dropped) or (isinstance(report, Postponed) and is_finished):
+            events.dsn_dropped(entry.name, report.why)  # what can wait is only the report of a failure
         if report_entry is not None:
             events.dsn_queued(entry.name, report_entry.name)
             self.accepted(report_entry)
@@ -274,11 +281,11 @@ class Runner:
         if any(each.due_at is not None for each in changes):
             self._wake_in(retry_at - now)
 
-    async def _report(self, entry: Entry, failures: Sequence[Disposition]) -> Report | None:
-        if not failures:
+    async def _report(self, entry: Entry, outcomes: Sequence[Disposition]) -> Report | None:
+        if not outcomes:
             return None
         try:
-            return await self._reporter.report(entry, [(entry.envelope.recipients[each.ordinal], each) for each in failures])
+            return await self._reporter.report(entry, [(entry.envelope.recipients[each.ordinal], each) for each in outcomes])
         except CancelledError:
             if self._is_cancelling:
                 raise

@@ -26,6 +26,7 @@ from mailstack import events
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account, Delivery, Envelope, Recipient
+from mailstack.mail.requests import Notify
 from mailstack.spool.entry import Entry
 from mailstack.spool.ports import StraightCourier
 
@@ -50,9 +51,13 @@ class Straight:
         return self._courier.head(reverse_path, recipients[0])
 
     def takes(self, envelope: Envelope) -> bool:
-        """Say whether a message may go this way."""
+        """Say whether a message may go this way: not one that is held, nor one of whose delivery the sender is to be told."""
         recipients = envelope.recipients
-        return len(recipients) <= RECIPIENTS and all(isinstance(each.destination, Account) for each in recipients)
+        return (
+            len(recipients) <= RECIPIENTS
+            and envelope.requests.held_until is None
+            and all(isinstance(each.destination, Account) and not _tells(each) for each in recipients)
+        )
 
     async def deliver(self, entry: Entry) -> bool:
         """Deliver to all recipients; False: to none, as far as is known, and nothing of it is certain."""
@@ -80,3 +85,7 @@ class Straight:
             events.attempt_finished(entry.name, each, recipients[each.ordinal].address)
         events.entry_finished(entry.name)
         return True
+
+
+def _tells(recipient: Recipient) -> bool:
+    return recipient.notify is not None and Notify.SUCCESS in recipient.notify

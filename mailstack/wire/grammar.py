@@ -32,6 +32,9 @@ HELLO_NAME: Final = re.compile(rb"[!-~]{1,255}\Z")
 # size-value = 1*20DIGIT (RFC 1870 §6)
 SIZE_VALUE: Final = re.compile(rb"[0-9]{1,20}\Z")
 
+# chunk-size [SP "LAST"] (RFC 3030 §2)
+CHUNK: Final = re.compile(rb"([0-9]{1,15})(?: ++(LAST))?\Z", re.IGNORECASE)
+
 # sasl-mech = 1*20mech-char (RFC 4422 §3.1)
 SASL_MECHANISM: Final = re.compile(rb"[A-Za-z0-9_-]{1,20}\Z")
 
@@ -46,3 +49,14 @@ def decode_xtext(octets: bytes) -> bytes | None:
         return None
     decoded = _HEXCHAR.sub(lambda found: bytes([int(found[1], 16)]), octets)
     return None if CONTROL.search(decoded) else decoded
+
+
+def encode_xtext(text: str) -> str:
+    """Write printable ASCII text as xtext (RFC 3461 §4); what else it may hold becomes "?"."""
+    return "".join(_XCHAR[ord(each)] if ord(each) < 128 else "?" for each in text)
+
+
+_XCHAR: Final = tuple(
+    chr(octet) if 33 <= octet <= 126 and octet not in b"+=" else f"+{octet:02X}" if 32 <= octet <= 126 else "?"
+    for octet in range(128)
+)

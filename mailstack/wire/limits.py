@@ -12,6 +12,7 @@ COMMAND_LINE_OCTETS: Final = 2_048  # RFC 5321 §4.5.3.1.4 says 512 and extensio
 SASL_OCTETS: Final = 12_288  # RFC 4954 §4, of one base64 line
 RECIPIENTS: Final = 1_000  # RFC 5321 §4.5.3.1.8: at least 100
 HOPS: Final = 50  # RFC 5321 §6.3: at least 100 suggested; Postfix allows 50
+HOLD_SECONDS: Final = 2_592_000  # 30 days, of FUTURERELEASE
 MESSAGE_OCTETS: Final = 52_428_800  # 50 MiB
 DISCARDED_OCTETS: Final = 131_072  # of one over-long command line, before the session ends
 LAST_WORD_SECONDS: Final = 5.0  # for a peer to read our 421 and to end its TLS, when we are told to stop
@@ -41,6 +42,7 @@ class Limits:
     sasl_octets: int = SASL_OCTETS
     recipients: int = RECIPIENTS
     hops: int = HOPS
+    hold_seconds: int = HOLD_SECONDS
     bare_newline: BareNewline | None = None  # None: normalise what users submit, since some clients err; reject all else
 
     errors: int = 20

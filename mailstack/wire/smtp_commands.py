@@ -7,7 +7,7 @@ A line is parsed once, into values that every room shares or into the reply that
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +15,10 @@ from mailstack.mail import reply as replies
 from mailstack.mail.address import Address, AddressError, parse_address
 from mailstack.mail.envelope import BodyType
 from mailstack.mail.reply import Reply
+from mailstack.mail.requests import Notify, OriginalRecipient, Return
 from mailstack.wire import grammar
 from mailstack.wire.sasl import Credentials
+from mailstack.wire.smtp_parameters import By, mail_fields, rcpt_fields, split_parameters
 
 
 class Verb(enum.Enum):
@@ -59,6 +61,14 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """BDAT: so many octets follow, and with `is_last` the content ends with them."""
+
+    octets: int
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A command that needs nobody outside the core: send the reply."""
 
@@ -84,24 +94,44 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """MAIL: `parameters` are those given, keys in upper case; `size_octets` is what SIZE announced, within the limit."""
+    """
+    MAIL: `parameters` are those given, keys in upper case, and what they mean stands in the fields.
+
+    Shape:  `size_octets` is what SIZE announced, within the limit; `envelope_id` is decoded. Times are as the peer gave them:
+            seconds from now (`by`, `hold_seconds`), or since 1970 (`hold_until`); no more than one of the latter two.
+    Source: `smtp_parameters`.
+    """
 
     reverse_path: Address | None
     size_octets: int | None = None
     body: BodyType = BodyType.SEVEN_BIT
     parameters: Mapping[str, str] = field(default_factory=dict)
+    smtputf8: bool = False
+    returns: Return | None = None
+    envelope_id: str | None = None
+    requires_tls: bool = False
+    by: By | None = None
+    hold_seconds: int | None = None
+    hold_until: float | None = None
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rcpt:
-    """RCPT."""
+    """RCPT; of what `notify` says nothing (None), the sender is told of failures (RFC 3461 §4.1)."""
 
     forward_path: Address
+    notify: frozenset[Notify] | None = None
+    original_recipient: OriginalRecipient | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """DATA; a 354 begins the content."""
+    """
+    DATA, or the first BDAT of a content; a 354 begins the content.
+
+    To BDAT that 354 is not sent: the peer has sent its octets already.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +139,13 @@ class ContentChunk:
     """The next octets of the content, unstuffed; wants no reply."""
 
     octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEnd:
+    """The octets of a BDAT are there, and others will follow: send the reply."""
+
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +185,21 @@ class Quit:
     """QUIT."""
 
 
-Event = Answered | Refused | Hello | Mail | Rcpt | Data | ContentChunk | ContentEnd | Reset | StartTLS | Authenticate | Quit
+Event = (
+    Answered
+    | Refused
+    | Hello
+    | Mail
+    | Rcpt
+    | Data
+    | ContentChunk
+    | ChunkEnd
+    | ContentEnd
+    | Reset
+    | StartTLS
+    | Authenticate
+    | Quit
+)
 """What a server core makes of the peer's octets."""
 
 
@@ -163,53 +214,51 @@ def parse_command(line: bytes) -> Command | Reply:
     return replies.UNKNOWN_COMMAND if verb is None else Command(verb, found[2] or b"")
 
 
+def parse_bdat(argument: bytes) -> Chunk | None:
+    """
+    Parse the argument of BDAT; None when nobody can say how many octets follow.
+
+    Source:  RFC 3030 §2.
+    """
+    found = grammar.CHUNK.match(argument)
+    return Chunk(int(found[1]), found[2] is not None) if found else None
+
+
 def parse_hello(argument: bytes) -> str | Reply:
     """Parse what a peer calls itself."""
     return argument.decode("ascii") if grammar.HELLO_NAME.match(argument) else replies.BAD_ARGUMENTS
 
 
-def parse_mail(argument: bytes, *, size_limit_octets: int, authentication: bool) -> Mail | Reply:
+def parse_mail(argument: bytes, *, announced: Set[str], size_limit_octets: int) -> Mail | Reply:
     """
-    Parse the argument of MAIL; `authentication` says that AUTH= may be given.
+    Parse the argument of MAIL; `announced` are the extensions that the peer was told of.
 
-    Source:  RFC 5321 §4.1.1.2; RFC 1870 §6.1; RFC 6152 §3; RFC 4954 §5.
+    Source:  RFC 5321 §4.1.1.2.
     """
     split = _split_path(b"FROM:", argument)
     if split is None:
         return replies.BAD_SENDER_ADDRESS if argument[:5].upper() == b"FROM:" else replies.BAD_ARGUMENTS
     path, rest = split
-    reverse_path = _mailbox(path) if path else None
-    if isinstance(reverse_path, Reply):
-        return replies.BAD_SENDER_ADDRESS if reverse_path is replies.BAD_RECIPIENT_ADDRESS else reverse_path
-    if not rest:
-        return Mail(reverse_path)
-    parameters = _parameters(rest)
+    parameters: dict[str, str] | Reply = split_parameters(rest) if rest else {}
     if isinstance(parameters, Reply):
         return parameters
-    size_octets, body = None, BodyType.SEVEN_BIT
-    for keyword, value in parameters.items():
-        if keyword == "SIZE":
-            if not grammar.SIZE_VALUE.match(value.encode("ascii")):
-                return replies.BAD_ARGUMENTS
-            size_octets = int(value)
-        elif keyword == "BODY":
-            if value.upper() not in ("7BIT", "8BITMIME"):
-                return replies.BAD_ARGUMENTS
-            body = BodyType(value.upper())
-        elif keyword == "AUTH" and authentication:
-            # Nobody is trusted to vouch for a third party, so what it says is checked and left alone (RFC 4954 §5).
-            if value != "<>" and not grammar.decode_xtext(value.encode("ascii")):
-                return replies.BAD_ARGUMENTS
-        else:
-            return replies.UNKNOWN_PARAMETER
-    if size_octets is not None and size_octets > size_limit_octets:
+    reverse_path = _mailbox(path, is_utf8="SMTPUTF8" in parameters and "SMTPUTF8" in announced) if path else None
+    if isinstance(reverse_path, Reply):
+        return replies.BAD_SENDER_ADDRESS if reverse_path is replies.BAD_RECIPIENT_ADDRESS else reverse_path
+    if not parameters:
+        return Mail(reverse_path)
+    fields = mail_fields(parameters, announced)
+    if isinstance(fields, Reply):
+        return fields
+    mail = Mail(reverse_path, parameters=parameters, **fields)
+    if mail.size_octets is not None and mail.size_octets > size_limit_octets:
         return replies.MESSAGE_TOO_BIG
-    return Mail(reverse_path, size_octets, body, parameters)
+    return mail
 
 
-def parse_rcpt(argument: bytes) -> Rcpt | Reply:
+def parse_rcpt(argument: bytes, *, announced: Set[str] = frozenset(), is_utf8: bool = False) -> Rcpt | Reply:
     """
-    Parse the argument of RCPT.
+    Parse the argument of RCPT; `announced` as for `parse_mail`; `is_utf8`: MAIL said SMTPUTF8.
 
     Source:  RFC 5321 §4.1.1.3; §4.5.1 for the postmaster without a domain.
     """
@@ -220,13 +269,14 @@ def parse_rcpt(argument: bytes) -> Rcpt | Reply:
     if path.lower() == b"postmaster":
         forward_path: Address | Reply = Address("postmaster", "")
     else:
-        forward_path = _mailbox(path)
+        forward_path = _mailbox(path, is_utf8=is_utf8)
     if isinstance(forward_path, Reply):
         return forward_path
-    if rest:
-        parameters = _parameters(rest)
-        return parameters if isinstance(parameters, Reply) else replies.UNKNOWN_PARAMETER
-    return Rcpt(forward_path)
+    if not rest:
+        return Rcpt(forward_path)
+    parameters = split_parameters(rest)
+    fields = parameters if isinstance(parameters, Reply) else rcpt_fields(parameters, announced)
+    return fields if isinstance(fields, Reply) else Rcpt(forward_path, **fields)
 
 
 def _split_path(keyword: bytes, argument: bytes) -> tuple[bytes, bytes] | None:
@@ -240,7 +290,7 @@ def _split_path(keyword: bytes, argument: bytes) -> tuple[bytes, bytes] | None:
     return None if rest and not rest.startswith(b" ") else (found[1], rest)
 
 
-def _mailbox(path: bytes) -> Address | Reply:
+def _mailbox(path: bytes, *, is_utf8: bool) -> Address | Reply:
     """Parse what stands between the brackets, without its source route."""
     route = grammar.SOURCE_ROUTE.match(path)
     if route is not None:
@@ -249,19 +299,4 @@ def _mailbox(path: bytes) -> Address | Reply:
         address = parse_address(path.decode("utf-8"))
     except (UnicodeDecodeError, AddressError):
         return replies.BAD_RECIPIENT_ADDRESS
-    return address if address.is_ascii else replies.NEEDS_SMTPUTF8
-
-
-def _parameters(rest: bytes) -> dict[str, str] | Reply:
-    parameters: dict[str, str] = {}
-    for each in rest.split(b" "):
-        if not each:
-            continue
-        found = grammar.ESMTP_PARAMETER.match(each)
-        if found is None:
-            return replies.BAD_ARGUMENTS
-        keyword = found[1].decode("ascii").upper()
-        if keyword in parameters:
-            return replies.BAD_ARGUMENTS
-        parameters[keyword] = (found[2] or b"").decode("ascii")
-    return parameters
+    return address if is_utf8 or address.is_ascii else replies.NEEDS_SMTPUTF8

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mailstack.mail.address import Address
 from mailstack.mail.reply import Reply
+from mailstack.mail.requests import NO_REQUESTS, Notify, OriginalRecipient, Requests
 from mailstack.mail.status import EnhancedStatus
 
 
@@ -54,12 +55,21 @@ class Login:
         return f"Login({self.username!r})"
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a sender wants to be told of one recipient (RFC 3461 §4.1, §4.2)."""
+
+    notify: frozenset[Notify] | None = None
+    original_recipient: OriginalRecipient | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailing:
     """
     One transaction.
 
-    Shape:  `octets` is the length of the content; `eight_bit` and `smtputf8` say what the content may hold.
+    Shape:  `octets` is the length of the content; `eight_bit` and `smtputf8` say what the content may hold. `asked` is what the
+            sender wants to be told of each recipient, in their order, or empty when that is nothing particular.
     """
 
     reverse_path: Address | None
@@ -67,6 +77,8 @@ class Mailing:
     octets: int
     eight_bit: bool = False
     smtputf8: bool = False
+    requests: Requests = NO_REQUESTS
+    asked: tuple[Asked, ...] = ()
 
     @property
     def has_ascii_reverse_path(self) -> bool:
@@ -79,12 +91,14 @@ class Result:
     """
     What became of one recipient.
 
-    Shape:  `phase` is where it was decided; `is_local` says that the reply is our own judgement and not the server's.
+    Shape:  `phase` is where it was decided; `is_local` says that the reply is our own judgement and not the server's;
+            `notifies` says that the server knows what the sender wants to be told, and will see to it.
     """
 
     phase: Phase
     reply: Reply
     is_local: bool = False
+    notifies: bool = False
 
     @property
     def is_accepted(self) -> bool:

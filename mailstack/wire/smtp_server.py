@@ -5,18 +5,24 @@ Theory of operation: the peer's octets go in by `receive`; `next_event` takes th
 has come of it, and says what it is; `send` writes the reply and moves the state by the table. While a reply is owed nothing
 further is looked at, so pipelined commands are answered one by one and in order, however long one of them takes.
 
+The octets of a BDAT belong to it wherever it comes: also where it is out of place they are read and dropped before it is
+refused, since no octet of a content may run as a command.
+
 Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, is read to that end and
 then refused, since octets of a content must never run as commands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply, format_reply, reply
+from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
+from mailstack.wire.chunks import ChunkReader
 from mailstack.wire.dots import DotUnstuffer
 from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
@@ -26,18 +32,22 @@ from mailstack.wire.sasl import MECHANISMS, Challenge, Exchange
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
+    Chunk,
+    ChunkEnd,
     Command,
     ContentChunk,
     ContentEnd,
     Data,
     Event,
     Hello,
+    Mail,
     Quit,
     Rcpt,
     Refused,
     Reset,
     StartTLS,
     Verb,
+    parse_bdat,
     parse_command,
     parse_hello,
     parse_mail,
@@ -50,6 +60,7 @@ BEHIND_STARTTLS: Final = reply(503, "5.5.1", "Nothing may be pipelined behind ST
 RESPONSE_TOO_LONG: Final = reply(500, "5.5.6", "Authentication exchange line is too long")
 ALREADY_AUTHENTICATED: Final = reply(503, "5.5.1", "Already authenticated")
 ALREADY_TLS: Final = reply(503, "5.5.1", "TLS is already active")
+CHUNK_STATUS: Final = EnhancedStatus(2, 0, 0)
 HELP: Final = reply(214, "2.0.0", "See RFC 5321")
 _E = TypeVar("_E", bound=Event)
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 §5.1, the first octet of a ClientHello
@@ -61,16 +72,25 @@ class SMTPServerCore:
 
     Shape:  `tls_active`: TLS came with the connection; `tls_available`: STARTTLS can be done. `closed` says that after what
             `send` returned last the connection ends.
+    Units:  `opened_at` in seconds since 1970, UTC.
     """
 
     def __init__(
-        self, role: Role, limits: Limits, hostname: str, *, tls_active: bool = False, tls_available: bool = False
+        self,
+        role: Role,
+        limits: Limits,
+        hostname: str,
+        *,
+        tls_active: bool = False,
+        tls_available: bool = False,
+        opened_at: float = 0.0,
     ) -> None:
         self._role = role
         self._limits = limits
         self._hostname = hostname
         self._tls_active = tls_active
         self._tls_available = tls_available
+        self._opened_at = opened_at
         default = BareNewline.NORMALISE if role is Role.SUBMISSION else BareNewline.REJECT
         self._bare_newline = limits.bare_newline or default
         self._lines = LineBuffer(limits.command_line_octets)
@@ -91,7 +111,11 @@ class SMTPServerCore:
         self._recipients = 0
         self._exchange: Exchange | None = None
         self._mechanism = ""
+        self._is_utf8 = False
         self._unstuffer: DotUnstuffer | None = None
+        self._reader: ChunkReader | None = None
+        self._chunk: Chunk | None = None
+        self._chunk_left = 0
         self._unread = b""
         self._content_octets = 0
         self._refusal: Reply | None = None
@@ -113,6 +137,11 @@ class SMTPServerCore:
         return self._rule is not None
 
     @property
+    def is_in_content(self) -> bool:
+        """Whether what the peer sends next is content."""
+        return self._state is State.CONTENT or self._chunk is not None
+
+    @property
     def pending(self) -> int:
         """The octets that were received and not looked at."""
         return len(self._unread) + self._lines.pending
@@ -122,7 +151,7 @@ class SMTPServerCore:
         if self._state is State.CLOSED:
             return
         unstuffer = self._unstuffer
-        if unstuffer is None or unstuffer.ended:
+        if self._chunk is None and (unstuffer is None or unstuffer.ended):
             self._lines.receive(octets)
         elif not self._unread and not self._lines.pending:
             self._unread = octets  # the common case of a content: not copied
@@ -136,6 +165,8 @@ class SMTPServerCore:
             return AWAITING_REPLY
         if self._unstuffer is not None:
             return self._next_of_content(self._unstuffer)
+        if self._chunk is not None:
+            return self._next_of_chunk(self._chunk)
         if self._state in (State.CLOSED, State.STARTING_TLS):
             return NEED_OCTETS
         if self._lines.begins_with(_TLS_HANDSHAKE):  # whatever else it may be, too long for instance
@@ -150,7 +181,7 @@ class SMTPServerCore:
         command = parse_command(line)
         if isinstance(command, Reply):
             return self._refuse(command)
-        return self._obey(command)
+        return self._take_chunk(command) if command.verb is Verb.BDAT else self._obey(command)
 
     def send(self, answer: Reply) -> bytes:
         """
@@ -164,6 +195,8 @@ class SMTPServerCore:
         if isinstance(event, StartTLS) and answer.is_success and self._lines.pending:
             # They came in the clear, so whoever sits on the line may have written them (RFC 3207 §6).
             answer, event = BEHIND_STARTTLS, Refused(BEHIND_STARTTLS, closes=True)
+        if isinstance(event, Data) and self._chunk is not None and answer.code != 421:
+            return self._begin_chunks(rule, answer)
         self._owed -= 1
         if answer.code == 421 or (isinstance(event, Refused) and event.closes):
             self._close()
@@ -200,6 +233,8 @@ class SMTPServerCore:
         if answer.is_success:
             if isinstance(event, Rcpt):
                 self._recipients += 1
+            elif isinstance(event, Mail):
+                self._is_utf8 = event.smtputf8
             elif isinstance(event, Authenticate):
                 self._authenticated = True
         if self._state is before:
@@ -235,9 +270,6 @@ class SMTPServerCore:
         verb = command.verb
         if verb is Verb.HTTP:
             return self._refuse(NOT_SMTP)
-        if verb is Verb.BDAT:
-            # Not announced, so nobody should send it; what follows it is content, and must not run as commands.
-            return self._refuse(replies.NOT_IMPLEMENTED, closes=True)
         unknown = UNKNOWN[self._role].get(verb)
         if unknown is not None:
             return self._refuse(unknown)
@@ -257,32 +289,48 @@ class SMTPServerCore:
             return name
         if command.verb is Verb.HELO:
             return Hello(name, False, Reply(250, (self._hostname,)))
-        return Hello(name, True, Reply(250, (self._hostname, *self._keywords())))
+        offered = [f"{keyword} {value}" if value else keyword for keyword, value in self._extensions().items()]
+        return Hello(name, True, Reply(250, (self._hostname, *offered)))
 
-    def _keywords(self) -> list[str]:
-        """List the extensions that there are at this moment."""
-        keywords = ["PIPELINING", f"SIZE {self._limits.message_octets}", "8BITMIME", "ENHANCEDSTATUSCODES"]
+    def _extensions(self) -> dict[str, str]:
+        """List the extensions that there are at this moment, by keyword, with what their line says more."""
+        limits = self._limits
+        extensions = {
+            "PIPELINING": "",
+            "SIZE": str(limits.message_octets),
+            "8BITMIME": "",
+            "SMTPUTF8": "",
+            "CHUNKING": "",
+            "DSN": "",
+            "ENHANCEDSTATUSCODES": "",
+            "LIMITS": f"RCPTMAX={limits.recipients}",  # RFC 9422
+            "MT-PRIORITY": "",
+        }
+        if self._role is Role.SUBMISSION:
+            until = datetime.fromtimestamp(self._opened_at + limits.hold_seconds, UTC)
+            extensions["FUTURERELEASE"] = f"{limits.hold_seconds} {until:%Y-%m-%dT%H:%M:%SZ}"  # RFC 4865 §4
         if self._tls_available and not self._tls_active:
-            keywords.append("STARTTLS")
+            extensions["STARTTLS"] = ""
         if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
-            keywords.append("AUTH " + " ".join(MECHANISMS))
+            extensions["AUTH"] = " ".join(MECHANISMS)
         if self._role is not Role.LMTP:
-            keywords.append("HELP")
-        return keywords
+            extensions["HELP"] = ""
+        return extensions
 
     def _mail(self, command: Command) -> Event | Reply:
         if self._role is Role.SUBMISSION and not self._authenticated:
             return replies.AUTH_REQUIRED if self._tls_active else replies.TLS_REQUIRED
-        return parse_mail(
-            command.argument,
-            size_limit_octets=self._limits.message_octets,
-            authentication=self._role is Role.SUBMISSION,
-        )
+        return parse_mail(command.argument, announced=self._announced, size_limit_octets=self._limits.message_octets)
+
+    @property
+    def _announced(self) -> Set[str]:
+        """The extensions whose parameters MAIL and RCPT may have."""
+        return _WITH_PARAMETERS[self._role]
 
     def _rcpt(self, command: Command) -> Event | Reply:
         if self._recipients >= self._limits.recipients:
             return replies.TOO_MANY_RECIPIENTS
-        return parse_rcpt(command.argument)
+        return parse_rcpt(command.argument, announced=self._announced, is_utf8=self._is_utf8)
 
     def _starttls(self, command: Command) -> Event | Reply:
         if self._tls_active:
@@ -347,7 +395,74 @@ class SMTPServerCore:
         end = ContentEnd(self._content_octets, self._owed, self._refusal)
         return self._owe(end, RULES[State.CONTENT, Step.END_CONTENT])
 
-    def _judge_content(self, unstuffer: DotUnstuffer) -> Reply | None:
+    # Chunks
+
+    def _take_chunk(self, command: Command) -> Event | Pause:
+        """Take BDAT: begin a content, go on with one, or find out that neither is to be done."""
+        chunk = parse_bdat(command.argument)
+        if chunk is None:
+            return self._refuse(replies.BAD_ARGUMENTS, closes=True)
+        if chunk.octets > self._limits.message_octets * CLOSE_AT_TIMES_SIZE:
+            return self._refuse(replies.MESSAGE_TOO_BIG, closes=True)
+        self._chunk, self._chunk_left = chunk, chunk.octets
+        rule = RULES.get((self._state, Verb.BDAT))
+        if rule is None:
+            self._refusal = out_of_place(self._state, Verb.BDAT)
+        elif self._state is State.RECIPIENTS:
+            return self._owe(Data(), rule)
+        return self._next_of_chunk(chunk)
+
+    def _begin_chunks(self, rule: Rule, answer: Reply) -> bytes:
+        """Take the answer to the first BDAT: a refusal is said when its octets have come, and anything else then, too."""
+        self._rule, self._event = None, None
+        if answer.code == 354:
+            self._state = next_state(self._state, rule, answer)
+            self._reader = ChunkReader(normalise=self._bare_newline is BareNewline.NORMALISE)
+        else:
+            self._refusal = answer
+        return b""
+
+    def _next_of_chunk(self, chunk: Chunk) -> Event | Pause:
+        while self._chunk_left:
+            octets = self._unread or self._lines.take()
+            self._unread = b""
+            if not octets:
+                return NEED_OCTETS
+            if len(octets) > self._chunk_left:
+                self._lines.receive(octets[self._chunk_left :])
+                octets = octets[: self._chunk_left]
+            self._chunk_left -= len(octets)
+            content = self._judge_chunk(self._reader.feed(octets)) if self._reader is not None else b""
+            if content:
+                return ContentChunk(content)
+        return self._end_chunk(chunk)
+
+    def _judge_chunk(self, content: bytes) -> bytes:
+        self._content_octets += len(content)
+        if self._refusal is None and self._reader is not None:
+            self._refusal = self._judge_content(self._reader)
+        return content if self._refusal is None else b""
+
+    def _end_chunk(self, chunk: Chunk) -> Event:
+        """Say what has come with the last octet of a chunk."""
+        reader, refusal = self._reader, self._refusal
+        if reader is None:
+            assert refusal is not None, "it is either content or refused"
+            self._chunk = self._refusal = None
+            return self._owe(Answered(refusal), RULES.get((self._state, Verb.BDAT), REFUSAL))
+        if chunk.is_last and refusal is None:
+            last = self._judge_chunk(reader.finish())
+            if last:
+                return ContentChunk(last)
+            refusal = self._refusal
+        self._chunk = None
+        if refusal is None and not chunk.is_last:
+            return self._owe(ChunkEnd(Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS)), REFUSAL)
+        self._owed = self._recipients if self._role is Role.LMTP and chunk.is_last else 1
+        end = ContentEnd(self._content_octets, self._owed, refusal)
+        return self._owe(end, RULES[State.CHUNKS, Step.END_CONTENT])
+
+    def _judge_content(self, unstuffer: DotUnstuffer | ChunkReader) -> Reply | None:
         # Size first, so that the answer does not depend on the pieces in which the content came.
         if self._content_octets > self._limits.message_octets:
             return replies.MESSAGE_TOO_BIG
@@ -356,6 +471,12 @@ class SMTPServerCore:
         return None
 
 
+_MX_PARAMETERS: Final = frozenset(("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "MT-PRIORITY"))
+_WITH_PARAMETERS: Final[Mapping[Role, Set[str]]] = {
+    Role.MX: _MX_PARAMETERS,
+    Role.LMTP: _MX_PARAMETERS,
+    Role.SUBMISSION: _MX_PARAMETERS | {"AUTH", "FUTURERELEASE"},
+}
 _WITHOUT_ARGUMENT: Final = frozenset((Verb.DATA, Verb.RSET, Verb.QUIT, Verb.STARTTLS))
 
 _MAKE: Final[Mapping[Verb, Callable[[SMTPServerCore, Command], Event | Reply]]] = {

@@ -13,11 +13,14 @@ The states of an SMTP, submission or LMTP session, and which command may come in
                   HELO EHLO LHLO RSET             READY                    the same
     RECIPIENTS    RCPT                            the same                 the same
                   DATA                                          CONTENT    the same
+                  BDAT                                          CHUNKS     READY
                   HELO EHLO LHLO RSET             READY                    the same
-    START READY SENDER RECIPIENTS
+    CHUNKS        BDAT                            the same                 READY
+                  HELO EHLO LHLO RSET             READY                    the same
+    START READY SENDER RECIPIENTS CHUNKS
                   RSET NOOP VRFY HELP             the same (but RSET, above)
                   QUIT                            CLOSED                   CLOSED
-    CONTENT       (its end)                       READY                    READY
+    CONTENT CHUNKS (the end of the content)       READY                    READY
     EXCHANGE      (a response)                    READY         the same   READY
     STARTING_TLS  nothing: what comes now is TLS, or an attack
     CLOSED        nothing
@@ -57,6 +60,7 @@ class State(enum.Enum):
     SENDER = enum.auto()
     RECIPIENTS = enum.auto()
     CONTENT = enum.auto()
+    CHUNKS = enum.auto()
     EXCHANGE = enum.auto()
     STARTING_TLS = enum.auto()
     CLOSED = enum.auto()
@@ -105,7 +109,13 @@ _COMMANDS: Final[Mapping[State, Mapping[Verb, Rule]]] = {
         Verb.MAIL: Rule(State.SENDER),
     },
     State.SENDER: {Verb.RSET: _TO_READY, Verb.RCPT: Rule(State.RECIPIENTS)},
-    State.RECIPIENTS: {Verb.RSET: _TO_READY, Verb.RCPT: _SAME, Verb.DATA: Rule(on_continue=State.CONTENT)},
+    State.RECIPIENTS: {
+        Verb.RSET: _TO_READY,
+        Verb.RCPT: _SAME,
+        Verb.DATA: Rule(on_continue=State.CONTENT),
+        Verb.BDAT: Rule(on_continue=State.CHUNKS, on_failure=State.READY),
+    },
+    State.CHUNKS: {Verb.RSET: _TO_READY, Verb.BDAT: Rule(on_failure=State.READY)},
 }
 
 RULES: Final[Mapping[tuple[State, Verb | Step], Rule]] = {
@@ -113,6 +123,7 @@ RULES: Final[Mapping[tuple[State, Verb | Step], Rule]] = {
 } | {
     (State.GREETING, Step.GREET): Rule(State.START, on_failure=State.CLOSED),
     (State.CONTENT, Step.END_CONTENT): Rule(State.READY, on_failure=State.READY),
+    (State.CHUNKS, Step.END_CONTENT): Rule(State.READY, on_failure=State.READY),
     (State.EXCHANGE, Step.RESPOND): Rule(State.READY, on_failure=State.READY),
 }
 
@@ -129,7 +140,10 @@ UNKNOWN: Final[Mapping[Role, Mapping[Verb, Reply]]] = {
 }
 
 # A peer that pipelines cannot know that all its recipients were refused (RFC 2920 §3.1 wants 554 then).
-_OUT_OF_PLACE: Final[Mapping[tuple[State, Verb], Reply]] = {(State.SENDER, Verb.DATA): replies.NO_RECIPIENTS}
+_OUT_OF_PLACE: Final[Mapping[tuple[State, Verb], Reply]] = {
+    (State.SENDER, Verb.DATA): replies.NO_RECIPIENTS,
+    (State.SENDER, Verb.BDAT): replies.NO_RECIPIENTS,
+}
 
 
 def out_of_place(state: State, verb: Verb) -> Reply:

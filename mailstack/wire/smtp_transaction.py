@@ -10,8 +10,10 @@ from typing import Final
 
 from mailstack.mail.address import format_path
 from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_SMTPUTF8, Reply
+from mailstack.mail.requests import Requests
 from mailstack.wire.errors import LocalProtocolError
-from mailstack.wire.smtp_mailing import Mailing, Phase, Result
+from mailstack.wire.grammar import encode_xtext
+from mailstack.wire.smtp_mailing import Asked, Mailing, Phase, Result
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -44,7 +46,7 @@ class Transaction:
         limit = self._offered.get("SIZE", ())[:1]
         if limit and limit[0].isdigit() and len(limit[0]) < 20 and 0 < int(limit[0]) < self._mailing.octets:
             return Result(Phase.MAIL, MESSAGE_TOO_BIG, is_local=True)
-        if not self._is_ascii([number]) and "SMTPUTF8" not in self._offered:
+        if (self._mailing.smtputf8 or not self._is_ascii([number])) and "SMTPUTF8" not in self._offered:
             return Result(Phase.RCPT, NEEDS_SMTPUTF8, is_local=True)
         return None
 
@@ -63,9 +65,14 @@ class Transaction:
             text += " BODY=8BITMIME"
         if (mailing.smtputf8 or not self._is_ascii(wanted)) and "SMTPUTF8" in offered:
             text += " SMTPUTF8"
+        if "DSN" in offered:
+            text += _of_mail(mailing.requests)
+        if mailing.requests.priority and "MT-PRIORITY" in offered:
+            text += f" MT-PRIORITY={mailing.requests.priority}"
         yield Phase.MAIL, 0, command_line(text)
         for number in wanted:
-            yield Phase.RCPT, number, command_line(f"RCPT TO:{format_path(mailing.recipients[number])}")
+            asked = _of_rcpt(mailing.asked[number]) if mailing.asked and "DSN" in offered else ""
+            yield Phase.RCPT, number, command_line(f"RCPT TO:{format_path(mailing.recipients[number])}{asked}")
         yield Phase.DATA, 0, b"DATA\r\n"
 
     def take_mail(self, reply: Reply) -> None:
@@ -86,11 +93,30 @@ class Transaction:
     def take_end(self, numbers: Sequence[int], reply: Reply) -> None:
         """Note the reply to the content."""
         for number in numbers:
-            self.results[number] = Result(Phase.CONTENT_END, reply)
+            self.results[number] = Result(Phase.CONTENT_END, reply, notifies="DSN" in self._offered)
 
     def decide(self, phase: Phase, reply: Reply) -> None:
         """Give the reply to every recipient that has no result."""
         self.results = [result or Result(phase, reply) for result in self.results]
+
+
+def _of_mail(requests: Requests) -> str:
+    """Write RET and ENVID (RFC 3461 §4.3, §4.4)."""
+    text = f" RET={requests.returns.value}" if requests.returns is not None else ""
+    if requests.envelope_id is not None:
+        text += f" ENVID={encode_xtext(requests.envelope_id)}"
+    return text
+
+
+def _of_rcpt(asked: Asked) -> str:
+    """Write NOTIFY and ORCPT (RFC 3461 §4.1, §4.2; RFC 6533 §3 for one of UTF-8)."""
+    text = f" NOTIFY={','.join(sorted(each.value for each in asked.notify))}" if asked.notify is not None else ""
+    if (original := asked.original_recipient) is not None:
+        address = original.address
+        if original.kind == "utf-8":
+            address = "".join(each if "!" <= each <= "~" and each != "\\" else f"\\x{{{ord(each):02X}}}" for each in address)
+        text += f" ORCPT={original.kind};{encode_xtext(address)}"
+    return text
 
 
 def command_line(text: str) -> bytes:

@@ -24,6 +24,7 @@ from mailstack.wire.limits import BareNewline, Limits
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
+    ChunkEnd,
     ContentChunk,
     ContentEnd,
     Data,
@@ -65,7 +66,7 @@ class Session:
 
     def answer(self, event: Event) -> list[Reply]:
         match event:
-            case Answered(answer) | Refused(answer) | Hello(reply=answer):
+            case Answered(answer) | ChunkEnd(answer) | Refused(answer) | Hello(reply=answer):
                 return [answer]
             case Mail(reverse_path=path):
                 refused = path is not None and path.local_part == "refused"

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailstack.mail.address import Address, parse_address
+from mailstack.mail.reply import NEEDS_SMTPUTF8
+from mailstack.mail.requests import Notify, OriginalRecipient, Requests, Return
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
     TLS,
+    Asked,
     Closed,
     Finished,
     Login,
@@ -283,8 +286,25 @@ class TestMail:
 
     def test_parameters_that_are_not_offered(self):
         session = ready()
-        session.begin(mailing(eight_bit=True, smtputf8=True))
+        session.begin(mailing(eight_bit=True))
         assert session.said == b"MAIL FROM:<alice@us.test>\r\n"
+
+    def test_a_content_that_needs_smtputf8_is_not_sent_without(self):
+        session = ready()
+        session.begin(mailing(smtputf8=True))
+        assert session.said == b""
+        (result,) = session.core.results
+        assert result.reply == NEEDS_SMTPUTF8
+        assert result.is_local
+
+    def test_what_the_sender_wants_to_be_told(self):
+        session = self.offering(b"DSN")
+        requests = Requests(returns=Return.HEADERS, envelope_id="a b+c=", priority=3)
+        asked = (Asked(frozenset((Notify.SUCCESS, Notify.FAILURE)), OriginalRecipient("rfc822", "Bob+x@us.test")),)
+        session.begin(mailing(requests=requests, asked=asked))
+        assert session.said == b"MAIL FROM:<alice@us.test> RET=HDRS ENVID=a+20b+2Bc+3D\r\n"
+        session.hear(b"250 ok\r\n")
+        assert session.said.endswith(b" NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;Bob+2Bx@us.test\r\n")
 
     def test_null_reverse_path(self):
         session = ready()

@@ -18,7 +18,18 @@ from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS
 from mailstack.wire.grammar import decode_xtext
 from mailstack.wire.limits import Limits
 from mailstack.wire.sasl import LoginExchange, PlainExchange, login_responses, plain_initial_response
-from mailstack.wire.smtp_commands import Command, ContentChunk, ContentEnd, Data, Mail, Rcpt, Refused, Verb, parse_command
+from mailstack.wire.smtp_commands import (
+    Answered,
+    Command,
+    ContentChunk,
+    ContentEnd,
+    Data,
+    Mail,
+    Rcpt,
+    Refused,
+    Verb,
+    parse_command,
+)
 from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import REFUSAL, RULES, Role, Rule, State, Step, next_state, out_of_place
 
@@ -30,7 +41,7 @@ LINES = {
     Verb.RCPT: b"RCPT TO:<b@example.org>",
     Verb.AUTH: b"AUTH PLAIN",
     Verb.HTTP: b"GET / HTTP/1.0",
-    Verb.BDAT: b"BDAT 0 LAST",
+    Verb.BDAT: b"BDAT 0",
 }
 ROAD = {
     State.START: [],
@@ -38,12 +49,14 @@ ROAD = {
     State.SENDER: [Verb.EHLO, Verb.MAIL],
     State.RECIPIENTS: [Verb.EHLO, Verb.MAIL, Verb.RCPT],
     State.CONTENT: [Verb.EHLO, Verb.MAIL, Verb.RCPT, Verb.DATA],
+    State.CHUNKS: [Verb.EHLO, Verb.MAIL, Verb.RCPT, Verb.BDAT],
 }
 ALLOWED = {
     State.START: "HELO EHLO NOOP VRFY HELP QUIT RSET STARTTLS",
     State.READY: "HELO EHLO NOOP VRFY HELP QUIT RSET STARTTLS MAIL",
     State.SENDER: "HELO EHLO NOOP VRFY HELP QUIT RSET RCPT",
-    State.RECIPIENTS: "HELO EHLO NOOP VRFY HELP QUIT RSET RCPT DATA",
+    State.RECIPIENTS: "HELO EHLO NOOP VRFY HELP QUIT RSET RCPT DATA BDAT",
+    State.CHUNKS: "HELO EHLO NOOP VRFY HELP QUIT RSET BDAT",
 }
 AFTER = {
     (State.START, "EHLO"): State.READY,
@@ -51,7 +64,10 @@ AFTER = {
     (State.READY, "MAIL"): State.SENDER,
     (State.SENDER, "RCPT"): State.RECIPIENTS,
     (State.RECIPIENTS, "DATA"): State.CONTENT,
-} | {(state, verb): State.READY for state in (State.SENDER, State.RECIPIENTS) for verb in ("EHLO", "HELO", "RSET")}
+    (State.RECIPIENTS, "BDAT"): State.CHUNKS,
+} | {
+    (state, verb): State.READY for state in (State.SENDER, State.RECIPIENTS, State.CHUNKS) for verb in ("EHLO", "HELO", "RSET")
+}
 
 
 def a_core(role: Role = Role.MX, limits: Limits | None = None, *, tls_active: bool = False) -> SMTPServerCore:
@@ -73,7 +89,7 @@ class TestTable:
         session = session_in(state)
         session.feed(LINES.get(verb, verb.value.encode()) + b"\r\n")
         code = int(session.output[:3])
-        if verb in (Verb.HTTP, Verb.BDAT):
+        if verb is Verb.HTTP:
             assert session.core.closed
         elif verb.value in ALLOWED[state].split():
             assert code < 400
@@ -82,7 +98,7 @@ class TestTable:
         else:
             assert code >= 500
             assert session.core.state is state
-            assert isinstance(session.events[-1], Refused)
+            assert isinstance(session.events[-1], Answered if verb is Verb.BDAT else Refused)
 
     @pytest.mark.parametrize(("state", "verb"), list(itertools.product(State, [*Verb, *Step])))
     def test_every_rule_leads_somewhere_or_is_refused(self, state: State, verb: Verb | Step) -> None:

@@ -1,0 +1,74 @@
+"""
+Requests: what the sender asks of every host on the way, besides delivery.
+
+They come as parameters of MAIL and RCPT, stay with the envelope in the spool, and go on to the next host as far as it knows
+them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+
+class Notify(enum.Enum):
+    """Of what the sender wants to be notified (RFC 3461 §4.1); NEVER stands alone."""
+
+    NEVER = "NEVER"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    DELAY = "DELAY"
+
+
+class Return(enum.Enum):
+    """What a notification of failure brings back (RFC 3461 §4.3)."""
+
+    FULL = "FULL"
+    HEADERS = "HDRS"
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalRecipient:
+    """
+    ORCPT: the recipient as the sender wrote it, wherever aliases have led since (RFC 3461 §4.2).
+
+    Shape:  `kind` is an address type in lower case, "rfc822" or "utf-8"; `address` is decoded, printable, not parsed.
+    """
+
+    kind: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverBy:
+    """
+    A time by which the message should be there (RFC 2852).
+
+    Shape:  `deadline` in seconds since 1970, UTC; `returns`: what is late comes back (mode R), else the sender is told (N);
+            `traces`: the sender wants to know of each host that hands it on to one without DELIVERBY.
+    """
+
+    deadline: float
+    returns: bool
+    traces: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """
+    Those that concern a whole message.
+
+    Shape:  `envelope_id` is decoded and printable; `priority` is -9..9; `held_until` in seconds since 1970, UTC.
+    Source: RFC 3461 §4.3 and §4.4; RFC 8689; RFC 6710; RFC 2852; RFC 4865.
+    """
+
+    returns: Return | None = None
+    envelope_id: str | None = None
+    requires_tls: bool = False
+    priority: int = 0
+    deliver_by: DeliverBy | None = None
+    held_until: float | None = None
+
+
+NO_REQUESTS: Final = Requests()
