@@ -1,0 +1,229 @@
+"""What senders ask besides delivery: to be told, or not; all of it back, or not; later; sooner than others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from email import message_from_bytes
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spool_house import CONTENT, NOW, House, envelope, local, remote
+
+from mailstack.mail.disposition import Action, Disposition
+from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
+from mailstack.mail.status import EnhancedStatus
+from mailstack.spool.content import MemoryContent
+from mailstack.spool.entry import Entry, Pending, Work
+from mailstack.spool.lanes import Lanes, Limits
+from mailstack.spool.record import format_envelope, parse_envelope
+
+SUCCESS = frozenset((Notify.SUCCESS,))
+NEVER = frozenset((Notify.NEVER,))
+FAILURE = frozenset((Notify.FAILURE,))
+DELAY = frozenset((Notify.DELAY,))
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path / "spool").open()
+
+
+def accept(house, *recipients, requests=None, content=CONTENT):
+    draft = house.spool.intake.begin()
+    draft.write(content)
+    about = replace(envelope(*recipients, accepted_at=house.clock.seconds()), requests=requests or Requests())
+    assert house.commit(draft, about) is None
+    return draft.entry
+
+
+def asking(recipient, notify, original=None):
+    return replace(recipient, notify=notify, original_recipient=original)
+
+
+def unreachable(address):
+    raise RuntimeError("no directory")
+
+
+def report_of(house):
+    """Return the DSN that waits for its delivery, as its fields for programs and its parts."""
+    [(delivery, _)] = house.courier.waiting
+    assert delivery.envelope.reverse_path is None
+    message = message_from_bytes(delivery.content.in_memory)
+    parts = message.get_payload()
+    return [dict(each.items()) for each in parts[1].get_payload()], parts
+
+
+class TestNotify:
+    @pytest.mark.parametrize(
+        ("notify", "action", "is_told"),
+        [
+            (None, Action.FAILED, True),
+            (None, Action.DELIVERED, False),
+            (None, Action.RELAYED, False),
+            (FAILURE, Action.FAILED, True),
+            (FAILURE, Action.DELIVERED, False),
+            (SUCCESS, Action.FAILED, False),
+            (SUCCESS, Action.DELIVERED, True),
+            (SUCCESS, Action.RELAYED, True),
+            (SUCCESS | FAILURE, Action.FAILED, True),
+            (SUCCESS | FAILURE, Action.RELAYED, True),
+            (DELAY, Action.FAILED, False),
+            (NEVER, Action.FAILED, False),
+            (NEVER, Action.DELIVERED, False),
+        ],
+    )
+    def test_who_is_told_of_what(self, house, notify, action, is_told):
+        accept(house, asking(remote("bob@example.net"), notify))
+        house.courier.finish(action)
+        assert len(house.courier.waiting) == is_told
+        assert house.counts().entries == is_told
+
+    def test_a_host_that_notifies_leaves_us_nothing_to_tell(self, house):
+        accept(house, asking(remote("bob@example.net"), SUCCESS))
+        _, waiting = house.courier.waiting.pop()
+        waiting.callback(
+            [Disposition(ordinal=0, action=Action.RELAYED, status=EnhancedStatus(2, 0, 0), diagnostic="250 ok", notifies=True)]
+        )
+        assert not house.courier.waiting
+        assert house.counts().entries == 0
+
+    def test_one_report_of_all_that_is_to_be_told(self, house):
+        accept(
+            house,
+            asking(remote("one@example.net"), SUCCESS),
+            asking(remote("two@example.net"), NEVER),
+            asking(remote("three@example.net"), FAILURE),
+        )
+        house.courier.answer = None
+        _, waiting = house.courier.waiting.pop()
+        actions = (Action.RELAYED, Action.FAILED, Action.FAILED)
+        waiting.callback(
+            [
+                Disposition(
+                    ordinal=ordinal,
+                    action=action,
+                    status=EnhancedStatus(5 if action is Action.FAILED else 2, 0, 0),
+                    diagnostic="so be it",
+                )
+                for ordinal, action in enumerate(actions)
+            ]
+        )
+        groups, _ = report_of(house)
+        assert [(each["Final-Recipient"], each["Action"]) for each in groups[1:]] == [
+            ("rfc822; one@example.net", "relayed"),
+            ("rfc822; three@example.net", "failed"),
+        ]
+
+    def test_what_succeeded_is_finished_when_nobody_can_be_told(self, house):
+        house.route = unreachable
+        accept(house, asking(remote("bob@example.net"), SUCCESS))
+        house.courier.finish(Action.RELAYED)
+        assert house.counts().entries == 0
+
+    def test_the_sender_knows_the_message_and_the_recipient_again(self, house):
+        original = OriginalRecipient("rfc822", "Bob+alias@example.org")
+        requests = Requests(envelope_id="QQ 314+159", returns=Return.HEADERS)
+        accept(house, asking(remote("bob@example.net"), SUCCESS, original), requests=requests)
+        house.courier.finish(Action.RELAYED)
+        (about, recipient), _ = report_of(house)
+        assert about["Original-Envelope-Id"] == "QQ 314+159"
+        assert recipient["Original-Recipient"] == "rfc822;Bob+alias@example.org"
+        assert recipient["Final-Recipient"] == "rfc822; bob@example.net"
+
+
+class TestReturn:
+    @pytest.mark.parametrize(
+        ("returns", "action", "is_whole"),
+        [
+            (Return.FULL, Action.FAILED, True),
+            (Return.HEADERS, Action.FAILED, False),
+            (None, Action.FAILED, False),
+            (Return.FULL, Action.RELAYED, False),
+        ],
+    )
+    def test_what_is_brought_back(self, house, returns, action, is_whole):
+        accept(house, asking(remote("bob@example.net"), SUCCESS | FAILURE), requests=Requests(returns=returns))
+        house.courier.finish(action)
+        _, parts = report_of(house)
+        assert parts[2].get_content_type() == ("message/rfc822" if is_whole else "text/rfc822-headers")
+        assert (b"Hello." in parts[2].as_bytes()) is is_whole
+
+    def test_a_long_message_is_brought_back_in_part(self, house):
+        content = CONTENT + b"xxx\r\n" * 40_000
+        accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL), content=content)
+        house.courier.finish(Action.FAILED)
+        _, parts = report_of(house)
+        assert parts[2].get_content_type() == "text/rfc822-headers"
+
+    def test_one_in_a_file_comes_back_whole(self, tmp_path):
+        house = House(tmp_path / "spool").open()
+        content = CONTENT + b"xxx\r\n" * 18_000
+        accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL), content=content)
+        house.courier.finish(Action.FAILED)
+        _, parts = report_of(house)
+        assert parts[2].as_bytes().count(b"xxx") == 18_000
+
+
+class TestHold:
+    def test_what_is_held_is_attempted_when_its_time_has_come(self, house):
+        accept(house, remote("bob@example.net"), requests=Requests(held_until=NOW + 1_000))
+        house.clock.advance(999)
+        assert not house.courier.waiting
+        house.clock.advance(2)
+        assert len(house.courier.waiting) == 1
+
+    def test_also_after_a_crash(self, house):
+        accept(house, remote("bob@example.net"), requests=Requests(held_until=NOW + 1_000))
+        house.crash().open()
+        house.clock.advance(999)
+        assert not house.courier.waiting
+        house.clock.advance(2)
+        assert len(house.courier.waiting) == 1
+
+    def test_its_lifetime_begins_then(self, house):
+        accept(house, remote("bob@example.net"), requests=Requests(held_until=NOW + 10 * 86_400))
+        house.clock.advance(10 * 86_400 + 1)
+        house.courier.finish(Action.DELAYED)
+        assert house.counts().entries == 1
+
+    def test_a_time_that_has_passed_holds_nothing(self, house):
+        accept(house, remote("bob@example.net"), requests=Requests(held_until=NOW - 1))
+        assert len(house.courier.waiting) == 1
+
+
+@given(priorities=st.lists(st.integers(-9, 9), max_size=30))
+def test_a_lane_gives_the_urgent_first_and_else_keeps_the_order(priorities):
+    lanes = Lanes(Limits(attempts_at_once=100, per_destination=100))
+    for number, priority in enumerate(priorities):
+        about = replace(envelope(remote("bob@example.net")), requests=Requests(priority=priority))
+        entry = Entry(number=number, envelope=about, content=MemoryContent(b"x"), expires_at=NOW)
+        lanes.add(Work(entry, "example.net", {0: Pending()}, may_repeat=False))
+    taken = []
+    while (work := lanes.take()) is not None:
+        taken.append((-work.priority, work.entry.number))
+    assert len(taken) == len(priorities)
+    assert all(one < other for one, other in pairwise(taken))
+
+
+def test_all_of_it_is_on_disk():
+    recipients = (
+        asking(remote("bob@example.net"), SUCCESS | DELAY, OriginalRecipient("utf-8", "böb@example.org")),
+        asking(local("carol@example.org"), NEVER),
+        asking(local("dana@example.org"), None, OriginalRecipient("rfc822", "d")),
+        local("eve@example.org"),
+    )
+    requests = Requests(
+        returns=Return.FULL,
+        envelope_id="a b",
+        requires_tls=True,
+        priority=-3,
+        deliver_by=DeliverBy(NOW + 5, returns=True, traces=True),
+        held_until=NOW + 1,
+    )
+    whole = replace(envelope(*recipients), requests=requests, smtputf8=True)
+    assert parse_envelope(format_envelope(whole)) == whole
+    plain = envelope(local("eve@example.org"))
+    assert parse_envelope(format_envelope(plain)) == plain
+    assert parse_envelope(format_envelope(plain).replace('"requests":null,', "")) == plain, "as older versions wrote it"
