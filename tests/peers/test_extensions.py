@@ -1,4 +1,4 @@
-"""The extensions over real sockets, in a running server: BDAT, notifications of success, mail that is held, Postfix behind us."""
+"""The extensions in a running server: BDAT, notifications of success, mail that is held, Postfix behind us."""
 
 from __future__ import annotations
 
@@ -84,5 +84,3 @@ def test_postfix_takes_what_the_sender_asked() -> None:
             assert client.data("Subject: büro\r\n\r\ntext\r\n".encode())[0] == 250
         (stored,) = mx.wait_for_stored(1)
         assert "Subject: büro".encode() in stored
-
-
