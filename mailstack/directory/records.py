@@ -71,8 +71,7 @@ def domain_name(text: str) -> str:
     except AddressError as error:
         raise DirectoryError(f"{text!r} is not a domain name: {error}.") from None
     if not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        hint = " Write an international name in its xn-- form." if not name.isascii() else ""
-        raise DirectoryError(f"{text!r} is not a domain name of letters, digits, hyphens and dots.{hint}")
+        raise DirectoryError(f"{text!r} is not a domain name of letters, digits, hyphens and dots.")
     return name
 
 

@@ -3,6 +3,9 @@ Addresses of the envelope (RFC 5321 §4.1.2).
 
 An `Address` is a local-part, unquoted, and a domain in lower case. Parsing is linear, refuses every control octet, and is
 the only way by which text from outside becomes an `Address`. The null reverse-path `<>` is `None`.
+
+A domain has one form, whatever its letters: that of the DNS, in which `bücher.example` is `xn--bcher-kva.example` (RFC 5890
+§2.3.2.1). So it is found in the directory and by the resolver, looks like no other, and asks nothing of the next host.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
+
+import idna
 
 LOCAL_PART_OCTETS: Final = 64  # RFC 5321 §4.5.3.1.1
 DOMAIN_OCTETS: Final = 255  # RFC 5321 §4.5.3.1.2
@@ -23,7 +28,7 @@ _UTF8: Final = "\u00a0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010fffd"
 _ATEXT: Final = rf"[A-Za-z0-9!#$%&'*+\-/=?^_`{{|}}~{_UTF8}]+"
 DOT_STRING: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
 _QUOTED_STRING: Final = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"')
-_LABEL: Final = re.compile(rf"[A-Za-z0-9_{_UTF8}](?:[A-Za-z0-9_\-{_UTF8}]*[A-Za-z0-9_{_UTF8}])?")
+_LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 
 
 class AddressError(ValueError):
@@ -35,7 +40,7 @@ class Address:
     """
     A mailbox: `local_part@domain`.
 
-    Shape:  `local_part` without its quotes and backslashes; `domain` in lower case, a name or an address literal in
+    Shape:  `local_part` without its quotes and backslashes; `domain` in lower-case ASCII, a name or an address literal in
             brackets, without a final dot; empty only for the bare `<postmaster>` of RFC 5321 §4.5.1.
     """
 
@@ -99,19 +104,29 @@ def parse_domain(text: str) -> str:
     Parse a domain name or an address literal into its one lower-case form.
 
     Raises:  AddressError: it is neither.
-    Source:  RFC 5321 §4.1.2, §4.1.3; the final dot that some peers send is dropped.
+    Source:  RFC 5321 §4.1.2, §4.1.3; the final dot that some peers send is dropped. RFC 5891 §4.4, UTS #46 for names beyond
+             ASCII.
     """
     if text.startswith("["):
         return _parse_literal(text)
     name = text[:-1] if text.endswith(".") else text
     if not name or len(name.encode()) > DOMAIN_OCTETS:
         raise AddressError("bad domain")
+    if not name.isascii():
+        name = _in_ascii(name)
     for label in name.split("."):
         if not _LABEL.fullmatch(label) or len(label.encode()) > LABEL_OCTETS:
             raise AddressError("bad domain")
     if re.fullmatch(r"[0-9.]+", name):
         raise AddressError("an IP address must stand in brackets")
     return name.lower()
+
+
+def _in_ascii(name: str) -> str:
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except UnicodeError:  # an idna.IDNAError is one
+        raise AddressError("bad international domain") from None
 
 
 def _parse_literal(text: str) -> str:

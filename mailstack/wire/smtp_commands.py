@@ -299,4 +299,4 @@ def _mailbox(path: bytes, *, is_utf8: bool) -> Address | Reply:
         address = parse_address(path.decode("utf-8"))
     except (UnicodeDecodeError, AddressError):
         return replies.BAD_RECIPIENT_ADDRESS
-    return address if is_utf8 or address.is_ascii else replies.NEEDS_SMTPUTF8
+    return address if is_utf8 or path.isascii() else replies.NEEDS_SMTPUTF8

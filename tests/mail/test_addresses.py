@@ -17,7 +17,7 @@ from mailstack.mail.address import Address, AddressError, format_path, parse_add
         ('"a@b"@x.test', Address("a@b", "x.test")),
         ("bob@[192.0.2.1]", Address("bob", "[192.0.2.1]")),
         ("bob@[ipv6:2001:DB8::1]", Address("bob", "[IPv6:2001:db8::1]")),
-        ("jürgen@münchen.test", Address("jürgen", "münchen.test")),
+        ("jürgen@münchen.test", Address("jürgen", "xn--mnchen-3ya.test")),
         ("bob@localhost", Address("bob", "localhost")),
         ("remote!x@local.test", Address("remote!x", "local.test")),
         ("x" * 64 + "@y.test", Address("x" * 64, "y.test")),
@@ -72,3 +72,43 @@ def test_paths() -> None:
     assert str(Address("postmaster", "")) == "postmaster"
     assert Address("a", "[192.0.2.1]").is_literal
     assert not Address("ü", "x.test").is_ascii
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.Example.", "xn--bcher-kva.example"),
+        ("bu\u0308cher.example", "xn--bcher-kva.example"),
+        ("faß.example", "xn--fa-hia.example"),
+        ("黒川.日本", "xn--5rtw95l.xn--wgv71a"),
+        ("黒川\u3002日本", "xn--5rtw95l.xn--wgv71a"),
+        ("\uff45xample.org", "example.org"),
+    ],
+)
+def test_an_international_domain_has_one_form(text: str, domain: str) -> None:
+    assert parse_domain(text) == domain
+    assert parse_address(f"ü@{text}") == Address("ü", domain)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ü..example",
+        "-ü.example",
+        "ü-.example",
+        "👍.example",
+        "ü\u200f.example",
+        "ü\u2028.example",
+        "xn--ü.example",
+        "ü" * 60 + ".x",
+        "ü." * 100 + "x",
+        "ü" * 100_000,
+        "ü@x",
+        "\uff11\uff12\uff17.\uff10.\uff10.\uff11",
+        "[ü]",
+    ],
+)
+def test_what_is_no_international_domain(text: str) -> None:
+    with pytest.raises(AddressError):
+        parse_domain(text)
