@@ -30,6 +30,11 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
 
 _NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
+_NO_TRUSTED_WAY: Final = Trouble(
+    EnhancedStatus(5, 7, 30),
+    "The message may only go by verified TLS (REQUIRETLS), which cannot be had to its domain",
+    is_local=True,
+)
 _NO_SMARTHOST: Final = EnhancedStatus(4, 4, 4)
 
 
@@ -64,13 +69,26 @@ class RelayCourier:
         """Try to hand the message on; what is not understood is to be tried again."""
         try:
             attempt = Attempt(delivery.recipients)
-            await self._try_hosts(delivery, attempt)
+            if delivery.envelope.requests.requires_tls and not self._is_trusted:
+                attempt.note(None, _NO_TRUSTED_WAY)
+            else:
+                await self._try_hosts(delivery, attempt)
             return attempt.conclude()
         except CancelledError:
             raise
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"relaying {delivery.entry}", Failure())
             return [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in delivery.recipients]
+
+    @property
+    def _is_trusted(self) -> bool:
+        """
+        Whether the next host is surely the one that is meant: its name is ours to say, and its certificate must bear it.
+
+        A name that an MX record says might be anybody's, as long as nobody has signed the record (RFC 8689 §4.2.1).
+        """
+        smarthost = self._settings.smarthost
+        return smarthost is not None and smarthost.tls is TLSPolicy.VERIFY
 
     async def close(self) -> None:
         """End the sessions that wait, and keep none from now on."""

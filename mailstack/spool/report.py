@@ -18,7 +18,7 @@ from mailstack import events
 from mailstack.mail import dsn
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import BodyType, Envelope, Origin, Recipient, Service
-from mailstack.mail.requests import Return
+from mailstack.mail.requests import Requests, Return
 from mailstack.mail.trace import format_date
 from mailstack.mail.verdict import Refuse
 from mailstack.spool.backoff import Schedule
@@ -109,7 +109,9 @@ class Reporter:
         self, entry: Entry, outcomes: Sequence[tuple[Recipient, Disposition]], recipients: tuple[Recipient, ...]
     ) -> Entry:
         content, now = entry.content, self._clock.seconds()
-        is_whole = entry.envelope.requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS
+        requests = entry.envelope.requests
+        # RFC 8689 §5: what may only go by TLS comes back only by TLS, and never as a whole.
+        is_whole = requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS and not requests.requires_tls
         first = content.in_memory
         if first is None:
             first = await self._contents.head(content, content.octets if is_whole else 2 * dsn.ORIGINAL_OCTETS)
@@ -133,6 +135,7 @@ class Reporter:
             accepted_at=now,
             body=BodyType.SEVEN_BIT if octets.isascii() else BodyType.EIGHT_BIT_MIME,
             smtputf8=not octets.isascii() or not all(each.address.is_ascii for each in recipients),
+            requests=Requests(requires_tls=requests.requires_tls),
         )
         return Entry(
             number=number,

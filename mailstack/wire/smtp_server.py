@@ -309,7 +309,9 @@ class SMTPServerCore:
         if self._role is Role.SUBMISSION:
             until = datetime.fromtimestamp(self._opened_at + limits.hold_seconds, UTC)
             extensions["FUTURERELEASE"] = f"{limits.hold_seconds} {until:%Y-%m-%dT%H:%M:%SZ}"  # RFC 4865 §4
-        if self._tls_available and not self._tls_active:
+        if self._tls_active:
+            extensions["REQUIRETLS"] = ""  # RFC 8689 §4.2.1: only where the message came by TLS, too
+        elif self._tls_available:
             extensions["STARTTLS"] = ""
         if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
             extensions["AUTH"] = " ".join(MECHANISMS)
@@ -325,7 +327,8 @@ class SMTPServerCore:
     @property
     def _announced(self) -> Set[str]:
         """The extensions whose parameters MAIL and RCPT may have."""
-        return _WITH_PARAMETERS[self._role]
+        announced = _WITH_PARAMETERS[self._role]
+        return announced | _WITHIN_TLS if self._tls_active else announced
 
     def _rcpt(self, command: Command) -> Event | Reply:
         if self._recipients >= self._limits.recipients:
@@ -477,6 +480,7 @@ _WITH_PARAMETERS: Final[Mapping[Role, Set[str]]] = {
     Role.LMTP: _MX_PARAMETERS,
     Role.SUBMISSION: _MX_PARAMETERS | {"AUTH", "FUTURERELEASE"},
 }
+_WITHIN_TLS: Final = frozenset(("REQUIRETLS",))
 _WITHOUT_ARGUMENT: Final = frozenset((Verb.DATA, Verb.RSET, Verb.QUIT, Verb.STARTTLS))
 
 _MAKE: Final[Mapping[Verb, Callable[[SMTPServerCore, Command], Event | Reply]]] = {

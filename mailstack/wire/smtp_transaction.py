@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mailstack.mail.address import format_path
-from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_SMTPUTF8, Reply
+from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_REQUIRETLS, NEEDS_SMTPUTF8, Reply
 from mailstack.mail.requests import Requests
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.grammar import encode_xtext
@@ -46,6 +46,8 @@ class Transaction:
         limit = self._offered.get("SIZE", ())[:1]
         if limit and limit[0].isdigit() and len(limit[0]) < 20 and 0 < int(limit[0]) < self._mailing.octets:
             return Result(Phase.MAIL, MESSAGE_TOO_BIG, is_local=True)
+        if self._mailing.requests.requires_tls and "REQUIRETLS" not in self._offered:
+            return Result(Phase.MAIL, NEEDS_REQUIRETLS, is_local=True)
         if (self._mailing.smtputf8 or not self._is_ascii([number])) and "SMTPUTF8" not in self._offered:
             return Result(Phase.RCPT, NEEDS_SMTPUTF8, is_local=True)
         return None
@@ -67,6 +69,8 @@ class Transaction:
             text += " SMTPUTF8"
         if "DSN" in offered:
             text += _of_mail(mailing.requests)
+        if mailing.requests.requires_tls:
+            text += " REQUIRETLS"
         if mailing.requests.priority and "MT-PRIORITY" in offered:
             text += f" MT-PRIORITY={mailing.requests.priority}"
         yield Phase.MAIL, 0, command_line(text)

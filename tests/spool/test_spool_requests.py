@@ -166,6 +166,15 @@ class TestReturn:
         assert parts[2].as_bytes().count(b"xxx") == 18_000
 
 
+class TestRequireTls:
+    def test_the_report_requires_it_too_and_brings_back_no_content(self, house):
+        accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL, requires_tls=True))
+        house.courier.finish(Action.FAILED)
+        [(delivery, _)] = house.courier.waiting
+        assert delivery.envelope.requests == Requests(requires_tls=True)
+        assert b"Hello." not in delivery.content.in_memory
+
+
 class TestHold:
     def test_what_is_held_is_attempted_when_its_time_has_come(self, house):
         accept(house, remote("bob@example.net"), requests=Requests(held_until=NOW + 1_000))

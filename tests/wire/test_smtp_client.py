@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.reply import NEEDS_SMTPUTF8
 from mailstack.mail.requests import Notify, OriginalRecipient, Requests, Return
+from mailstack.mail.status import EnhancedStatus
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.smtp_client import SMTPClientCore
@@ -296,6 +297,16 @@ class TestMail:
         (result,) = session.core.results
         assert result.reply == NEEDS_SMTPUTF8
         assert result.is_local
+
+    def test_a_message_that_requires_tls_goes_only_to_who_does_too(self):
+        requests = Requests(requires_tls=True)
+        session = ready()
+        session.begin(mailing(requests=requests))
+        assert session.said == b""
+        assert session.core.results[0].reply.enhanced == EnhancedStatus(5, 7, 30)
+        session = self.offering(b"REQUIRETLS")
+        session.begin(mailing(requests=requests))
+        assert session.said == b"MAIL FROM:<alice@us.test> REQUIRETLS\r\n"
 
     def test_what_the_sender_wants_to_be_told(self):
         session = self.offering(b"DSN")
