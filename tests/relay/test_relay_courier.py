@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account
+from mailstack.mail.requests import Requests
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, Smarthost, TLSPolicy
@@ -439,6 +440,22 @@ class LocalFailures(Case):
             value.recipients[ordinal] = type(each)(address=each.address, original=each.original, destination=Account("x"))
         self.assertEqual(brief(self.outcome(value)), [("delayed", "4.3.0")])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class RequireTLS(Case):
+    def test_a_name_from_the_dns_is_not_trusted(self):
+        asked = delivery(requests=Requests(requires_tls=True))
+        self.assertEqual(brief(self.outcome(asked)), [("failed", "5.7.30")])
+        self.world = World(ZONE, tls=TLSPolicy.VERIFY)
+        self.assertEqual(brief(self.outcome(asked)), [("failed", "5.7.30")])
+        self.assertEqual(self.world.met, [])
+
+    def test_a_smarthost_must_be_verified(self):
+        asked = delivery(requests=Requests(requires_tls=True))
+        for policy, met in ((TLSPolicy.MAY, False), (TLSPolicy.ENCRYPT, False), (TLSPolicy.VERIFY, True)):
+            self.world = World(ZONE, smarthost=Smarthost(host="smart.test", tls=policy))
+            self.outcome(asked)
+            self.assertEqual(bool(self.world.met), met, policy)
 
 
 class SmarthostCase(Case):
