@@ -310,6 +310,7 @@ class Composition:
                 first_seconds=settings.queue.retry_first_seconds,
                 longest_seconds=settings.queue.retry_most_seconds,
                 lifetime_seconds=settings.queue.expire_seconds,
+                warning_seconds=settings.queue.warn_seconds,
             ),
             limits=limits,
             min_free_octets=settings.queue.free_octets_minimum,

@@ -146,6 +146,8 @@ class Queue(Table):
     """How long to wait after the first failed attempt; each later wait is longer."""
     retry_most_seconds: AtLeastOne = 14_400
     """The longest wait between two attempts."""
+    warn_seconds: int = Field(default=14_400, ge=0)
+    """When the sender is told, once, that a message still waits; 0: never, unless the sender asks for it (DELIVERBY)."""
     expire_seconds: AtLeastOne = 432_000
     """When to give up and tell the sender; RFC 5321 §4.5.4.1 wants 4 to 5 days (432000 is 5)."""
     free_octets_minimum: int = Field(default=100_000_000, ge=0)

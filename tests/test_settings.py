@@ -66,6 +66,7 @@ class TestGood:
         assert settings.queue.model_dump() == {
             "retry_first_seconds": 300,
             "retry_most_seconds": 14_400,
+            "warn_seconds": 14_400,
             "expire_seconds": 432_000,
             "free_octets_minimum": 100_000_000,
         }
@@ -164,7 +165,7 @@ class TestOneError:
             ('hostname = "[127.0.0.1]"\n', "1: hostname: "),
             ('hostname = "a_b.test"\n', "1: hostname: "),
             ('hostname = "-a.test"\n', "1: hostname: "),
-            ('hostname = "bücher.test"\n', "1: hostname: "),
+            ('hostname = "b👍cher.test"\n', "1: hostname: "),
             ('hostname = ""\n', "1: hostname: "),
             (HOSTNAME + "folder = 5\n", "2: folder: must be a path in quotes, not 5"),
             (HOSTNAME + 'folder = ""\n', '2: folder: must be a path in quotes, not ""'),

@@ -34,8 +34,8 @@ class Disposition:
 
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
-            `remote_mta` is the host that said so, or None; `cause` is for the log only; `notifies` says that the host which
-            has it now tells the sender what the sender wants to be told.
+            `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
+            the host that has it now does what the sender asked ("DSN", "DELIVERBY").
     """
 
     ordinal: int
@@ -44,7 +44,7 @@ class Disposition:
     diagnostic: str
     remote_mta: str | None = None
     cause: str = ""
-    notifies: bool = False
+    honours: frozenset[str] = frozenset()
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

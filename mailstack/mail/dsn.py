@@ -151,7 +151,8 @@ def _original_recipient(recipient: Recipient) -> str:
     asked = recipient.original_recipient
     if asked is None:
         return _address_field(recipient.original)
-    return f"{_printable(asked.kind)};{_printable(asked.address)}"
+    text = asked.address if asked.kind != "utf-8" else _escaped(asked.address)
+    return f"{_printable(asked.kind)};{_printable(text)}"
 
 
 def _original_part(original: bytes, whole: bool) -> bytes:
@@ -188,8 +189,11 @@ def _address_field(address: Address) -> str:
     text = str(address)
     if text.isascii():
         return f"rfc822; {_printable(text)}"
-    escaped = "".join(c if " " < c <= "~" and c not in "\\=+" else f"\\x{{{ord(c):X}}}" for c in text)
-    return f"utf-8; {escaped}"
+    return f"utf-8; {_escaped(text)}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if " " < c <= "~" and c not in "\\=+" else f"\\x{{{ord(c):X}}}" for c in text)
 
 
 def _printable(text: str) -> str:

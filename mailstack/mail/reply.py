@@ -126,5 +126,7 @@ TOO_MANY_HOPS: Final = reply(554, "5.4.6", "Too many Received fields; the messag
 MESSAGE_TOO_BIG: Final = reply(552, "5.3.4", "Message size exceeds the limit")
 UNKNOWN_PARAMETER: Final = reply(555, "5.5.4", "MAIL FROM or RCPT TO parameters not recognised or not implemented")
 SENDER_NOT_OWNED: Final = reply(553, "5.7.1", "Sender address does not belong to the authenticated account")
+TOO_LATE: Final = reply(550, "5.4.7", "The time by which it was to be delivered has passed")
+NEEDS_DELIVERBY: Final = reply(550, "5.3.3", "DELIVERBY support required")
 NEEDS_REQUIRETLS: Final = reply(550, "5.7.30", "REQUIRETLS support required")
 NEEDS_SMTPUTF8: Final = reply(553, "5.6.7", "Address needs SMTPUTF8")

@@ -53,6 +53,10 @@ class DeliverBy:
     returns: bool
     traces: bool = False
 
+    def is_over(self, now: float) -> bool:
+        """Say whether it must come back now."""
+        return self.returns and now >= self.deadline
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:

@@ -78,7 +78,7 @@ def _disposition(ordinal: int, hop: Hop, result: Result) -> Disposition:
         diagnostic=str(reply)[:DIAGNOSTIC_CHARACTERS],
         remote_mta=hop.host,
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
-        notifies=result.notifies,
+        honours=result.honours,
     )
 
 

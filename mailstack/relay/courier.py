@@ -181,7 +181,7 @@ class RelayCourier:
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
         for ordinals in attempt.groups(self._settings.max_recipients):
-            trouble = await sender.mail(_mailing(delivery, ordinals), delivery.content)
+            trouble = await sender.mail(_mailing(delivery, ordinals, self._around.clock.seconds()), delivery.content)
             attempt.take(hop, ordinals, sender.results)
             if trouble is not None:
                 if sender.content_begun or trouble.is_local:
@@ -220,9 +220,10 @@ def _domain(delivery: Delivery) -> str:
     raise ValueError(f"not one remote destination: {destinations}")
 
 
-def _mailing(delivery: Delivery, ordinals: tuple[int, ...]) -> Mailing:
+def _mailing(delivery: Delivery, ordinals: tuple[int, ...], now: float) -> Mailing:
     envelope, whole = delivery.envelope, delivery.content.in_memory
     recipients = [delivery.recipients[ordinal] for ordinal in ordinals]
+    by = envelope.requests.deliver_by
     are_asked = any(each.notify is not None or each.original_recipient is not None for each in recipients)
     return Mailing(
         reverse_path=envelope.reverse_path,
@@ -231,6 +232,7 @@ def _mailing(delivery: Delivery, ordinals: tuple[int, ...]) -> Mailing:
         eight_bit=envelope.body is BodyType.EIGHT_BIT_MIME or (whole is not None and not whole.isascii()),
         smtputf8=envelope.smtputf8,
         requests=envelope.requests,
+        by_seconds=int(by.deadline - now) if by is not None else None,
         asked=tuple(Asked(each.notify, each.original_recipient) for each in recipients) if are_asked else (),
     )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mailstack.mail.envelope import Envelope
+
 DAY_SECONDS = 86_400
 
 
@@ -18,7 +20,7 @@ class Schedule:
     How often and how long.
 
     Shape:  `spread` is the part of a delay by which chance shortens or lengthens it, so that entries which failed together do
-            not all come back together.
+            not all come back together. `warning_seconds`: when the sender is told of a delay; 0: never.
     """
 
     first_seconds: float = 300.0
@@ -27,6 +29,7 @@ class Schedule:
     spread: float = 0.1
     lifetime_seconds: float = 5.0 * DAY_SECONDS
     null_lifetime_seconds: float = 2.0 * DAY_SECONDS
+    warning_seconds: float = 14_400.0
 
     def delay_seconds(self, attempts: int, chance: float) -> float:
         """
@@ -38,7 +41,14 @@ class Schedule:
         delay = min(self.first_seconds * self.factor**doublings, self.longest_seconds)
         return min(delay * (1.0 + self.spread * (2.0 * chance - 1.0)), self.longest_seconds)
 
-    def expires_at(self, accepted_at: float, *, has_reverse_path: bool) -> float:
-        """Say when to give up; a notification that cannot be delivered is of use to nobody, and is given up sooner."""
-        null_seconds = min(self.null_lifetime_seconds, self.lifetime_seconds)
-        return accepted_at + (self.lifetime_seconds if has_reverse_path else null_seconds)
+    def expires_at(self, envelope: Envelope) -> float:
+        """
+        Say when to give up: at the latest when the sender wants it back.
+
+        A notification that cannot be delivered is of use to nobody, and is given up sooner.
+        """
+        seconds = self.lifetime_seconds
+        if envelope.reverse_path is None:
+            seconds = min(self.null_lifetime_seconds, seconds)
+        at, by = envelope.due_at + seconds, envelope.requests.deliver_by
+        return min(at, by.deadline) if by is not None and by.returns else at

@@ -39,11 +39,13 @@ class Pending:
     """
     A recipient that is not finished.
 
-    Shape:  `attempts` were made before; `failure` is what the last one came to, when all that is left is to report it.
+    Shape:  `attempts` were made before; `failure` is what the last one came to, when all that is left is to report it;
+            `is_warned`: the sender knows of the delay.
     """
 
     attempts: int = 0
     failure: Disposition | None = None
+    is_warned: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -198,7 +198,7 @@ class Draft:
             number=self._number,
             envelope=envelope,
             content=MemoryContent(b"".join(self._chunks)) if file is None else self._in_file(file),
-            expires_at=self._intake.schedule.expires_at(envelope.due_at, has_reverse_path=envelope.reverse_path is not None),
+            expires_at=self._intake.schedule.expires_at(envelope),
         )
 
     def _in_file(self, file: ContentFile) -> FileContent:

@@ -3,6 +3,7 @@ The ledger: what became of each recipient. Pure; the rows are written by `operat
 
     state        due_at   meaning                                                    next
     waiting      set      to be attempted when due                                   any of these
+    warned       set      the same, and the sender has been told of the delay        any of these
     unreported   set      failed for good, but its DSN could not be queued yet       unreported, failed
     delivered    NULL     a courier put it into a maildir                            -
     relayed      NULL     another host took responsibility                           -
@@ -14,12 +15,13 @@ An entry is finished, and its rows are removed in the same transaction, when no 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
 from mailstack.mail.disposition import Action, Disposition, delayed
-from mailstack.mail.envelope import Recipient
+from mailstack.mail.envelope import Envelope
+from mailstack.mail.reply import TOO_LATE
 from mailstack.mail.requests import Notify
 from mailstack.mail.status import EnhancedStatus
 
@@ -31,6 +33,7 @@ class State(enum.Enum):
     """The states of a recipient on disk."""
 
     WAITING = "waiting"
+    WARNED = "warned"
     UNREPORTED = "unreported"
     DELIVERED = "delivered"
     RELAYED = "relayed"
@@ -61,6 +64,11 @@ def complete(dispositions: Iterable[Disposition], ordinals: Iterable[int]) -> di
     }
 
 
+def too_late(ordinal: int) -> Disposition:
+    """Make the outcome for a recipient to whom nothing may be delivered any more (RFC 2852 §4)."""
+    return Disposition(ordinal=ordinal, action=Action.FAILED, status=TOO_LATE.enhanced or EXPIRED, diagnostic=TOO_LATE.text)
+
+
 def expire(disposition: Disposition, *, now: float, expires_at: float) -> Disposition:
     """
     Turn a delay into a failure when the time is up. Looks only at an outcome, so each entry gets an attempt after a long stop.
@@ -78,32 +86,60 @@ def expire(disposition: Disposition, *, now: float, expires_at: float) -> Dispos
     )
 
 
-def is_told(recipient: Recipient, disposition: Disposition) -> bool:
+def is_told(envelope: Envelope, disposition: Disposition) -> bool:
     """
-    Say whether the sender is to be told of an outcome, by us.
+    Say whether the sender is to be told of the end of a recipient, by us.
 
-    Source:  RFC 3461 §4.1, §5.2.2, §6.2.
+    Source:  RFC 3461 §4.1, §5.2.2, §6.2; RFC 2852 §4 for what is handed on with a deadline.
     """
-    notify = recipient.notify
+    notify = envelope.recipients[disposition.ordinal].notify
+    if notify is not None and Notify.NEVER in notify:
+        return False
     if disposition.action is Action.FAILED:
         return notify is None or Notify.FAILURE in notify
-    if disposition.action is Action.DELAYED or disposition.notifies:
+    if disposition.action is Action.RELAYED:
+        by = envelope.requests.deliver_by
+        if by is not None and (by.traces or "DELIVERBY" not in disposition.honours):
+            return True
+        if "DSN" in disposition.honours:
+            return False
+    return disposition.action.is_final and notify is not None and Notify.SUCCESS in notify
+
+
+def is_warned(envelope: Envelope, disposition: Disposition, *, now: float, warning_seconds: float) -> bool:
+    """
+    Say whether the sender is to be told of a delay now, if that has not been done.
+
+    Shape:   `warning_seconds` after it was due for the first time; 0: never, but for a deadline that the sender has set.
+    Source:  RFC 3461 §4.1; RFC 2852 §4 (mode N).
+    """
+    if disposition.action is not Action.DELAYED:
         return False
-    return notify is not None and Notify.SUCCESS in notify
+    notify, by = envelope.recipients[disposition.ordinal].notify, envelope.requests.deliver_by
+    if notify is not None and Notify.DELAY not in notify:
+        return False
+    is_late = bool(warning_seconds) and now >= envelope.due_at + warning_seconds
+    return is_late or (by is not None and not by.returns and now >= by.deadline)
 
 
 def changes(
-    outcomes: Mapping[int, Disposition], attempts: Mapping[int, int], *, retry_at: float, report_is_settled: bool
+    outcomes: Mapping[int, Disposition],
+    attempts: Mapping[int, int],
+    *,
+    retry_at: float,
+    report_is_settled: bool,
+    warned: Set[int] = frozenset(),
 ) -> tuple[Change, ...]:
     """
     Enter the outcomes of an attempt.
 
-    Shape:   `attempts` are those made by now, per ordinal; failures are final only when `report_is_settled`.
+    Shape:   `attempts` are those made by now, per ordinal; failures are final only when `report_is_settled`; of the delay of
+             those in `warned` the sender knows.
     """
     entered = []
     for ordinal, disposition in outcomes.items():
         if disposition.action is Action.DELAYED:
-            change = Change(State.WAITING, attempts[ordinal], retry_at, disposition)
+            change = Change(State.WARNED if ordinal in warned else State.WAITING, attempts[ordinal], retry_at, disposition)
         elif disposition.action is Action.FAILED and not report_is_settled:
             change = Change(State.UNREPORTED, attempts[ordinal], retry_at, disposition)
         else:

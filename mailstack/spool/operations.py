@@ -269,9 +269,9 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
                 diagnostic=diagnostic or "",
                 remote_mta=remote_mta,
             )
-        elif state != State.WAITING.value:
+        elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
-        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure)
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value)
     return lanes
 
 

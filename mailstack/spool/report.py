@@ -141,5 +141,5 @@ class Reporter:
             number=number,
             envelope=envelope,
             content=MemoryContent(octets),
-            expires_at=self._schedule.expires_at(now, has_reverse_path=False),
+            expires_at=self._schedule.expires_at(envelope),
         )

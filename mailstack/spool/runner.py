@@ -230,6 +230,9 @@ class Runner:
         recipients = {ordinal: envelope.recipients[ordinal] for ordinal, each in work.pending.items() if each.failure is None}
         if not recipients:
             return {}
+        by = envelope.requests.deliver_by
+        if by is not None and by.is_over(self._clock.seconds()):
+            return {ordinal: ledger.too_late(ordinal) for ordinal in recipients}
         delivery = Delivery(
             entry=work.entry.name,
             envelope=envelope,
@@ -262,12 +265,23 @@ class Runner:
         entered = {ordinal: each.failure for ordinal, each in work.pending.items() if each.failure is not None}
         for ordinal, disposition in outcomes.items():
             entered[ordinal] = ledger.expire(disposition, now=now, expires_at=entry.expires_at)
-        recipients = entry.envelope.recipients
+        envelope = entry.envelope
+        late = {
+            ordinal
+            for ordinal, each in entered.items()
+            if not work.pending[ordinal].is_warned
+            and ledger.is_warned(envelope, each, now=now, warning_seconds=self._schedule.warning_seconds)
+        }
         report = await self._report(
-            entry, [each for each in entered.values() if ledger.is_told(recipients[each.ordinal], each)]
+            entry, [each for ordinal, each in entered.items() if ordinal in late or ledger.is_told(envelope, each)]
         )
+        is_settled = not isinstance(report, Postponed)
+        warned = {ordinal for ordinal, each in work.pending.items() if each.is_warned} | (late if is_settled else set())
         retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
-        changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=not isinstance(report, Postponed))
+        by = envelope.requests.deliver_by
+        if by is not None and now < by.deadline < retry_at:
+            retry_at = by.deadline  # the sender wants to know then
+        changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=is_settled, warned=warned)
         report_entry = report.entry if isinstance(report, Ready) else None
         is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
         is_finished = await self._record(Record(entry.number, changes, report_entry, is_all))

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from mailstack.mail.address import Address
 from mailstack.mail.reply import Reply
 from mailstack.mail.requests import NO_REQUESTS, Notify, OriginalRecipient, Requests
 from mailstack.mail.status import EnhancedStatus
+
+HONOURED: Final = frozenset(("DSN", "DELIVERBY"))
+"""With a server that offers these the sender's requests are in good hands; otherwise we tell the sender."""
 
 
 class Phase(enum.Enum):
@@ -69,7 +73,8 @@ class Mailing:
     One transaction.
 
     Shape:  `octets` is the length of the content; `eight_bit` and `smtputf8` say what the content may hold. `asked` is what the
-            sender wants to be told of each recipient, in their order, or empty when that is nothing particular.
+            sender wants to be told of each recipient, in their order, or empty when that is nothing particular. `by_seconds`
+            are left until the deadline of DELIVERBY, negative when it has passed.
     """
 
     reverse_path: Address | None
@@ -79,6 +84,7 @@ class Mailing:
     smtputf8: bool = False
     requests: Requests = NO_REQUESTS
     asked: tuple[Asked, ...] = ()
+    by_seconds: int | None = None
 
     @property
     def has_ascii_reverse_path(self) -> bool:
@@ -92,13 +98,13 @@ class Result:
     What became of one recipient.
 
     Shape:  `phase` is where it was decided; `is_local` says that the reply is our own judgement and not the server's;
-            `notifies` says that the server knows what the sender wants to be told, and will see to it.
+            `honours` are the extensions, of those in HONOURED, by which the server took it over.
     """
 
     phase: Phase
     reply: Reply
     is_local: bool = False
-    notifies: bool = False
+    honours: frozenset[str] = frozenset()
 
     @property
     def is_accepted(self) -> bool:

@@ -25,7 +25,7 @@ _BODY: Final = {kind.value: kind for kind in BodyType}
 _RETURN: Final = {each.value: each for each in Return}
 _NOTIFY: Final = {each.value: each for each in Notify}
 
-_BY: Final = re.compile(r"(-?[0-9]{1,9});([RN])(T?)\Z", re.IGNORECASE)  # RFC 2852 §4
+_BY: Final = re.compile(r"([+-]?[0-9]{1,9});([RN])(T?)\Z", re.IGNORECASE)  # RFC 2852 §4
 _SECONDS: Final = re.compile(r"[1-9][0-9]{0,8}\Z")  # RFC 4865 §4.1
 _MOMENT: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)\Z"

@@ -304,6 +304,7 @@ class SMTPServerCore:
             "DSN": "",
             "ENHANCEDSTATUSCODES": "",
             "LIMITS": f"RCPTMAX={limits.recipients}",  # RFC 9422
+            "DELIVERBY": "",
             "MT-PRIORITY": "",
         }
         if self._role is Role.SUBMISSION:
@@ -474,7 +475,7 @@ class SMTPServerCore:
         return None
 
 
-_MX_PARAMETERS: Final = frozenset(("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "MT-PRIORITY"))
+_MX_PARAMETERS: Final = frozenset(("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "DELIVERBY", "MT-PRIORITY"))
 _WITH_PARAMETERS: Final[Mapping[Role, Set[str]]] = {
     Role.MX: _MX_PARAMETERS,
     Role.LMTP: _MX_PARAMETERS,

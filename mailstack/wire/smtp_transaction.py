@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mailstack.mail.address import format_path
-from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_REQUIRETLS, NEEDS_SMTPUTF8, Reply
+from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_DELIVERBY, NEEDS_REQUIRETLS, NEEDS_SMTPUTF8, TOO_LATE, Reply
 from mailstack.mail.requests import Requests
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.grammar import encode_xtext
-from mailstack.wire.smtp_mailing import Asked, Mailing, Phase, Result
+from mailstack.wire.smtp_mailing import HONOURED, Asked, Mailing, Phase, Result
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -48,6 +48,12 @@ class Transaction:
             return Result(Phase.MAIL, MESSAGE_TOO_BIG, is_local=True)
         if self._mailing.requests.requires_tls and "REQUIRETLS" not in self._offered:
             return Result(Phase.MAIL, NEEDS_REQUIRETLS, is_local=True)
+        by = self._mailing.requests.deliver_by
+        if by is not None and by.returns:  # RFC 2852 §4: no host may get it that might deliver it too late
+            if "DELIVERBY" not in self._offered:
+                return Result(Phase.MAIL, NEEDS_DELIVERBY, is_local=True)
+            if (self._mailing.by_seconds or 0) < 1:
+                return Result(Phase.MAIL, TOO_LATE, is_local=True)
         if (self._mailing.smtputf8 or not self._is_ascii([number])) and "SMTPUTF8" not in self._offered:
             return Result(Phase.RCPT, NEEDS_SMTPUTF8, is_local=True)
         return None
@@ -71,6 +77,8 @@ class Transaction:
             text += _of_mail(mailing.requests)
         if mailing.requests.requires_tls:
             text += " REQUIRETLS"
+        if "DELIVERBY" in offered:
+            text += _by(mailing)
         if mailing.requests.priority and "MT-PRIORITY" in offered:
             text += f" MT-PRIORITY={mailing.requests.priority}"
         yield Phase.MAIL, 0, command_line(text)
@@ -97,7 +105,7 @@ class Transaction:
     def take_end(self, numbers: Sequence[int], reply: Reply) -> None:
         """Note the reply to the content."""
         for number in numbers:
-            self.results[number] = Result(Phase.CONTENT_END, reply, notifies="DSN" in self._offered)
+            self.results[number] = Result(Phase.CONTENT_END, reply, honours=HONOURED & self._offered.keys())
 
     def decide(self, phase: Phase, reply: Reply) -> None:
         """Give the reply to every recipient that has no result."""
@@ -110,6 +118,14 @@ def _of_mail(requests: Requests) -> str:
     if requests.envelope_id is not None:
         text += f" ENVID={encode_xtext(requests.envelope_id)}"
     return text
+
+
+def _by(mailing: Mailing) -> str:
+    """Write BY (RFC 2852 §4)."""
+    by = mailing.requests.deliver_by
+    if by is None or mailing.by_seconds is None:
+        return ""
+    return f" BY={mailing.by_seconds};{'R' if by.returns else 'N'}{'T' if by.traces else ''}"
 
 
 def _of_rcpt(asked: Asked) -> str:

@@ -24,7 +24,7 @@ from mailstack.spool.spool import Spool
 
 NOW = 1_800_000_000.0
 CONTENT = b"Received: from here\r\nSubject: a test\r\n\r\nHello.\r\n"
-EXACT = Schedule(spread=0.0)
+EXACT = Schedule(spread=0.0, warning_seconds=0)
 
 
 def remote(text: str) -> Recipient:

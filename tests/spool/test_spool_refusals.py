@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from spool_house import envelope
 
 from mailstack.net.batch import InlineBatch
 from mailstack.spool.backoff import Schedule
@@ -105,5 +106,5 @@ def test_a_second_process_is_told_to_stop_the_first(tmp_path: Path) -> None:
 
 def test_a_notification_is_never_tried_longer_than_a_message() -> None:
     schedule = Schedule(lifetime_seconds=3_600.0)
-    assert schedule.expires_at(1_000.0, has_reverse_path=False) == 4_600.0
-    assert Schedule().expires_at(0.0, has_reverse_path=False) == 2 * 86_400.0
+    assert schedule.expires_at(envelope(sender=None, accepted_at=1_000.0)) == 4_600.0
+    assert Schedule().expires_at(envelope(sender=None, accepted_at=0.0)) == 2 * 86_400.0

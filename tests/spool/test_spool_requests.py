@@ -9,11 +9,12 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spool_house import CONTENT, NOW, House, envelope, local, remote
+from spool_house import CONTENT, NOW, House, all_are, disposition, envelope, local, remote
 
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.status import EnhancedStatus
+from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry, Pending, Work
 from mailstack.spool.lanes import Lanes, Limits
@@ -84,7 +85,15 @@ class TestNotify:
         accept(house, asking(remote("bob@example.net"), SUCCESS))
         _, waiting = house.courier.waiting.pop()
         waiting.callback(
-            [Disposition(ordinal=0, action=Action.RELAYED, status=EnhancedStatus(2, 0, 0), diagnostic="250 ok", notifies=True)]
+            [
+                Disposition(
+                    ordinal=0,
+                    action=Action.RELAYED,
+                    status=EnhancedStatus(2, 0, 0),
+                    diagnostic="250 ok",
+                    honours=frozenset(("DSN",)),
+                )
+            ]
         )
         assert not house.courier.waiting
         assert house.counts().entries == 0
@@ -131,6 +140,90 @@ class TestNotify:
         assert about["Original-Envelope-Id"] == "QQ 314+159"
         assert recipient["Original-Recipient"] == "rfc822;Bob+alias@example.org"
         assert recipient["Final-Recipient"] == "rfc822; bob@example.net"
+
+
+class TestDelay:
+    """Once after four hours, or when the sender said."""
+
+    @pytest.fixture
+    def house(self, tmp_path):
+        return House(tmp_path / "spool", schedule=Schedule(spread=0.0)).open()
+
+    def fail_until(self, house, at):
+        """Let every attempt fail for the time being, until a time, and return when the sender was told."""
+        told = []
+
+        def answer(delivery):
+            if delivery.envelope.reverse_path is None:
+                assert b"Action: delayed" in delivery.content.in_memory
+                told.append(house.clock.seconds() - NOW)
+            return all_are(Action.DELIVERED if delivery.envelope.reverse_path is None else Action.DELAYED)(delivery)
+
+        house.courier.answer = answer
+        if house.courier.waiting:
+            house.courier.finish(Action.DELAYED)
+        while house.clock.seconds() < NOW + at:
+            house.clock.advance(60)
+        return told
+
+    @pytest.mark.parametrize(("notify", "times"), [(None, 1), (DELAY, 1), (FAILURE, 0), (NEVER, 0), (SUCCESS, 0)])
+    def test_the_sender_is_told_once(self, house, notify, times):
+        accept(house, asking(remote("bob@example.net"), notify))
+        told = self.fail_until(house, 3 * 86_400)
+        assert len(told) == times
+        assert all(14_400 <= at < 2 * 14_400 + 300 for at in told)
+
+    def test_also_when_there_was_a_crash_between(self, house):
+        accept(house, remote("bob@example.net"))
+        assert len(self.fail_until(house, 86_400)) == 1
+        house.crash().open()
+        assert self.fail_until(house, 3 * 86_400) == []
+
+    def test_not_at_all_when_that_is_not_wanted(self, tmp_path):
+        house = House(tmp_path / "spool", schedule=Schedule(spread=0.0, warning_seconds=0)).open()
+        accept(house, remote("bob@example.net"))
+        assert self.fail_until(house, 3 * 86_400) == []
+
+    def test_at_the_deadline_of_the_sender(self, house):
+        requests = Requests(deliver_by=DeliverBy(NOW + 1_000, returns=False))
+        accept(house, remote("bob@example.net"), requests=requests)
+        told = self.fail_until(house, 3 * 86_400)
+        assert len(told) == 1
+        assert 1_000 <= told[0] <= 1_060
+
+    def test_who_wants_it_back_gets_it_back_in_time(self, house):
+        requests = Requests(deliver_by=DeliverBy(NOW + 1_000, returns=True))
+        accept(house, remote("bob@example.net"), requests=requests)
+        house.courier.finish(Action.DELAYED)
+        house.clock.advance(300)
+        house.courier.finish(Action.DELAYED)
+        house.clock.advance(700)
+        groups, _ = report_of(house)
+        assert groups[1]["Action"] == "failed"
+        assert groups[1]["Status"] == "5.4.7"
+
+    def test_nothing_is_delivered_too_late(self, house):
+        house.spool.runner._is_on = False  # as if we had been out of service
+        accept(house, local("bob@example.org"), requests=Requests(deliver_by=DeliverBy(NOW + 10, returns=True)))
+        house.clock.advance(11)
+        house.crash().open()
+        groups, _ = report_of(house)
+        assert groups[1]["Status"] == "5.4.7"
+
+    @pytest.mark.parametrize(
+        ("by", "honours", "is_told"),
+        [
+            (DeliverBy(NOW + 99, returns=False), {"DELIVERBY", "DSN"}, False),
+            (DeliverBy(NOW + 99, returns=False), {"DSN"}, True),
+            (DeliverBy(NOW + 99, returns=False, traces=True), {"DELIVERBY", "DSN"}, True),
+            (DeliverBy(NOW + 99, returns=True), {"DELIVERBY"}, False),
+        ],
+    )
+    def test_who_sets_a_deadline_hears_where_it_ends(self, house, by, honours, is_told):
+        accept(house, remote("bob@example.net"), requests=Requests(deliver_by=by))
+        _, waiting = house.courier.waiting.pop()
+        waiting.callback([replace(disposition(0, Action.RELAYED), honours=frozenset(honours))])
+        assert len(house.courier.waiting) == is_told
 
 
 class TestReturn:

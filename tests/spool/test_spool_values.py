@@ -141,8 +141,8 @@ class TestSchedule:
         assert Schedule().delay_seconds(1, 0.999) > 329
 
     def test_gives_up_after_five_days_or_two(self):
-        assert Schedule().expires_at(0.0, has_reverse_path=True) == 5 * 86_400
-        assert Schedule().expires_at(0.0, has_reverse_path=False) == 2 * 86_400
+        assert Schedule().expires_at(envelope(accepted_at=0.0)) == 5 * 86_400
+        assert Schedule().expires_at(envelope(sender=None, accepted_at=0.0)) == 2 * 86_400
 
 
 class TestLedger:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.reply import NEEDS_SMTPUTF8
-from mailstack.mail.requests import Notify, OriginalRecipient, Requests, Return
+from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
@@ -307,6 +307,28 @@ class TestMail:
         session = self.offering(b"REQUIRETLS")
         session.begin(mailing(requests=requests))
         assert session.said == b"MAIL FROM:<alice@us.test> REQUIRETLS\r\n"
+
+    @pytest.mark.parametrize(
+        ("by", "seconds", "said"),
+        [
+            (DeliverBy(0.0, returns=True), 60, b"MAIL FROM:<alice@us.test> BY=60;R\r\n"),
+            (DeliverBy(0.0, returns=False, traces=True), -5, b"MAIL FROM:<alice@us.test> BY=-5;NT\r\n"),
+            (DeliverBy(0.0, returns=True), 0, b""),
+        ],
+    )
+    def test_a_deadline_goes_on(self, by, seconds, said):
+        session = self.offering(b"DELIVERBY")
+        session.begin(mailing(requests=Requests(deliver_by=by), by_seconds=seconds))
+        assert session.said == said
+
+    def test_what_must_come_back_in_time_goes_only_to_who_sees_to_that(self):
+        session = ready()
+        session.begin(mailing(requests=Requests(deliver_by=DeliverBy(0.0, returns=True)), by_seconds=60))
+        assert session.said == b""
+        assert session.core.results[0].reply.enhanced == EnhancedStatus(5, 3, 3)
+        session = ready()
+        session.begin(mailing(requests=Requests(deliver_by=DeliverBy(0.0, returns=False)), by_seconds=60))
+        assert session.said == b"MAIL FROM:<alice@us.test>\r\n"
 
     def test_what_the_sender_wants_to_be_told(self):
         session = self.offering(b"DSN")
