@@ -461,7 +461,8 @@ class SMTPServerCore:
             refusal = self._refusal
         self._chunk = None
         if refusal is None and not chunk.is_last:
-            return self._owe(ChunkEnd(Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS)), REFUSAL)
+            received = Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS)
+            return self._owe(ChunkEnd(received) if chunk.octets else Answered(received), REFUSAL)  # an empty one is idle talk
         self._owed = self._recipients if self._role is Role.LMTP and chunk.is_last else 1
         end = ContentEnd(self._content_octets, self._owed, refusal)
         return self._owe(end, RULES[State.CHUNKS, Step.END_CONTENT])

@@ -129,6 +129,12 @@ class ChunkTests(SynchronousTestCase):
         self.assertEqual(self.feed(session, b"BDAT 0 LAST\r\n"), ["250"])
         self.assertTrue(house.intake.accepted[0][1].endswith(b"a" * 100 + b"\r\n"))
 
+    def test_chunks_of_nothing_are_idle_commands(self) -> None:
+        _, session = self.begin(limits=Limits(idle_commands=10))
+        for _ in range(9):
+            self.assertEqual(self.feed(session, b"BDAT 0\r\n"), ["250"])
+        self.assertEqual(self.feed(session, b"BDAT 0\r\n"), ["421"])
+
     def test_no_space_is_said_when_the_octets_have_come(self) -> None:
         house, session = self.begin()
         house.intake.full = True
