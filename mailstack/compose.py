@@ -23,8 +23,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 import mailstack.plugins
+from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
-from mailstack.directory.cred import DirectoryChecker, Realm
+from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.directory import Directory
 from mailstack.directory.passwords import Argon2Hasher, Verifier
 from mailstack.doors import IPolicyMaker
@@ -147,8 +148,10 @@ class Composition:
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
         self._spools = [self._spool]
         self._portal = Portal(
-            Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}), [DirectoryChecker(self.directory)]
+            Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}),
+            [DirectoryChecker(self.directory), ProofChecker(self.directory)],
         )
+        self._scram = ScramSource(self.directory.scram_keys, _nonce)
         self._session_names = _session_names()
         self.steady_seconds = time.monotonic
 
@@ -230,6 +233,7 @@ class Composition:
                 intake=self._spool.intake,
                 router=self._expander,
                 judge=self._judge,
+                scram=self._scram,
             )
         self.configure(made)
         return made
@@ -396,6 +400,10 @@ def _bare_newline(service: Service, wanted: str) -> BareNewline:
 
 def _shuffled(exchanges: Sequence[Exchange]) -> Sequence[Exchange]:
     return random.SystemRandom().sample(exchanges, len(exchanges))
+
+
+def _nonce() -> str:
+    return secrets.token_urlsafe(18)
 
 
 def _session_names() -> Callable[[], str]:

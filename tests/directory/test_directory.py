@@ -377,7 +377,7 @@ from mailstack.directory.database import changing
 for number, _ in enumerate(sys.stdin):
     with changing(Path(sys.argv[1])) as connection:
         for half in "ab":
-            connection.execute("INSERT INTO accounts VALUES (?, 'x.test', 'h', 1, 1.0)", (f"{half}{number}@x.test",))
+            connection.execute("INSERT INTO accounts VALUES (?, 'x.test', 'h', 1, 1.0, NULL)", (f"{half}{number}@x.test",))
 """
 
 
