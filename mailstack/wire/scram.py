@@ -50,8 +50,8 @@ _SERVER_FIRST: Final = re.compile(
     rb"r=(?P<nonce>%b),s=(?P<salt>[A-Za-z0-9+/=]{4,344}),i=(?P<iterations>[1-9][0-9]{0,8})%b" % (_NONCE, _EXTENSIONS)
 )
 _CLIENT_FINAL: Final = re.compile(
-    rb"(?P<proven>c=(?P<channel>[A-Za-z0-9+/=]{4,1024}),r=(?P<nonce>%b)(?:,[A-Za-oq-z]=[^,\x00]+)*+),p=(?P<proof>[A-Za-z0-9+/]{43}=)"
-    % _NONCE
+    rb"(?P<proven>c=(?P<channel>[A-Za-z0-9+/=]{4,1024}),r=(?P<nonce>%b)(?:,[A-Za-oq-z]=[^,\x00]+)*+),"
+    rb"p=(?P<proof>[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)" % _NONCE  # no bit may be set that does not count
 )
 _ESCAPE: Final = re.compile(rb"=(2C|3D|)")
 
