@@ -219,6 +219,7 @@ class Composition:
                 session_names=self._session_names,
                 certificates=self.certificates,
                 counts=counts,
+                scram=self._scram,
             )
         else:
             made = ReceiverFactory(

@@ -59,6 +59,14 @@ def test_mpop_fetches(house: House, bob: Person, folder: Path, tls_at_once: bool
     wait_for(lambda: not house.files(bob.address), "mpop removed them all")
 
 
+@needs("mpop")
+def test_mpop_proves_its_password_without_telling_it(house: House, bob: Person, folder: Path) -> None:
+    house.deliver(messages.plain("hello"), bob.address)
+    house.wait_for_files(bob.address, 1)
+    (got,) = fetch_by_mpop(folder, house.ports.pop3s, bob, ca=house.ca, auth="scram-sha-256")
+    assert messages.without_trace(got) == messages.plain("hello")
+
+
 @needs("fetchmail")
 def test_fetchmail_fetches_and_removes(house: House, bob: Person, folder: Path) -> None:
     stored = fill(house, bob, without=SPLIT_BY_FETCHMAIL)

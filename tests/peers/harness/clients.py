@@ -31,13 +31,17 @@ def send_by_msmtp(
 
 
 def fetch_by_mpop(
-    folder: Path, port: int, person: Person, *, ca: Path | None, tls_at_once: bool = True, keep: bool = True
+    folder: Path, port: int, person: Person, *, ca: Path | None, tls_at_once: bool = True, keep: bool = True, auth: str = "on"
 ) -> list[bytes]:
-    """Fetch new messages by mpop, in the order in which it got them."""
+    """Fetch new messages by mpop, in the order in which it got them; `auth` as for msmtp."""
     inbox = folder / "mpop"
     for part in ("new", "cur", "tmp"):
         (inbox / part).mkdir(parents=True, exist_ok=True)
-    tls = f"tls on\ntls_starttls {'off' if tls_at_once else 'on'}\ntls_trust_file {ca}\n" if ca else "tls off\nauth user\n"
+    tls = (
+        f"tls on\ntls_starttls {'off' if tls_at_once else 'on'}\ntls_trust_file {ca}\nauth {auth}\n"
+        if ca
+        else "tls off\nauth user\n"
+    )
     rc = _write_secret(
         folder / "mpoprc",
         f"account default\nhost localhost\nport {port}\n{tls}user {person.address}\npassword {person.password}\n"
