@@ -219,7 +219,6 @@ class Composition:
                 session_names=self._session_names,
                 certificates=self.certificates,
                 counts=counts,
-                scram=self._scram,
             )
         else:
             made = ReceiverFactory(
@@ -234,7 +233,6 @@ class Composition:
                 intake=self._spool.intake,
                 router=self._expander,
                 judge=self._judge,
-                scram=self._scram,
             )
         self.configure(made)
         return made
@@ -242,6 +240,7 @@ class Composition:
     def configure(self, factory: Mail) -> None:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
+        factory.scram = self._scram if self._settings.login.scram else None
         if isinstance(factory, POP3Factory):
             factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(

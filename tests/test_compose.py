@@ -138,6 +138,21 @@ class RunningTests(TestCase):
         self.assertEqual(["-ERR [AUTH] Authentication failed", "+OK 1 messages"], await deferToThread(self._fetch_by_scram))
         await system.stopService()
 
+    async def test_it_is_offered_until_the_configuration_says_otherwise(self) -> None:
+        system = self.begin()
+        self.assertIn("SCRAM-SHA-256", await deferToThread(self._offered))
+        self.installation.change(lambda text: text.replace("\n[login]\n", "\n[login]\nscram = false\n"))
+        system.reload()
+        self.assertEqual(["PLAIN", "LOGIN"], await deferToThread(self._offered))
+        await system.stopService()
+
+    def _offered(self) -> list[str]:
+        with smtplib.SMTP_SSL(
+            "localhost", self.ports["submissions"], timeout=20, context=self.installation.trusting()
+        ) as client:
+            client.ehlo()
+            return client.esmtp_features["auth"].split()
+
     def _submit_by_scram(self) -> None:
         with smtplib.SMTP("localhost", self.ports["submission"], timeout=20) as client:
             client.starttls(context=self.installation.trusting())

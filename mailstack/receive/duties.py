@@ -57,6 +57,7 @@ class Duties:
         self._factory = factory
         self._protocol = protocol
         self._judge = factory.judge
+        self.scram = factory.scram
         self._origin = Origin(service=factory.service, peer=peer, session=session)
         self._delivery: Any = factory.delivery
         self._logouts: list[Callable[[], Any]] = []
@@ -147,10 +148,9 @@ class Duties:
 
     async def find_keys(self, event: KeysWanted) -> tuple[ScramKeys, str] | Reply:
         """Return the keys of a user, and a nonce, for an exchange to go on; or why it cannot."""
-        scram = self._factory.scram
-        assert scram is not None, "else it is not offered"
+        assert self.scram is not None, "else it is not offered"
         try:
-            return await scram.find_keys(event.username), scram.make_nonce()
+            return await self.scram.find_keys(event.username), self.scram.make_nonce()
         except CancelledError:
             raise
         except Exception:

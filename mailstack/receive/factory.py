@@ -39,7 +39,7 @@ class ReceiverFactory(smtp.SMTPFactory):
              portal checks its proofs. Mail goes to `intake` and `router`, or to `delivery`, an IMessageDelivery or
              IMessageDeliveryFactory of twisted.mail; with neither, to what the portal gives an anonymous user.
              `session_names` gives a new name at each call. `counts` counts the sessions, if other processes have the listener,
-             too. `limits` and `judge` may be replaced at any time and count for sessions that begin then.
+             too. `limits`, `judge` and `scram` may be replaced at any time and count for sessions that begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 

@@ -71,16 +71,16 @@ class ReceiverProtocol(Protocol):
         self.peer = peer
         self._limits = factory.limits
         self._clock = factory.clock
+        self._duties = Duties(factory, self, session, peer)
         self._core = SMTPServerCore(
             factory.role,
             self._limits,
             factory.hostname,
             tls_active=factory.service.is_implicit_tls,
             tls_available=factory.certificates is not None,
-            scram=factory.scram is not None,
+            scram=self._duties.scram is not None,
             opened_at=self._clock.seconds(),
         )
-        self._duties = Duties(factory, self, session, peer)
         self._deadline = Deadline(self._clock, self._expired)
         self._outlet = Outlet(self._outlet_changed)
         self._opened_at = 0.0
@@ -113,7 +113,7 @@ class ReceiverProtocol(Protocol):
         """Go on inside TLS: with the greeting, or after STARTTLS with what the peer says next."""
         self._is_handshaking = False
         self._duties.tls_started(describe_tls(self.transport))
-        if self.factory.scram is not None:
+        if self._duties.scram is not None:
             self._core.bind_channel(channel_bindings(self.transport))
         self._deadline.set(self._limits.command_seconds)
         self._wake()

@@ -56,11 +56,12 @@ class POP3Protocol(Protocol):
         self.peer = peer
         self._limits = factory.limits
         self._clock = factory.clock
+        self._scram = factory.scram
         self._core = POP3ServerCore(
             secure=factory.service.is_implicit_tls,
             tls_offered=factory.certificates is not None,
             require_tls=factory.require_tls,
-            scram=factory.scram is not None,
+            scram=self._scram is not None,
         )
         self._flow = Flow(self._clock, self._limits.stalled_seconds, resumed=self._advance, stalled=self._stalled)
         self._maildrop: MaildropSession | None = None
@@ -93,7 +94,7 @@ class POP3Protocol(Protocol):
 
     def handshakeCompleted(self) -> None:
         """Greet, when this is the TLS with which the service begins."""
-        if self.factory.scram is not None:
+        if self._scram is not None:
             self._core.bind_channel(channel_bindings(self.transport))
         if self.factory.service.is_implicit_tls and not self._is_closing:
             self._greet()
@@ -274,10 +275,9 @@ class POP3Protocol(Protocol):
     # Logging in
 
     async def _find_keys(self, wanted: KeysWanted) -> None:
-        scram = self.factory.scram
-        assert scram is not None, "else it is not offered"
-        keys = await scram.find_keys(wanted.username)
-        self.send(self._core.give_keys(keys, scram.make_nonce()).reply)
+        assert self._scram is not None, "else it is not offered"
+        keys = await self._scram.find_keys(wanted.username)
+        self.send(self._core.give_keys(keys, self._scram.make_nonce()).reply)
 
     async def _log_in(self, login: Login | Prove) -> None:
         avatar: Any
