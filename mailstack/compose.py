@@ -346,6 +346,7 @@ class Composition:
                 start=self.supervisor.start,
                 run_in_thread=self.disk.run,
                 timeouts_seconds=relaying.timeouts_seconds,
+                make_nonce=_nonce,
             ),
             _shuffled,
             settings=relaying,

@@ -1,5 +1,5 @@
 """
-SASL exchanges: what they have in common, and PLAIN and LOGIN, for a server and for a client (RFC 4422).
+SASL exchanges: what they have in common, and PLAIN and LOGIN (RFC 4422).
 
 An exchange of the server is a small object: `step(line)` takes the client's base64 line (or None when there was no initial
 response) and returns the next Challenge or, at the end, Credentials or a ScramProof. Whether they are right is for others to
@@ -145,8 +145,3 @@ def _credentials(username: bytes, password: bytes, authorization_id: bytes) -> C
 def plain_initial_response(username: str, password: str, authorization_id: str = "") -> bytes:
     """Write what a client sends for PLAIN, encoded (RFC 4616 §2)."""
     return base64.b64encode(f"{authorization_id}\0{username}\0{password}".encode())
-
-
-def login_responses(username: str, password: str) -> tuple[bytes, bytes]:
-    """Write what a client sends for LOGIN, encoded: the user name, then the password."""
-    return base64.b64encode(username.encode()), base64.b64encode(password.encode())

@@ -23,6 +23,7 @@ import binascii
 import hmac
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from mailstack.mail.saslprep import saslprep
@@ -172,6 +173,8 @@ class ScramClient:
         prepared = saslprep(username) or username
         self._bare = b"n=%b,r=%b" % (prepared.replace("=", "=3D").replace(",", "=2C").encode(), self._nonce)
         self._signature: bytes | None = None
+        self.is_verified = False
+        """Whether the server has shown that it has the keys."""
 
     def first(self) -> bytes:
         """Return the first message."""
@@ -191,14 +194,31 @@ class ScramClient:
             raise RemoteProtocolError("a salt that is not base64") from error
         proven = b"c=%b,r=%b" % (base64.b64encode(self._channel), found["nonce"])
         auth_message = b"%b,%b,%b" % (self._bare, challenge, proven)
-        salted = salted_password(self._password, salt, iterations)
+        salted = _salted(self._password, salt, iterations)
         self._signature = server_signature(salted, auth_message)
         return b"%b,p=%b" % (proven, base64.b64encode(client_proof(salted, auth_message)))
 
-    def verify(self, challenge: bytes) -> None:
-        """Take the server's last message: it must know the password, too."""
+    def verify(self, challenge: bytes) -> bytes:
+        """Take the server's last message, which shows that it has the keys, too; return the empty answer."""
         if self._signature is None or not hmac.compare_digest(challenge, b"v=" + base64.b64encode(self._signature)):
             raise RemoteProtocolError("the server does not know the password")
+        self.is_verified = True
+        return b""
+
+
+def challenge_of(text: str) -> bytes:
+    """
+    Decode what a server says, base64.
+
+    Raises:  RemoteProtocolError.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise RemoteProtocolError("a challenge that is not base64") from error
+
+
+_salted: Final = lru_cache(maxsize=8)(salted_password)  # a smarthost salts the same each time (RFC 5802 allows it)
 
 
 def _read_name(octets: bytes) -> bytes:
