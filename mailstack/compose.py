@@ -23,8 +23,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 import mailstack.plugins
+from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
-from mailstack.directory.cred import DirectoryChecker, Realm
+from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.directory import Directory
 from mailstack.directory.passwords import Argon2Hasher, Verifier
 from mailstack.doors import IPolicyMaker
@@ -147,8 +148,10 @@ class Composition:
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
         self._spools = [self._spool]
         self._portal = Portal(
-            Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}), [DirectoryChecker(self.directory)]
+            Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}),
+            [DirectoryChecker(self.directory), ProofChecker(self.directory)],
         )
+        self._scram = ScramSource(self.directory.scram_keys, _nonce)
         self._session_names = _session_names()
         self.steady_seconds = time.monotonic
 
@@ -237,6 +240,7 @@ class Composition:
     def configure(self, factory: Mail) -> None:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
+        factory.scram = self._scram if self._settings.login.scram else None
         if isinstance(factory, POP3Factory):
             factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(
@@ -343,6 +347,7 @@ class Composition:
                 start=self.supervisor.start,
                 run_in_thread=self.disk.run,
                 timeouts_seconds=relaying.timeouts_seconds,
+                make_nonce=_nonce,
             ),
             _shuffled,
             settings=relaying,
@@ -397,6 +402,10 @@ def _bare_newline(service: Service, wanted: str) -> BareNewline:
 
 def _shuffled(exchanges: Sequence[Exchange]) -> Sequence[Exchange]:
     return random.SystemRandom().sample(exchanges, len(exchanges))
+
+
+def _nonce() -> str:
+    return secrets.token_urlsafe(18)
 
 
 def _session_names() -> Callable[[], str]:

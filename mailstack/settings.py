@@ -161,6 +161,13 @@ class Delivery(Table):
     """Mail for `alice+anything` goes to `alice` (RFC 5233); empty: no such addresses."""
 
 
+class Login(Table):
+    """How users log in, to submit and to retrieve."""
+
+    scram: bool = True
+    """Offer SCRAM-SHA-256 beside PLAIN; an account whose password was set before there was SCRAM needs it set again."""
+
+
 class Pop3(Table):
     """Retrieval."""
 
@@ -198,6 +205,7 @@ class Settings(Table):
     relay: Relay = Field(default_factory=Relay)
     queue: Queue = Field(default_factory=Queue)
     delivery: Delivery = Field(default_factory=Delivery)
+    login: Login = Field(default_factory=Login)
     pop3: Pop3 = Field(default_factory=Pop3)
     policy: PolicyTable = Field(default_factory=PolicyTable)
 

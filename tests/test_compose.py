@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import poplib
 import re
 import smtplib
 import ssl
 import tempfile
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from mailstack.settings import load
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.policy import FakeHouse
+from mailstack.wire.scram import ScramClient
 
 ALICE, BOB = "alice@example.test", "bob@example.test"
 CONTENT = b"Subject: the road\r\n\r\n.dots\r\n..\r\n.\r\nlast line\r\n"
@@ -83,6 +86,11 @@ class Installation:
         return len(list((self.folder / "mail" / domain / name / "new").iterdir()))
 
 
+def end_point(connection: Any) -> dict[str, bytes]:
+    """Return what binds a client to a server's certificate, as the client sees it (RFC 5929 §4)."""
+    return {"tls-server-end-point": hashlib.sha256(connection.getpeercert(binary_form=True)).digest()}
+
+
 def with_pop3(line: str) -> Callable[[str], str]:
     return lambda text: text.replace("\n[pop3]\n", f"\n[pop3]\n{line}\n")
 
@@ -122,6 +130,60 @@ class RunningTests(TestCase):
         self.assertTrue(to_alice.endswith(CONTENT))
         self.assertTrue(to_bob.startswith(b"Return-Path: <sales@example.test>\r\nDelivered-To: bob@example.test\r\n"))
         self.assertIn(b"\r\nMessage-ID: <", to_bob)
+
+    async def test_a_password_that_is_proved_and_not_told_bound_to_the_certificate(self) -> None:
+        system = self.begin()
+        await deferToThread(self._submit_by_scram)
+        await self.until_fetched(BOB)
+        self.assertEqual(["-ERR [AUTH] Authentication failed", "+OK 1 messages"], await deferToThread(self._fetch_by_scram))
+        await system.stopService()
+
+    async def test_it_is_offered_until_the_configuration_says_otherwise(self) -> None:
+        system = self.begin()
+        self.assertIn("SCRAM-SHA-256", await deferToThread(self._offered))
+        self.installation.change(lambda text: text.replace("\n[login]\n", "\n[login]\nscram = false\n"))
+        system.reload()
+        self.assertEqual(["PLAIN", "LOGIN"], await deferToThread(self._offered))
+        await system.stopService()
+
+    def _offered(self) -> list[str]:
+        with smtplib.SMTP_SSL(
+            "localhost", self.ports["submissions"], timeout=20, context=self.installation.trusting()
+        ) as client:
+            client.ehlo()
+            return client.esmtp_features["auth"].split()
+
+    def _submit_by_scram(self) -> None:
+        with smtplib.SMTP("localhost", self.ports["submission"], timeout=20) as client:
+            client.starttls(context=self.installation.trusting())
+            client.ehlo()
+            self.assertTrue(client.esmtp_features["auth"].startswith(" SCRAM-SHA-256-PLUS SCRAM-SHA-256 "))
+            assert client.sock is not None
+            scram = ScramClient(ALICE, self.installation.password(ALICE), "nonce", end_point(client.sock))
+            code, challenge = client.docmd("AUTH", f"SCRAM-SHA-256-PLUS {b64encode(scram.first()).decode()}")
+            self.assertEqual(334, code)
+            code, challenge = client.docmd(b64encode(scram.final(b64decode(challenge))).decode())
+            self.assertEqual(334, code)
+            scram.verify(b64decode(challenge))
+            self.assertEqual(235, client.docmd("")[0])
+            client.sendmail(ALICE, [BOB], CONTENT)
+
+    def _fetch_by_scram(self) -> list[str]:
+        client = poplib.POP3_SSL("localhost", self.ports["pop3s"], timeout=20, context=self.installation.trusting())
+        answers = []
+        for password in ("wrong", self.installation.password(BOB)):
+            scram = ScramClient(BOB, password, "nonce", end_point(client.sock))
+            line = f"AUTH SCRAM-SHA-256-PLUS {b64encode(scram.first()).decode()}"
+            challenge = client._shortcmd(line)  # type: ignore[attr-defined]
+            try:
+                answer = client._shortcmd(b64encode(scram.final(b64decode(challenge[2:]))).decode())  # type: ignore[attr-defined]
+                scram.verify(b64decode(answer[2:]))
+                answer = client._shortcmd("")  # type: ignore[attr-defined]
+            except poplib.error_proto as error:
+                answer = error.args[0]
+            answers.append(answer.decode().partition(" (")[0])
+        client.quit()
+        return answers
 
     async def test_a_password_in_clear_is_taken_only_when_the_configuration_says_so(self) -> None:
         system = self.begin()

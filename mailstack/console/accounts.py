@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -26,6 +26,11 @@ _stdin_option = click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, even at a terminal."
 )
 
+_WITHOUT_SCRAM: Final = (
+    "Who has no SCRAM cannot log in by it, and mail programs that know it may try nothing else: the password was set before\n"
+    "there was any. Set it again, it may be the same: mailstack account passwd ADDRESS"
+)
+
 
 @click.group(cls=Commands)
 def account() -> None:
@@ -45,8 +50,8 @@ def add(address: str, password_stdin: bool, config: Path | None, as_json: bool) 
 
     settings = read_settings(config)
     name = check_new_account(settings.directory_file, address)
-    encoded = _hash(ask_password(name, from_stdin=password_stdin))
-    added = add_account(settings.directory_file, name, encoded, time.time())
+    encoded, scram = _kept(ask_password(name, from_stdin=password_stdin))
+    added = add_account(settings.directory_file, name, encoded, time.time(), scram)
     text = f"{added} can now log in and gets mail."
     earlier = _maildir(settings, added)
     if earlier.exists():
@@ -65,13 +70,21 @@ def list_(only: str | None, config: Path | None, as_json: bool) -> None:
 
     domain = domain_name(only) if only is not None else None
     rows = [
-        {"account": each.name, "enabled": each.enabled, "created": date_of(each.created_at)}
+        {
+            "account": each.name,
+            "enabled": each.enabled,
+            "created": date_of(each.created_at),
+            "scram": each.scram is not None,
+        }
         for each in list_accounts(read_settings(config).directory_file)
         if domain is None or each.name.endswith(f"@{domain}")
     ]
     if not as_json:
-        rows = [{**row, "enabled": "yes" if row["enabled"] else "no"} for row in rows]
-    show_table(as_json, rows, ("account", "enabled", "created"), "There is no account yet: mailstack account add ADDRESS")
+        rows = [{**row, **{column: "yes" if row[column] else "no" for column in ("enabled", "scram")}} for row in rows]
+    columns = ("account", "enabled", "created", "scram")
+    show_table(as_json, rows, columns, "There is no account yet: mailstack account add ADDRESS")
+    if not as_json and any(row["scram"] == "no" for row in rows):
+        click.echo(_WITHOUT_SCRAM, err=True)
 
 
 @account.command(epilog="Example: mailstack account remove alice@example.org")
@@ -116,7 +129,7 @@ def passwd(address: str, password_stdin: bool, config: Path | None, as_json: boo
 
     path = read_settings(config).directory_file
     name = find_account(path, address).name
-    set_password(path, name, _hash(ask_password(name, from_stdin=password_stdin)))
+    set_password(path, name, *_kept(ask_password(name, from_stdin=password_stdin)))
     show_result(as_json, f"{name} has a new password.", result="changed", account=name)
 
 
@@ -144,10 +157,11 @@ def disable(address: str, config: Path | None, as_json: bool) -> None:
     show_result(as_json, f"{name} can neither log in nor send. Its mail is still accepted.", result="disabled", account=name)
 
 
-def _hash(password: bytes) -> str:
-    from mailstack.directory.passwords import Argon2Hasher
+def _kept(password: bytes) -> tuple[str, str]:
+    """Return what is kept of a password: its hash, and its keys for SCRAM."""
+    from mailstack.directory.passwords import Argon2Hasher, new_scram_keys
 
-    return Argon2Hasher().hash(password)
+    return Argon2Hasher().hash(password), new_scram_keys(password)
 
 
 def _maildir(settings: Settings, name: str) -> Path:

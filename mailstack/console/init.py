@@ -178,13 +178,14 @@ def _make_certificates(plan: Plan, now: float) -> None:
 
 def _make_demo(plan: Plan, now: float) -> None:
     from mailstack.directory.editing import add_account
-    from mailstack.directory.passwords import Argon2Hasher
+    from mailstack.directory.passwords import Argon2Hasher, new_scram_keys
 
     hasher = Argon2Hasher()
     accounts = []
     for name in ("alice", "bob"):
         password = "".join(secrets.choice(_CHARACTERS) for _ in range(_PASSWORD_LENGTH))
-        address = add_account(plan.folder / DIRECTORY_FILE, f"{name}@{plan.domain}", hasher.hash(password.encode()), now)
+        kept, scram = hasher.hash(password.encode()), new_scram_keys(password.encode())
+        address = add_account(plan.folder / DIRECTORY_FILE, f"{name}@{plan.domain}", kept, now, scram)
         accounts.append({"address": address, "password": password})
     facts = {
         "hostname": plan.hostname,

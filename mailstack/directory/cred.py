@@ -1,5 +1,5 @@
 """
-The border to twisted.cred: a checker that asks the directory, and a realm that makes avatars of whatever it was given.
+The border to twisted.cred: checkers that ask the directory, and a realm that makes avatars of whatever it was given.
 
 Only a wrong name or password becomes UnauthorizedLogin. Everything else passes through as it is, and the protocols answer
 "temporary": a directory that cannot be read must not look like a wrong password.
@@ -16,6 +16,9 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
+
+from mailstack.credentials import IScramProof
+from mailstack.mail.scram import ScramProof
 
 Avatars = Mapping[Any, Callable[[str], Any]]
 """
@@ -50,6 +53,37 @@ class DirectoryChecker:
 
     async def _check(self, username: bytes | str, password: bytes | str) -> bytes | tuple[()]:
         account = await self._directory.verify(username, password)
+        if account is None:
+            raise UnauthorizedLogin
+        return account.encode()
+
+
+class VerifiesProof(Protocol):
+    """What the checker of proofs asks: a `directory.Directory`."""
+
+    async def verify_proof(self, proof: ScramProof) -> str | None:
+        """Return the account's name, or None."""
+
+
+@implementer(ICredentialsChecker)
+class ProofChecker:
+    """Checks the proofs of SCRAM; the avatar's id as `DirectoryChecker` has it."""
+
+    credentialInterfaces = (IScramProof,)
+
+    def __init__(self, directory: VerifiesProof) -> None:
+        self._directory = directory
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """
+        Return the account's name.
+
+        Raises:  UnauthorizedLogin: as `DirectoryChecker`.
+        """
+        return Deferred.fromCoroutine(self._check(credentials.proof))
+
+    async def _check(self, proof: ScramProof) -> bytes | tuple[()]:
+        account = await self._directory.verify_proof(proof)
         if account is None:
             raise UnauthorizedLogin
         return account.encode()

@@ -12,14 +12,19 @@ what the command reported as done stays done.
     directory.db and a -journal, locked       a change is being written   waits up to BUSY_SECONDS
     directory.db and a -journal, not locked   a writer died in the middle rolls the change back, then goes on
     no directory.db                           never made, or moved away   refuses; `mailstack init` makes it
+    directory.db of an earlier format         made by an earlier version  brings it to the present format, then goes on
+
+The present format is made of an earlier one in one transaction, step by step (`_UPGRADES`); whoever opens the file first does
+it, a reader too.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +34,8 @@ from mailstack.directory.records import DirectoryError
 
 BUSY_SECONDS: Final = 5.0
 APPLICATION_ID: Final = 0x6D737464  # "mstd"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+DECOY_OCTETS: Final = 32
 _COUNTER_OFFSET: Final = 24  # "File change counter" of the SQLite file format, §1.3.7
 _COUNTER_OCTETS: Final = 4
 
@@ -45,7 +51,8 @@ CREATE TABLE accounts (
     domain TEXT NOT NULL REFERENCES domains (name),
     password TEXT NOT NULL,
     enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL,
+    scram TEXT
 ) WITHOUT ROWID;
 CREATE TABLE aliases (
     name TEXT PRIMARY KEY NOT NULL,
@@ -82,7 +89,9 @@ def create(path: Path) -> None:
     except OSError as error:
         raise DirectoryError(f"{path} cannot be made: {error.strerror}.") from None
     with _explained(path), closing(_connect(path)) as connection:
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+        _add_decoy(connection)
+        connection.commit()
 
 
 @contextmanager
@@ -93,7 +102,7 @@ def changing(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:  DirectoryError: the file is missing, busy, damaged or not ours.
     """
     with _explained(path), closing(_connect(path)) as connection:
-        _check(connection, path)
+        _open(connection, path)
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -113,6 +122,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:  DirectoryError: the file is missing, busy, damaged or not ours.
     """
     with _explained(path), closing(_connect(path)) as connection:
+        _open(connection, path)
         connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
         _check(connection, path)
@@ -169,16 +179,45 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _open(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the file is ours, and bring it to the present format where it has an earlier one."""
+    if _check(connection, path) != SCHEMA_VERSION:
+        connection.execute("BEGIN IMMEDIATE")
+        version = _check(connection, path)  # somebody else may have been faster
+        while version != SCHEMA_VERSION:
+            _UPGRADES[version](connection)
+            version += 1
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
+
+
+def _add_scram(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE accounts ADD COLUMN scram TEXT")
+    _add_decoy(connection)
+
+
+def _add_decoy(connection: sqlite3.Connection) -> None:
+    """Keep a secret of this installation, of which salts are made for users who do not exist, always the same."""
+    connection.execute("CREATE TABLE decoy (secret BLOB NOT NULL)")
+    connection.execute("INSERT INTO decoy (secret) VALUES (?)", (secrets.token_bytes(DECOY_OCTETS),))
+
+
+_UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {1: _add_scram}
+"""What makes of each earlier format the next one."""
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the format of a file that is ours."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
     if application != APPLICATION_ID:
         raise DirectoryError(f"{path} is not a directory of mailstack.")
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and version not in _UPGRADES:
         raise DirectoryError(f"{path} has format {version}, this mailstack reads {SCHEMA_VERSION}.")
     if journal != "delete":
         raise DirectoryError(f"{path} is in journal mode {journal}, in which changes go unseen; set it back to delete.")
+    return int(version)
 
 
 @contextmanager

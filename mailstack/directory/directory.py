@@ -12,17 +12,19 @@ whoever asked answers "temporary". An old truth is not served for longer: it wou
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from mailstack.directory.database import Stamp, Watch
-from mailstack.directory.passwords import RunInThread, Verifier
-from mailstack.directory.records import DirectoryError, DirectoryUnavailable, account_name
+from mailstack.directory.passwords import RunInThread, Verifier, decoy_keys
+from mailstack.directory.records import AccountRecord, DirectoryError, DirectoryUnavailable, account_name
 from mailstack.directory.snapshot import Snapshot, read_snapshot
 from mailstack.mail.address import Address
 from mailstack.mail.envelope import Account
+from mailstack.mail.scram import ScramKeys, ScramProof, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +101,30 @@ class Directory:
         right = await self._verifier.is_right(record.password if record else None, octets)
         return record.name if record and right and record.enabled else None
 
+    async def scram_keys(self, username: bytes) -> ScramKeys:
+        """
+        Return the keys with which an exchange of SCRAM goes on for a user.
+
+        An account that does not exist or has none, and one that is disabled, get keys that are nobody's: the first two with a
+        salt that is always the same for the name, so that asking does not tell who exists.
+        """
+        snapshot = await self._current()
+        name = _name_of(username)
+        record = snapshot.accounts.get(name)
+        decoy = decoy_keys(snapshot.decoy_secret, name.encode() or username)
+        keys = _keys_of(record)
+        if record is None or keys is None:
+            return decoy
+        return keys if record.enabled else replace(decoy, salt=keys.salt, iterations=keys.iterations)
+
+    async def verify_proof(self, proof: ScramProof) -> str | None:
+        """Return the name of the account whose password the proof shows, or None; it must act for itself."""
+        record = (await self._current()).accounts.get(_name_of(proof.username))
+        keys = _keys_of(record)
+        if record is None or keys is None or not record.enabled or proof.acts_for_other:
+            return None
+        return record.name if proof.is_by(keys) else None
+
     def close(self) -> None:
         """Let go of the file."""
         if self._waiting is None:
@@ -163,6 +189,10 @@ class Directory:
         for waiter in waiting:
             if not waiter.called:
                 waiter.callback(None)
+
+
+def _keys_of(record: AccountRecord | None) -> ScramKeys | None:
+    return parse_keys(record.scram) if record and record.scram else None
 
 
 def _name_of(username: bytes | str) -> str:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from mailstack.directory.database import changing, reading
 from mailstack.directory.records import (
+    ACCOUNTS,
     ANY,
     AccountRecord,
     AliasRecord,
     DirectoryError,
     DomainRecord,
     account_name,
+    account_of,
     alias_name,
     base_of,
     domain_name,
@@ -97,14 +99,14 @@ def check_new_account(path: Path, account: str) -> str:
     return name
 
 
-def add_account(path: Path, account: str, password_hash: str, created_at: float) -> str:
-    """Add an account, enabled, and return its name."""
+def add_account(path: Path, account: str, password_hash: str, created_at: float, scram: str | None = None) -> str:
+    """Add an account, enabled, and return its name; `scram` as in its record."""
     name = account_name(account)
     with changing(path) as connection:
         _check_new_account(connection, name)
         connection.execute(
-            "INSERT INTO accounts (name, domain, password, enabled, created_at) VALUES (?, ?, ?, 1, ?)",
-            (name, _domain_of(name), password_hash, created_at),
+            "INSERT INTO accounts (name, domain, password, enabled, created_at, scram) VALUES (?, ?, ?, 1, ?, ?)",
+            (name, _domain_of(name), password_hash, created_at, scram),
         )
     return name
 
@@ -114,20 +116,20 @@ def find_account(path: Path, account: str) -> AccountRecord:
     name = account_name(account)
     with reading(path) as connection:
         _need(connection, "accounts", name, "account")
-        row = connection.execute("SELECT name, password, enabled, created_at FROM accounts WHERE name = ?", (name,)).fetchone()
-        return AccountRecord(row[0], row[1], bool(row[2]), row[3])
+        row = connection.execute(f"{ACCOUNTS} WHERE name = ?", (name,)).fetchone()
+        return account_of(row)
 
 
 def list_accounts(path: Path) -> list[AccountRecord]:
     """Return all accounts."""
     with reading(path) as connection:
-        rows = connection.execute("SELECT name, password, enabled, created_at FROM accounts ORDER BY domain, name")
-        return [AccountRecord(name, password, bool(enabled), at) for name, password, enabled, at in rows]
+        rows = connection.execute(f"{ACCOUNTS} ORDER BY domain, name")
+        return [account_of(row) for row in rows]
 
 
-def set_password(path: Path, account: str, password_hash: str) -> str:
-    """Change the password of an account and return its name."""
-    return _update_account(path, account, "UPDATE accounts SET password = ? WHERE name = ?", password_hash)
+def set_password(path: Path, account: str, password_hash: str, scram: str | None = None) -> str:
+    """Change the password of an account, with what is kept of it for SCRAM, and return its name."""
+    return _update_account(path, account, "UPDATE accounts SET password = ?, scram = ? WHERE name = ?", password_hash, scram)
 
 
 def set_enabled(path: Path, account: str, enabled: bool) -> str:
@@ -248,11 +250,11 @@ def _check_new_account(connection: sqlite3.Connection, name: str) -> None:
         )
 
 
-def _update_account(path: Path, account: str, statement: str, value: str | int) -> str:
+def _update_account(path: Path, account: str, statement: str, *values: str | int | None) -> str:
     name = account_name(account)
     with changing(path) as connection:
         _need(connection, "accounts", name, "account")
-        connection.execute(statement, (value, name))
+        connection.execute(statement, (*values, name))
     return name
 
 

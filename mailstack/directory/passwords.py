@@ -1,20 +1,26 @@
 """
-Passwords: hashed with Argon2id, verified in a thread, and remembered for a minute when right.
+Passwords: hashed with Argon2id, verified in a thread, and remembered for a minute when right; and their keys for SCRAM.
 
 An unknown account costs what a known one costs: a dummy is verified in its place, so that time does not tell who exists. A
 right password is remembered for CACHE_SECONDS as an HMAC under a key of this process, because POP3 clients log in again and
 again and each hash takes 30 ms and 19 MiB. The remembered value covers the stored hash: a changed password forgets it at once.
 
-Source: RFC 9106; the parameters are the second profile of the OWASP Password Storage Cheat Sheet.
+The keys for SCRAM cannot be made of the Argon2 hash, so they are made along with it, when a password is set. They are cheaper
+to guess from than it is, by whoever has stolen the file: RFC 7677 §4 knows only PBKDF2.
+
+Source: RFC 9106; the parameters are the second profile of the OWASP Password Storage Cheat Sheet. RFC 7677 for SCRAM.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
+
+from mailstack.mail.scram import ITERATIONS, SALT_OCTETS, ScramKeys, make_keys
 
 PASSWORD_OCTETS: Final = 1024
 CACHE_SECONDS: Final = 60.0
@@ -66,6 +72,17 @@ class Argon2Hasher:
             return self._argon2.verify(encoded, password)
         except (Argon2Error, ValueError):
             return False
+
+
+def new_scram_keys(password: bytes) -> str:
+    """Make what is kept of a password for SCRAM, with a new salt; blocks."""
+    return make_keys(password, secrets.token_bytes(SALT_OCTETS)).to_text()
+
+
+def decoy_keys(secret: bytes, name: bytes) -> ScramKeys:
+    """Return keys that nobody has a password for; for the same secret and name they are the same."""
+    salt, stored_key, server_key = (hmac.digest(secret, use + name, hashlib.sha256) for use in (b"1", b"2", b"3"))
+    return ScramKeys(salt[:SALT_OCTETS], ITERATIONS, stored_key, server_key)
 
 
 class Verifier:

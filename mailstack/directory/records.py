@@ -7,7 +7,7 @@ An account's name is its address in lower case, of an alphabet from which no pat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mailstack.mail.address import Address, AddressError, parse_address, parse_domain
@@ -32,7 +32,8 @@ class AccountRecord:
     """
     An account.
 
-    Shape:  `name` is its address in lower case; `password` is an encoded Argon2 hash; `created_at` in seconds since 1970, UTC.
+    Shape:  `name` is its address in lower case; `password` is an encoded Argon2 hash; `created_at` in seconds since 1970, UTC;
+            `scram` is the same password's keys for SCRAM (`mail.scram`), or None when it was set before there were any.
             An account that is not `enabled` still gets its mail but nobody can log in as it or send under its name.
     """
 
@@ -40,6 +41,17 @@ class AccountRecord:
     password: str
     enabled: bool
     created_at: float
+    scram: str | None = field(default=None, repr=False)
+
+
+ACCOUNTS: Final = "SELECT name, password, enabled, created_at, scram FROM accounts"
+"""Reads accounts, in rows for `account_of`."""
+
+
+def account_of(row: tuple[str, str, int, float, str | None]) -> AccountRecord:
+    """Return the account that a row of the file says."""
+    name, password, enabled, created_at, scram = row
+    return AccountRecord(name, password, bool(enabled), created_at, scram)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mailstack.directory.database import Stamp, Watch, reading
 from mailstack.directory.records import (
+    ACCOUNTS,
     ANY,
     AccountRecord,
     AliasRecord,
     DirectoryError,
     DomainRecord,
+    account_of,
     base_of,
     key_of,
     target,
@@ -28,11 +30,12 @@ from mailstack.mail.envelope import Account
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Domains, accounts and aliases, by name."""
+    """Domains, accounts and aliases, by name; `decoy_secret` is what the installation makes false salts of."""
 
     domains: Mapping[str, DomainRecord]
     accounts: Mapping[str, AccountRecord]
     aliases: Mapping[str, AliasRecord]
+    decoy_secret: bytes = field(repr=False)
 
     def resolve(self, address: Address) -> Account | tuple[Address, ...] | None:
         """Return the account of exactly this address, or the targets of exactly this alias, or None."""
@@ -92,10 +95,10 @@ def read_snapshot(path: Path, watch: Watch) -> tuple[Snapshot, Stamp]:
 
 def _read(connection: sqlite3.Connection) -> Snapshot:
     domains = {name: DomainRecord(name, at) for name, at in connection.execute("SELECT name, created_at FROM domains")}
-    rows = connection.execute("SELECT name, password, enabled, created_at FROM accounts")
-    accounts = {name: AccountRecord(name, password, bool(enabled), at) for name, password, enabled, at in rows}
+    accounts = {row[0]: account_of(row) for row in connection.execute(ACCOUNTS)}
     targets: dict[str, list[Address]] = {}
     for alias, address in connection.execute("SELECT alias, address FROM targets ORDER BY alias, ordinal"):
         targets.setdefault(alias, []).append(target(address))
     aliases = {name: AliasRecord(name, tuple(found)) for name, found in targets.items()}
-    return Snapshot(domains, accounts, aliases)
+    (secret,) = connection.execute("SELECT secret FROM decoy").fetchone()
+    return Snapshot(domains, accounts, aliases, secret)

@@ -1,12 +1,12 @@
 """
 VALUES: the nouns of mail, as frozen values that every room shares.
 
-For: addresses, envelopes, replies, statuses, verdicts, dispositions, header sections, trace fields and delivery
-status notifications. A value is parsed once, at the border, and never changes after that.
+For: addresses, envelopes, replies, statuses, verdicts, dispositions, header sections, trace fields, delivery status
+notifications, and what is kept of a password for SCRAM. A value is parsed once, at the border, and never changes after that.
 
 Knows: nothing but the standard library, and of that neither os nor socket, time, random or threading. Clock, identifiers
 and octets come as arguments.
 
 Carries: RFC 5321 §2.3, §4.1.2, §4.4 (addresses, trace) · RFC 3463 (enhanced status) · RFC 3464 (DSN) · RFC 5322 §2.2 (header
-section) · RFC 6531 (UTF-8 addresses).
+section) · RFC 6531 (UTF-8 addresses) · RFC 4013 (SASLprep) · RFC 5802 §3, RFC 5803 (SCRAM's keys).
 """

@@ -18,14 +18,17 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.credentials import ScramCredentials
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Origin
 from mailstack.mail.reply import Reply
+from mailstack.mail.scram import ScramKeys, ScramProof
 from mailstack.mail.verdict import Refuse, Stage
 from mailstack.receive.interfaces import ISubmitter
 from mailstack.receive.message_delivery import DELIVERY_INTERFACES, DeliveryReception
 from mailstack.receive.ports import Reception
 from mailstack.receive.transaction import Desk, SpoolReception
+from mailstack.wire.sasl import KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -54,6 +57,7 @@ class Duties:
         self._factory = factory
         self._protocol = protocol
         self._judge = factory.judge
+        self.scram = factory.scram
         self._origin = Origin(service=factory.service, peer=peer, session=session)
         self._delivery: Any = factory.delivery
         self._logouts: list[Callable[[], Any]] = []
@@ -142,6 +146,17 @@ class Duties:
 
     # Authentication
 
+    async def find_keys(self, event: KeysWanted) -> tuple[ScramKeys, str] | Reply:
+        """Return the keys of a user, and a nonce, for an exchange to go on; or why it cannot."""
+        assert self.scram is not None, "else it is not offered"
+        try:
+            return await self.scram.find_keys(event.username), self.scram.make_nonce()
+        except CancelledError:
+            raise
+        except Exception:
+            events.unexpected(f"session {self._origin.session}: authentication", Failure())
+            return replies.AUTH_UNAVAILABLE
+
     async def _authenticate(self, event: Authenticate) -> Reply:
         credentials = event.credentials
         username = credentials.username.decode("utf-8")
@@ -150,7 +165,11 @@ class Duties:
         if self._factory.portal is None:
             return replies.AUTH_UNAVAILABLE
         try:
-            claim = UsernamePassword(credentials.username, credentials.password)
+            claim: Any
+            if isinstance(credentials, ScramProof):
+                claim = ScramCredentials(credentials)
+            else:
+                claim = UsernamePassword(credentials.username, credentials.password)
             interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
         except LoginFailed:
             return await self._reject_login(username)

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreato
 from twisted.internet.protocol import Protocol
 from twisted.mail import smtp
 
+from mailstack.credentials import ScramSource
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
 from mailstack.mail.reply import format_reply
@@ -34,11 +35,11 @@ class ReceiverFactory(smtp.SMTPFactory):
     Makes sessions.
 
     Shape:   `portal` logs users in (ISubmitter, or someone's IMessageDelivery…); `certificates` make STARTTLS possible, and
-             None does not; with SUBMISSIONS the listener puts TLS around this factory. Mail goes to `intake` and `router`, or
-             to `delivery`, an IMessageDelivery or IMessageDeliveryFactory of twisted.mail; with neither, to what the portal
-             gives an anonymous user. `session_names` gives a new name at each call. `counts` counts the sessions, if other
-             processes have the listener, too. `limits` and `judge` may be replaced at any time and count for sessions that
-             begin then.
+             None does not; with SUBMISSIONS the listener puts TLS around this factory. With `scram` SCRAM is offered, and the
+             portal checks its proofs. Mail goes to `intake` and `router`, or to `delivery`, an IMessageDelivery or
+             IMessageDeliveryFactory of twisted.mail; with neither, to what the portal gives an anonymous user.
+             `session_names` gives a new name at each call. `counts` counts the sessions, if other processes have the listener,
+             too. `limits`, `judge` and `scram` may be replaced at any time and count for sessions that begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 
@@ -61,6 +62,7 @@ class ReceiverFactory(smtp.SMTPFactory):
         delivery: Any = None,
         certificates: IOpenSSLServerConnectionCreator | None = None,
         counts: Counts | None = None,
+        scram: ScramSource | None = None,
     ) -> None:
         if service not in _ROLES:
             raise ValueError(f"{service} is not received here")
@@ -78,6 +80,7 @@ class ReceiverFactory(smtp.SMTPFactory):
         self.limits = limits or Limits()
         self.delivery = delivery
         self.certificates = certificates
+        self.scram = scram
         self._intake = intake
         self._router = router
         self._session_names = session_names

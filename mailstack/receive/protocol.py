@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailstack import events
+from mailstack.channel import channel_bindings
 from mailstack.deadline import Deadline
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply, reply
@@ -35,6 +36,7 @@ from mailstack.receive.duties import Duties
 from mailstack.receive.outlet import Outlet
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import LAST_WORD_SECONDS
+from mailstack.wire.sasl import KeysWanted
 from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS
 from mailstack.wire.smtp_server import BEHIND_STARTTLS, SMTPServerCore
 from mailstack.wire.smtp_table import State
@@ -69,15 +71,16 @@ class ReceiverProtocol(Protocol):
         self.peer = peer
         self._limits = factory.limits
         self._clock = factory.clock
+        self._duties = Duties(factory, self, session, peer)
         self._core = SMTPServerCore(
             factory.role,
             self._limits,
             factory.hostname,
             tls_active=factory.service.is_implicit_tls,
             tls_available=factory.certificates is not None,
+            scram=self._duties.scram is not None,
             opened_at=self._clock.seconds(),
         )
-        self._duties = Duties(factory, self, session, peer)
         self._deadline = Deadline(self._clock, self._expired)
         self._outlet = Outlet(self._outlet_changed)
         self._opened_at = 0.0
@@ -110,6 +113,8 @@ class ReceiverProtocol(Protocol):
         """Go on inside TLS: with the greeting, or after STARTTLS with what the peer says next."""
         self._is_handshaking = False
         self._duties.tls_started(describe_tls(self.transport))
+        if self._duties.scram is not None:
+            self._core.bind_channel(channel_bindings(self.transport))
         self._deadline.set(self._limits.command_seconds)
         self._wake()
 
@@ -203,6 +208,12 @@ class ReceiverProtocol(Protocol):
                 self._write(self._core.send(each))
         elif isinstance(event, StartTLS):
             self._start_tls()
+        elif isinstance(event, KeysWanted):
+            found = await self._duties.find_keys(event)
+            if isinstance(found, Reply):
+                self._write(self._core.send(found))
+            else:
+                await self._answer(self._core.give_keys(*found))
         else:
             answer = await self._serve(self._duties.answer(event))
             self._write(self._core.send(self._duties.counted(event, answer)))

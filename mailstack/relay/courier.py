@@ -200,8 +200,13 @@ class RelayCourier:
     def _sender(self, hop: Hop, tls: TLS) -> Sender:
         smarthost = self._settings.smarthost
         policy = smarthost.tls if smarthost else self._settings.tls
+        login, make_nonce = smarthost.login if smarthost else None, self._around.make_nonce
         core = SMTPClientCore(
-            self._hostname, tls=tls, tls_active=self._is_implicit_tls, login=smarthost.login if smarthost else None
+            self._hostname,
+            tls=tls,
+            tls_active=self._is_implicit_tls,
+            login=login,
+            nonce=make_nonce() if login and make_nonce else "",
         )
         creator: Any = self._contexts.creator(policy, hop.host)
         return Sender(core, self._around, creator, implicit_tls=self._is_implicit_tls)

@@ -75,12 +75,17 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a sender is given: clock, threads, the way to start coroutines, and the time limit of each phase."""
+    """
+    What a sender is given: clock, threads, the way to start coroutines, and the time limit of each phase.
+
+    Shape:  `make_nonce` makes printable ASCII without comma, new each time; without it SCRAM is not used.
+    """
 
     clock: Clock
     start: Start
     run_in_thread: RunInThread
     timeouts_seconds: Mapping[Phase, float]
+    make_nonce: Callable[[], str] | None = None
 
 
 @implementer(interfaces.IHandshakeListener, interfaces.IPushProducer)

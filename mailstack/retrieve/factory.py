@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import Protocol, ServerFactory
 
+from mailstack.credentials import ScramSource
 from mailstack.mail.envelope import Service
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.protocol import POP3Protocol
@@ -25,7 +26,7 @@ class POP3Factory(ServerFactory):
     Shape:   `portal` gives an avatar that is an `IMaildrop` or an `IMailboxPOP3`; `service` is POP3, or POP3S, whose listener
              puts TLS around this factory itself; `certificates` make STLS possible, and None does not; `start(coroutine, what)`
              runs a coroutine; `session_names` gives a new name for the log at each call; `counts` counts the sessions, if other
-             processes have the listener, too.
+             processes have the listener, too. With `scram` SCRAM is offered, and the portal checks its proofs.
     """
 
     noisy = False
@@ -42,6 +43,7 @@ class POP3Factory(ServerFactory):
         require_tls: bool = True,
         limits: POP3Limits | None = None,
         counts: Counts | None = None,
+        scram: ScramSource | None = None,
     ) -> None:
         self.portal = portal
         self.service = service
@@ -49,6 +51,7 @@ class POP3Factory(ServerFactory):
         self.start = start
         self.certificates = certificates
         self.require_tls = require_tls
+        self.scram = scram
         self.limits = limits or POP3Limits()
         self.lists = ListsInUse()
         self._session_names = session_names

@@ -21,6 +21,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailstack import events
+from mailstack.channel import channel_bindings
+from mailstack.credentials import ScramCredentials
 from mailstack.mail.maildrop import MaildropLocked
 from mailstack.retrieve.flow import Flow
 from mailstack.retrieve.interfaces import IMaildrop
@@ -30,8 +32,9 @@ from mailstack.retrieve.session import Duty, MaildropSession, OpenMaildrop
 from mailstack.retrieve.settle import settled
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.events import Pause
-from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Refused, Verb
+from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Verb
 from mailstack.wire.pop3_server import POP3ServerCore
+from mailstack.wire.sasl import KeysWanted
 
 if TYPE_CHECKING:
     from mailstack.retrieve.factory import POP3Factory
@@ -53,10 +56,12 @@ class POP3Protocol(Protocol):
         self.peer = peer
         self._limits = factory.limits
         self._clock = factory.clock
+        self._scram = factory.scram
         self._core = POP3ServerCore(
             secure=factory.service.is_implicit_tls,
             tls_offered=factory.certificates is not None,
             require_tls=factory.require_tls,
+            scram=self._scram is not None,
         )
         self._flow = Flow(self._clock, self._limits.stalled_seconds, resumed=self._advance, stalled=self._stalled)
         self._maildrop: MaildropSession | None = None
@@ -89,6 +94,8 @@ class POP3Protocol(Protocol):
 
     def handshakeCompleted(self) -> None:
         """Greet, when this is the TLS with which the service begins."""
+        if self._scram is not None:
+            self._core.bind_channel(channel_bindings(self.transport))
         if self.factory.service.is_implicit_tls and not self._is_closing:
             self._greet()
 
@@ -244,8 +251,10 @@ class POP3Protocol(Protocol):
         if isinstance(event, Refused):
             self._refuse(event.reply)
             return None
-        if isinstance(event, Login):
+        if isinstance(event, Login | Prove):
             return self._log_in(event)
+        if isinstance(event, KeysWanted):
+            return self._find_keys(event)
         return self._quit(event)
 
     def _refuse(self, reply: POP3Reply) -> None:
@@ -265,10 +274,19 @@ class POP3Protocol(Protocol):
 
     # Logging in
 
-    async def _log_in(self, login: Login) -> None:
-        credentials = UsernamePassword(login.username, login.password)
-        username = login.username.decode("utf-8", "replace")
+    async def _find_keys(self, wanted: KeysWanted) -> None:
+        assert self._scram is not None, "else it is not offered"
+        keys = await self._scram.find_keys(wanted.username)
+        self.send(self._core.give_keys(keys, self._scram.make_nonce()).reply)
+
+    async def _log_in(self, login: Login | Prove) -> None:
         avatar: Any
+        credentials: Any
+        if isinstance(login, Prove):
+            credentials, name = ScramCredentials(login.proof), login.proof.username
+        else:
+            credentials, name = UsernamePassword(login.username, login.password), login.username
+        username = name.decode("utf-8", "replace")
         try:
             interface, avatar, logout = await self.factory.portal.login(credentials, None, IMaildrop, IMailboxPOP3)
         except (UnauthorizedLogin, LoginDenied):

@@ -26,3 +26,7 @@ class SaslCancelledError(SaslError):
 
 class SaslMalformedError(SaslError):
     """The client's response cannot be decoded."""
+
+
+class SaslBindingError(SaslError):
+    """The client does not see the TLS session that we see, or not what we offered in it: somebody may sit in between."""

@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from mailstack.mail.scram import ScramProof
+from mailstack.wire.sasl import KeysWanted
+
 REPLY_OCTETS: Final = 512  # RFC 1939 §3, with CRLF
 COMMAND_OCTETS: Final = 512  # RFC 2449 §4 says 255 with CRLF; addresses as user names can be longer
 SECRET_OCTETS: Final = 12_288  # of PASS, AUTH and SASL responses (RFC 5034 §4)
@@ -83,7 +86,12 @@ def format_pop3_reply(reply: POP3Reply) -> bytes:
     return first + rest.encode("ascii") + b".\r\n"
 
 
-CHALLENGE: Final = POP3Reply(Indicator.CONTINUE, "")
+def challenge(encoded: str) -> POP3Reply:
+    """Make the reply that goes on with an exchange of SASL (RFC 5034 §4)."""
+    return POP3Reply(Indicator.CONTINUE, encoded)
+
+
+CHALLENGE: Final = challenge("")
 GREETING: Final = ok("POP3 server ready")
 USER_OK: Final = ok("Send PASS")
 NOOP_OK: Final = ok("Nothing done")
@@ -189,7 +197,14 @@ class Leave:
     commit: bool
 
 
-Event = Answered | Refused | Login | Leave | Order
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """The end of an exchange of SCRAM. Before it a KeysWanted comes; it wants `give_keys` in place of a reply, or -ERR."""
+
+    proof: ScramProof
+
+
+Event = Answered | Refused | Login | KeysWanted | Prove | Leave | Order
 """What a core makes of the client's octets; an Order is STLS or a command on the maildrop."""
 
 

@@ -12,17 +12,33 @@ promises that.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from mailstack.mail.scram import ScramKeys, ScramProof
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.dots import DotStuffer, dots_doubled
-from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslMalformedError
+from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
 from mailstack.wire.lines import TOO_LONG, LineBuffer
-from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Refused, Verb, format_pop3_reply
+from mailstack.wire.mechanisms import offered_mechanisms
+from mailstack.wire.pop3_commands import (
+    Answered,
+    Event,
+    Leave,
+    Login,
+    Order,
+    POP3Reply,
+    Prove,
+    Refused,
+    Verb,
+    format_pop3_reply,
+)
 from mailstack.wire.pop3_table import RULES, Guard, Rule, State, Step, next_state
-from mailstack.wire.sasl import Credentials, PlainExchange
+from mailstack.wire.sasl import Challenge, Exchange, KeysWanted
+from mailstack.wire.scram import Bindings, ScramExchange
 
+_KEYS_WANTED: Final = Rule(State.AUTHORIZATION, State.AUTHORIZATION, State.SASL)  # a +OK to that would log nobody in
 _OF_A_MAILDROP: Final = frozenset({Verb.STAT, Verb.LIST, Verb.UIDL, Verb.RETR, Verb.TOP, Verb.DELE, Verb.RSET})
 
 
@@ -30,14 +46,19 @@ class POP3ServerCore:
     """
     One session.
 
-    Shape:  `secure`: TLS is on from the start; `tls_offered`: STLS can be done; `require_tls`: nobody logs in without TLS.
-            The first thing owed is the greeting.
+    Shape:  `secure`: TLS is on from the start; `tls_offered`: STLS can be done; `require_tls`: nobody logs in without TLS;
+            `scram`: the keys of users can be had. The first thing owed is the greeting.
     """
 
-    def __init__(self, *, secure: bool = False, tls_offered: bool = False, require_tls: bool = True) -> None:
+    def __init__(
+        self, *, secure: bool = False, tls_offered: bool = False, require_tls: bool = True, scram: bool = False
+    ) -> None:
         self._secure = secure
         self._tls_offered = tls_offered
         self._require_tls = require_tls
+        self._scram = scram
+        self._bindings: Bindings = {}
+        self._exchange: Exchange | None = None
         self._state = State.GREETING
         self._rule: Rule | None = RULES[State.GREETING, Step.GREET]
         self._stuffer: DotStuffer | None = None
@@ -184,6 +205,20 @@ class POP3ServerCore:
         self._username = b""
         self._secure, self._state = True, State.AUTHORIZATION
 
+    def bind_channel(self, bindings: Bindings) -> None:
+        """Take what is known of the TLS session, once it is there; without it no -PLUS is offered."""
+        self._bindings = bindings
+
+    def give_keys(self, keys: ScramKeys, nonce: str) -> Answered:
+        """
+        Go on with the exchange that wanted the keys of a user, and return the next event; it is answered like any other.
+
+        Raises:  LocalProtocolError: none are wanted.
+        """
+        if not isinstance(self._exchange, ScramExchange):
+            raise LocalProtocolError("no keys are wanted")
+        return Answered(words.challenge(self._exchange.give_keys(keys, nonce).encoded))
+
     def _next_state(self, reply: POP3Reply) -> State:
         if self._rule is None or self._stuffer is not None:
             raise LocalProtocolError("no reply is owed")
@@ -231,29 +266,40 @@ class POP3ServerCore:
 
     def _auth(self, text: bytes) -> Event:
         mechanism, space, initial = text.partition(b" ")
-        if mechanism.upper() != b"PLAIN":
+        make = self._mechanisms().get(mechanism.decode("ascii", "replace").upper())
+        if make is None:
             return Refused(words.UNKNOWN_MECHANISM)
-        return self._response(initial) if space else Answered(words.CHALLENGE)
+        self._exchange = make()
+        return self._response(initial if space else None)
 
-    def _response(self, encoded: bytes) -> Event:
-        """Take the client's half of AUTH PLAIN (RFC 4616 §2, RFC 5034 §4)."""
+    def _mechanisms(self) -> Mapping[str, Callable[[], Exchange]]:
+        return offered_mechanisms(self._bindings, scram=self._scram, login=False)
+
+    def _response(self, encoded: bytes | None) -> Event:
+        """Take the client's part of an exchange (RFC 5034 §4)."""
+        assert self._exchange is not None, "begun before"
         try:
-            credentials = PlainExchange().step(encoded)
+            said = self._exchange.step(encoded)
         except SaslCancelledError:
             return Refused(words.AUTH_CANCELLED)
-        except SaslMalformedError:
+        except SaslBindingError:
+            return Refused(words.AUTH_FAILED)
+        except SaslError:
             return Refused(words.BAD_AUTH_RESPONSE)
-        if not isinstance(credentials, Credentials):
-            raise LocalProtocolError("PLAIN is over after one response")
-        if credentials.acts_for_other:
+        if isinstance(said, Challenge):
+            return Answered(words.challenge(said.encoded))
+        if isinstance(said, KeysWanted):
+            self._rule = _KEYS_WANTED
+            return said
+        if said.acts_for_other:
             return Refused(words.AUTH_FAILED)  # nobody may here
-        return Login(credentials.username, credentials.password)
+        return Prove(said) if isinstance(said, ScramProof) else Login(said.username, said.password)
 
     def _capabilities(self) -> POP3Reply:
         """List what we can (RFC 2449 §5); who we are, only to those who have logged in."""
         lines = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
         if self._may_log_in:
-            lines += ["USER", "SASL PLAIN"]
+            lines += ["USER", f"SASL {' '.join(self._mechanisms())}"]
         if self._may_start_tls and self._state is not State.TRANSACTION:
             lines.append("STLS")
         if self._state is State.TRANSACTION:

@@ -9,7 +9,7 @@ The states of a POP3 session, and which command may come in which.
                    CAPA                           the same       the same
                    QUIT                           CLOSED         CLOSED
     USER_GIVEN     as AUTHORIZATION, and PASS     TRANSACTION    AUTHORIZATION
-    SASL           (a response)                   TRANSACTION    AUTHORIZATION
+    SASL           (a response)                   TRANSACTION    AUTHORIZATION  the same
     STARTING_TLS   nothing: what comes now is TLS, or an attack
     TRANSACTION    CAPA STAT LIST UIDL RETR TOP DELE RSET NOOP
                                                   the same       the same
@@ -107,7 +107,7 @@ RULES: Final[Mapping[tuple[State, Verb | Step], Rule]] = {
     **_login(State.AUTHORIZATION),
     **_login(State.USER_GIVEN),
     (State.USER_GIVEN, Verb.PASS): Rule(State.TRANSACTION, State.AUTHORIZATION, guard=Guard.CONFIDENTIAL),
-    (State.SASL, Step.RESPOND): Rule(State.TRANSACTION, State.AUTHORIZATION),
+    (State.SASL, Step.RESPOND): Rule(State.TRANSACTION, State.AUTHORIZATION, State.SASL),
     **{(State.TRANSACTION, verb): Rule(State.TRANSACTION, State.TRANSACTION) for verb in _STAY},
     (State.TRANSACTION, Verb.QUIT): Rule(State.CLOSED, State.CLOSED),
 }

@@ -1,8 +1,9 @@
 """
-SASL exchanges: PLAIN and LOGIN, for a server and for a client (RFC 4422).
+SASL exchanges: what they have in common, and PLAIN and LOGIN (RFC 4422).
 
 An exchange of the server is a small object: `step(line)` takes the client's base64 line (or None when there was no initial
-response) and returns the next Challenge or, at the end, Credentials. Whether they are right is for others to say.
+response) and returns the next Challenge or, at the end, Credentials or a ScramProof. Whether they are right is for others to
+say. In the midst it may want the keys of a user; it goes on when `give_keys` brings them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from mailstack.mail.scram import ScramProof
 from mailstack.wire.errors import SaslCancelledError, SaslMalformedError
 from mailstack.wire.limits import SASL_OCTETS
 
@@ -51,15 +52,31 @@ class Credentials:
         return self.authorization_id not in (b"", self.username)
 
 
+@dataclass(frozen=True, slots=True)
+class KeysWanted:
+    """
+    An exchange cannot go on without the keys of a user: `give_keys` gives it those, or others that nobody has.
+
+    Shape:  UTF-8 octets, not empty and without control octets.
+    """
+
+    username: bytes
+
+
+Said = Challenge | Credentials | ScramProof | KeysWanted
+"""What an exchange says to a line."""
+
+
 class Exchange(Protocol):
     """The server side of one exchange."""
 
-    def step(self, line: bytes | None) -> Challenge | Credentials:
+    def step(self, line: bytes | None) -> Said:
         """
         Take the client's line.
 
-        Raises:  SaslCancelledError, SaslMalformedError: the exchange is over.
+        Raises:  SaslError: the exchange is over.
         """
+        ...
 
 
 class PlainExchange:
@@ -90,9 +107,6 @@ class LoginExchange:
             self._username = decode_response(line)
             return Challenge(b"Password:")
         return _credentials(self._username, decode_response(line), b"")
-
-
-MECHANISMS: Final[dict[str, Callable[[], Exchange]]] = {"PLAIN": PlainExchange, "LOGIN": LoginExchange}
 
 
 def decode_response(line: bytes) -> bytes:
@@ -131,8 +145,3 @@ def _credentials(username: bytes, password: bytes, authorization_id: bytes) -> C
 def plain_initial_response(username: str, password: str, authorization_id: str = "") -> bytes:
     """Write what a client sends for PLAIN, encoded (RFC 4616 §2)."""
     return base64.b64encode(f"{authorization_id}\0{username}\0{password}".encode())
-
-
-def login_responses(username: str, password: str) -> tuple[bytes, bytes]:
-    """Write what a client sends for LOGIN, encoded: the user name, then the password."""
-    return base64.b64encode(username.encode()), base64.b64encode(password.encode())

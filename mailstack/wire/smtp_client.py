@@ -16,10 +16,15 @@ seen.
 Deviates: RFC 6152 §3 — a message with 8-bit octets is sent as it is to a host that does not offer 8BITMIME. Converting it
 would break its signatures, and hosts that cannot take 8 bits are no longer met. Likewise RFC 6531 §3.5 for header fields in
 UTF-8; but an address that is not ASCII is refused, since without SMTPUTF8 it cannot be written.
+
+Authentication: by SCRAM-SHA-256 where it is offered, so that the host does not get to see the password. Many hosts offer it and
+have no keys of the user, so one that refuses the proof for good gets the password after all, by PLAIN or LOGIN if it takes
+them; within TLS, as without SCRAM. One that accepts the proof must show that it has keys.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -29,7 +34,8 @@ from mailstack.mail.status import EnhancedStatus
 from mailstack.wire.dots import DotStuffer
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS, Pause
-from mailstack.wire.sasl import login_responses, plain_initial_response
+from mailstack.wire.sasl import plain_initial_response
+from mailstack.wire.scram import ScramClient, challenge_of
 from mailstack.wire.smtp_mailing import (
     TLS,
     Closed,
@@ -58,7 +64,8 @@ class SMTPClientCore:
     """
     One session.
 
-    Shape:  `tls_active`: TLS came with the connection. `login` is used in TLS only, unless `login_in_clear`.
+    Shape:  `tls_active`: TLS came with the connection. `login` is used in TLS only, unless `login_in_clear`. `nonce` is
+            printable ASCII without comma, new for each session; without it SCRAM is not used.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class SMTPClientCore:
         tls_active: bool = False,
         login: Login | None = None,
         login_in_clear: bool = False,
+        nonce: str = "",
         lmtp: bool = False,
     ) -> None:
         self._hostname = hostname
@@ -83,7 +91,9 @@ class SMTPClientCore:
         self._unsent: deque[tuple[Phase, int, bytes]] = deque()
         self._idle = Phase.READY
         self._offered: Offered = {}
-        self._secrets: Iterator[bytes] = iter(())
+        self._nonce = nonce
+        self._answers: Iterator[Callable[[str], bytes]] = iter(())
+        self._scram: ScramClient | None = None
         self._needs_reset = False
         self._transaction: Transaction = Transaction(_NO_MAILING, {})
         self._stuffer = DotStuffer()
@@ -289,26 +299,40 @@ class SMTPClientCore:
         if login is None:
             self._events.append(Ready())
             return
-        mechanisms = self._offered.get("AUTH", ())
         if not self._tls_active and not self._login_in_clear:
             self._give_up(_ENCRYPTION_NEEDED, "A password is not sent without TLS")
-        elif "PLAIN" in mechanisms:
+        elif self._nonce and "SCRAM-SHA-256" in self._offered.get("AUTH", ()):
+            self._scram = scram = ScramClient(login.username, login.password, self._nonce)
+            self._answers = iter((lambda said: scram.final(challenge_of(said)), lambda said: scram.verify(challenge_of(said))))
+            self._send(Phase.AUTH, f"AUTH SCRAM-SHA-256 {b64encode(scram.first()).decode('ascii')}")
+        elif not self._tell_password(login):
+            self._give_up(_NO_LOGIN, "The host offers no authentication that we know")
+
+    def _tell_password(self, login: Login) -> bool:
+        """Send the password, or say that the host does not take it so."""
+        self._scram = None
+        mechanisms = self._offered.get("AUTH", ())
+        if "PLAIN" in mechanisms:
             self._send(Phase.AUTH, f"AUTH PLAIN {plain_initial_response(login.username, login.password).decode('ascii')}")
         elif "LOGIN" in mechanisms:
-            self._secrets = iter(login_responses(login.username, login.password))
+            username, password = login.username.encode(), login.password.encode()
+            self._answers = iter((lambda said: username, lambda said: password))
             self._send(Phase.AUTH, "AUTH LOGIN")
         else:
-            self._give_up(_NO_LOGIN, "The host offers no authentication that we know")
+            return False
+        return True
 
     def _take_auth(self, reply: Reply, number: int) -> None:
         if reply.code == 334:
-            secret = next(self._secrets, None)
-            if secret is None:
+            answer = next(self._answers, None)
+            if answer is None:
                 raise RemoteProtocolError("more challenges than the mechanism has")
-            self._send(Phase.AUTH, secret.decode("ascii"))
+            self._send(Phase.AUTH, b64encode(answer(reply.text)).decode("ascii"))
         elif reply.is_success:
+            if self._scram is not None and not self._scram.is_verified:
+                raise RemoteProtocolError("the host does not show that it knows the password")
             self._events.append(Ready())
-        else:
+        elif not (self._scram and reply.is_permanent and self._login and self._tell_password(self._login)):
             self._refuse(Phase.AUTH, reply)
 
     def _take_rset(self, reply: Reply, number: int) -> None:

@@ -16,8 +16,9 @@ from mailstack.mail.address import Address, AddressError, parse_address
 from mailstack.mail.envelope import BodyType
 from mailstack.mail.reply import Reply
 from mailstack.mail.requests import Notify, OriginalRecipient, Return
+from mailstack.mail.scram import ScramProof
 from mailstack.wire import grammar
-from mailstack.wire.sasl import Credentials
+from mailstack.wire.sasl import Credentials, KeysWanted
 from mailstack.wire.smtp_parameters import By, mail_fields, rcpt_fields, split_parameters
 
 
@@ -174,10 +175,14 @@ class StartTLS:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """The end of an AUTH exchange: a 2yz reply says that the credentials are right."""
+    """
+    The end of an AUTH exchange: a 2yz reply says that the credentials are right.
+
+    Before it a KeysWanted may come, which wants `give_keys` in place of a reply, or a reply that ends the exchange.
+    """
 
     mechanism: str
-    credentials: Credentials
+    credentials: Credentials | ScramProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,7 @@ Event = (
     | ContentEnd
     | Reset
     | StartTLS
+    | KeysWanted
     | Authenticate
     | Quit
 )

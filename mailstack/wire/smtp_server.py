@@ -20,15 +20,18 @@ from typing import Final, TypeVar
 
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply, format_reply, reply
+from mailstack.mail.scram import ScramKeys
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
 from mailstack.wire.chunks import ChunkReader
 from mailstack.wire.dots import DotUnstuffer
-from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslError
+from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
 from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, BareNewline, Limits
 from mailstack.wire.lines import TOO_LONG, LineBuffer, Overlong
-from mailstack.wire.sasl import MECHANISMS, Challenge, Exchange
+from mailstack.wire.mechanisms import offered_mechanisms
+from mailstack.wire.sasl import Challenge, Exchange, KeysWanted
+from mailstack.wire.scram import Bindings, ScramExchange
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -70,8 +73,8 @@ class SMTPServerCore:
     """
     One session. The first thing owed is the greeting.
 
-    Shape:  `tls_active`: TLS came with the connection; `tls_available`: STARTTLS can be done. `closed` says that after what
-            `send` returned last the connection ends.
+    Shape:  `tls_active`: TLS came with the connection; `tls_available`: STARTTLS can be done; `scram`: the keys of users can be
+            had. `closed` says that after what `send` returned last the connection ends.
     Units:  `opened_at` in seconds since 1970, UTC.
     """
 
@@ -83,6 +86,7 @@ class SMTPServerCore:
         *,
         tls_active: bool = False,
         tls_available: bool = False,
+        scram: bool = False,
         opened_at: float = 0.0,
     ) -> None:
         self._role = role
@@ -90,6 +94,8 @@ class SMTPServerCore:
         self._hostname = hostname
         self._tls_active = tls_active
         self._tls_available = tls_available
+        self._scram = scram
+        self._bindings: Bindings = {}
         self._opened_at = opened_at
         default = BareNewline.NORMALISE if role is Role.SUBMISSION else BareNewline.REJECT
         self._bare_newline = limits.bare_newline or default
@@ -221,6 +227,23 @@ class SMTPServerCore:
         self._forget()
         self._tls_active = True
 
+    def bind_channel(self, bindings: Bindings) -> None:
+        """Take what is known of the TLS session, once it is there; without it no -PLUS is offered."""
+        self._bindings = bindings
+
+    def give_keys(self, keys: ScramKeys, nonce: str) -> Event:
+        """
+        Go on with the exchange that wanted the keys of a user, and return the next event; it is answered like any other.
+
+        Shape:   who has none, or may not log in, gets keys that nobody has; the nonce is new each time.
+        Raises:  LocalProtocolError: none are wanted.
+        """
+        if not isinstance(self._event, KeysWanted) or not isinstance(self._exchange, ScramExchange):
+            raise LocalProtocolError("no keys are wanted")
+        challenge = self._exchange.give_keys(keys, nonce)
+        self._event = Answered(Reply(334, (challenge.encoded,)))
+        return self._event
+
     # How the state moves
 
     def _move(self, rule: Rule, event: Event | None, answer: Reply) -> None:
@@ -315,7 +338,7 @@ class SMTPServerCore:
         elif self._tls_available:
             extensions["STARTTLS"] = ""
         if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
-            extensions["AUTH"] = " ".join(MECHANISMS)
+            extensions["AUTH"] = " ".join(offered_mechanisms(self._bindings, scram=self._scram))
         if self._role is not Role.LMTP:
             extensions["HELP"] = ""
         return extensions
@@ -354,7 +377,7 @@ class SMTPServerCore:
         if not grammar.SASL_MECHANISM.match(mechanism):
             return replies.BAD_ARGUMENTS
         self._mechanism = mechanism.decode("ascii").upper()
-        make = MECHANISMS.get(self._mechanism)
+        make = offered_mechanisms(self._bindings, scram=self._scram).get(self._mechanism)
         if make is None:
             return replies.UNKNOWN_MECHANISM
         self._exchange = make()
@@ -372,10 +395,14 @@ class SMTPServerCore:
             said = self._exchange.step(line)
         except SaslCancelledError:
             return replies.AUTH_CANCELLED
+        except SaslBindingError:
+            return replies.AUTH_FAILED
         except SaslError:
             return replies.BAD_AUTH_RESPONSE
         if isinstance(said, Challenge):
             return Answered(Reply(334, (said.encoded,)))
+        if isinstance(said, KeysWanted):
+            return said
         return Authenticate(self._mechanism, said)
 
     # Content

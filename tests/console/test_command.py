@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import stat
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from click.testing import CliRunner, Result
 from mailstack.console import asking
 from mailstack.console.command import main
 from mailstack.directory.database import changing
-from mailstack.directory.editing import find_account, list_accounts, list_aliases, list_domains
+from mailstack.directory.editing import find_account, list_accounts, list_aliases, list_domains, set_password
 from mailstack.directory.passwords import Argon2Hasher
+from mailstack.mail.scram import make_keys, parse_keys
 
 Run = Callable[..., Result]
 
@@ -61,6 +63,13 @@ def run(house: Path) -> Run:
 
 def db(house: Path) -> Path:
     return house / "directory.db"
+
+
+def is_kept_for_scram(text: str | None, password: bytes) -> bool:
+    keys = parse_keys(text or "")
+    assert keys is not None
+    assert keys.iterations >= 4096
+    return keys == make_keys(password, keys.salt, keys.iterations)
 
 
 def as_json(result: Result) -> Any:
@@ -152,7 +161,9 @@ class TestDomain:
 class TestAccount:
     def test_add_list_remove(self, house: Path, run: Run) -> None:
         assert "alice@x.test can now log in" in run("account", "add", "Alice@x.test", stdin="pä ss\nmore\n").stdout
-        assert Argon2Hasher().verify(find_account(db(house), "alice@x.test").password, "pä ss".encode())
+        found = find_account(db(house), "alice@x.test")
+        assert Argon2Hasher().verify(found.password, "pä ss".encode())
+        assert is_kept_for_scram(found.scram, "pä ss".encode())
         assert "alice@x.test  yes" in run("account", "list").stdout
         assert [(each["account"], each["enabled"]) for each in as_json(run("account", "list", "--json"))] == [
             ("alice@x.test", True)
@@ -162,7 +173,9 @@ class TestAccount:
 
     def test_a_list_shows_no_hashes(self, run: Run) -> None:
         run("account", "add", "alice@x.test", stdin="pw\n")
-        assert "argon2" not in run("account", "list", "--json").stdout + run("account", "list").stdout
+        listed = run("account", "list", "--json").stdout + run("account", "list").stdout
+        assert "argon2" not in listed
+        assert "SHA-256" not in listed
 
     def test_list_of_one_domain(self, run: Run) -> None:
         run("domain", "add", "y.test")
@@ -194,7 +207,23 @@ class TestAccount:
     def test_passwd(self, house: Path, run: Run) -> None:
         run("account", "add", "alice@x.test", stdin="old\n")
         assert "new password" in run("account", "passwd", "alice@x.test", "--password-stdin", stdin="new\r\n").stdout
-        assert Argon2Hasher().verify(find_account(db(house), "alice@x.test").password, b"new")
+        found = find_account(db(house), "alice@x.test")
+        assert Argon2Hasher().verify(found.password, b"new")
+        assert is_kept_for_scram(found.scram, b"new")
+
+    def test_a_password_from_before_scram_is_shown_and_mended(self, house: Path, run: Run) -> None:
+        for name in ("alice@x.test", "bob@x.test"):
+            run("account", "add", name, stdin="pw\n")
+        assert run("account", "list").stderr == ""
+        set_password(db(house), "alice@x.test", "an old hash")
+        listed = run("account", "list")
+        assert re.search(r"^alice@x.test .* no$", listed.stdout, re.MULTILINE)
+        assert re.search(r"^bob@x.test .* yes$", listed.stdout, re.MULTILINE)
+        assert "mailstack account passwd ADDRESS" in listed.stderr
+        assert [each["scram"] for each in as_json(run("account", "list", "--json"))] == [False, True]
+        run("account", "passwd", "alice@x.test", "--password-stdin", stdin="pw\n")
+        assert is_kept_for_scram(find_account(db(house), "alice@x.test").scram, b"pw")
+        assert run("account", "list").stderr == ""
 
     def test_enable_and_disable(self, house: Path, run: Run) -> None:
         run("account", "add", "alice@x.test", stdin="pw\n")

@@ -115,6 +115,7 @@ class TestInit:
         for each in facts["accounts"]:
             found = find_account(made / "directory.db", each["address"])
             assert Argon2Hasher().verify(found.password, each["password"].encode())
+            assert found.scram
 
     def test_a_real_one(self, tmp_path: Path) -> None:
         output = run("init", tmp_path / "a" / "b", "--domain", "Example.org").stdout

@@ -31,6 +31,9 @@ from mailstack.directory.passwords import Verifier
 from mailstack.directory.records import DirectoryError, DirectoryUnavailable
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.envelope import Account
+from mailstack.mail.scram import ITERATIONS, SALT_OCTETS, ScramKeys, ScramProof, client_proof, make_keys, salted_password
+
+KEYS = make_keys(b"secret", b"salt of sixteen ", 4096)
 
 
 class CountingHasher:
@@ -234,6 +237,76 @@ class TestVerify:
         assert house.verify("alice@x.test", "\udcff") is None
 
 
+class TestScram:
+    def keys(self, house: House, username: bytes) -> ScramKeys:
+        keys = now(house.directory.scram_keys(username))
+        assert isinstance(keys, ScramKeys)
+        return keys
+
+    def proof(self, house: House, username: bytes, password: bytes, other: bytes = b"") -> Any:
+        """Prove a password with the salt that the directory tells."""
+        keys = self.keys(house, username)
+        shown = client_proof(salted_password(password, keys.salt, keys.iterations), b"message")
+        return now(house.directory.verify_proof(ScramProof(username, b"message", shown, other)))
+
+    @pytest.fixture(autouse=True)
+    def with_keys(self, path: Path) -> None:
+        set_password(path, "alice@x.test", "h:secret", KEYS.to_text())
+        add_account(path, "old@x.test", "h:secret", 1.0)
+
+    def test_right(self, house: House) -> None:
+        assert self.keys(house, b"Alice@X.test") == KEYS
+        assert self.proof(house, b"Alice@X.test", b"secret") == "alice@x.test"
+        assert self.proof(house, b"alice@x.test", b"secret", b"alice@x.test") == "alice@x.test"
+
+    def test_wrong(self, house: House) -> None:
+        assert self.proof(house, b"alice@x.test", b"wrong") is None
+        assert self.proof(house, b"alice@x.test", b"secret", b"bob@x.test") is None
+
+    @pytest.mark.parametrize(
+        "username", [b"nobody@x.test", b"old@x.test", b"nobody", b"\xff", b"../alice@x.test", b"a" * 10_000]
+    )
+    def test_who_does_not_exist_or_has_no_keys_has_a_salt_like_others(self, house: House, username: bytes) -> None:
+        keys = self.keys(house, username)
+        assert (len(keys.salt), keys.iterations) == (SALT_OCTETS, ITERATIONS)
+        assert keys == self.keys(house, username)
+        assert keys.salt != self.keys(house, b"other@x.test").salt
+        assert self.proof(house, username, b"secret") is None
+
+    def test_a_false_salt_does_not_depend_on_case_either(self, house: House) -> None:
+        assert self.keys(house, b"Nobody@x.test") == self.keys(house, b"nobody@X.test")
+
+    def test_a_false_salt_is_the_same_after_a_restart_and_another_elsewhere(
+        self, house: House, path: Path, tmp_path: Path
+    ) -> None:
+        keys = self.keys(house, b"nobody@x.test")
+        assert self.keys(House(path), b"nobody@x.test") == keys
+        create(tmp_path / "other.db")
+        assert self.keys(House(tmp_path / "other.db"), b"nobody@x.test") != keys
+
+    def test_a_disabled_account_keeps_its_salt_and_is_nobodys(self, house: House, path: Path) -> None:
+        set_enabled(path, "alice@x.test", False)
+        keys = self.keys(house, b"alice@x.test")
+        assert (keys.salt, keys.iterations) == (KEYS.salt, KEYS.iterations)
+        assert keys.stored_key != KEYS.stored_key, "else the exchange would say that the password is right"
+        assert keys.server_key != KEYS.server_key
+        assert self.proof(house, b"alice@x.test", b"secret") is None
+
+    def test_a_password_that_is_set_without_keys_takes_the_old_ones_away(self, house: House, path: Path) -> None:
+        set_password(path, "alice@x.test", "h:new")
+        assert self.keys(house, b"alice@x.test") != KEYS
+        assert self.proof(house, b"alice@x.test", b"secret") is None
+
+    def test_keys_that_are_none(self, house: House, path: Path) -> None:
+        set_password(path, "alice@x.test", "h:new", "SCRAM-SHA-1$nonsense")
+        assert self.proof(house, b"alice@x.test", b"secret") is None
+
+    def test_a_directory_that_cannot_be_read_is_not_a_wrong_password(self, house: House, path: Path) -> None:
+        path.unlink()
+        with pytest.raises(DirectoryUnavailable):
+            self.keys(house, b"alice@x.test")
+
+
 class TestFresh:
     def test_the_file_is_not_looked_at_for_each_question_of_one_moment(self, path: Path) -> None:
         clock, looks = Clock(), []
@@ -377,7 +450,7 @@ from mailstack.directory.database import changing
 for number, _ in enumerate(sys.stdin):
     with changing(Path(sys.argv[1])) as connection:
         for half in "ab":
-            connection.execute("INSERT INTO accounts VALUES (?, 'x.test', 'h', 1, 1.0)", (f"{half}{number}@x.test",))
+            connection.execute("INSERT INTO accounts VALUES (?, 'x.test', 'h', 1, 1.0, NULL)", (f"{half}{number}@x.test",))
 """
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.cred.checkers import ANONYMOUS, ICredentialsChecker
@@ -11,8 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
-from mailstack.directory.cred import DirectoryChecker, Realm
+from mailstack.credentials import IScramProof, ScramCredentials
+from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.records import DirectoryUnavailable
+from mailstack.mail.scram import ScramProof
+
+PROOF = ScramProof(b"alice", b"message", bytes(32))
 
 
 class IDrop(Interface):
@@ -39,6 +44,11 @@ class FakeDirectory:
             raise self.failure
         return "älice@x.test" if (username, password) == (b"alice", b"secret") else None
 
+    async def verify_proof(self, proof: ScramProof) -> str | None:
+        if self.failure is not None:
+            raise self.failure
+        return "älice@x.test" if proof == PROOF else None
+
 
 class TestCred(SynchronousTestCase):
     def setUp(self) -> None:
@@ -50,7 +60,7 @@ class TestCred(SynchronousTestCase):
 
         self.realm = Realm({IDrop: drop, ISend: lambda account: f"sender {account}"})
         self.checker = DirectoryChecker(self.directory)
-        self.portal = Portal(self.realm, [self.checker])
+        self.portal = Portal(self.realm, [self.checker, ProofChecker(self.directory)])
 
     def login(self, *interfaces: Any, password: bytes = b"secret") -> Deferred[Any]:
         return self.portal.login(UsernamePassword(b"alice", password), None, *interfaces)
@@ -58,7 +68,9 @@ class TestCred(SynchronousTestCase):
     def test_interfaces(self) -> None:
         verifyObject(ICredentialsChecker, self.checker)
         verifyObject(IRealm, self.realm)
-        self.assertEqual(list(self.portal.listCredentialsInterfaces()), [IUsernamePassword])
+        self.assertEqual(list(self.portal.listCredentialsInterfaces()), [IUsernamePassword, IScramProof])
+        verifyObject(ICredentialsChecker, ProofChecker(self.directory))
+        verifyObject(IScramProof, ScramCredentials(PROOF))
 
     def test_an_avatar_that_is_made_at_once(self) -> None:
         interface, avatar, logout = self.successResultOf(self.login(ISend))
@@ -89,6 +101,12 @@ class TestCred(SynchronousTestCase):
     def test_wrong_password(self) -> None:
         self.failureResultOf(self.login(ISend, password=b"wrong"), UnauthorizedLogin)
 
+    def test_a_proof(self) -> None:
+        right = self.portal.login(ScramCredentials(PROOF), None, ISend)
+        self.assertEqual(self.successResultOf(right)[1], "sender älice@x.test")
+        wrong = self.portal.login(ScramCredentials(replace(PROOF, username=b"bob")), None, ISend)
+        self.failureResultOf(wrong, UnauthorizedLogin)
+
     def test_a_wait_for_the_directory(self) -> None:
         self.directory.wait = Deferred()
         result = self.login(ISend)
@@ -101,6 +119,7 @@ class TestCred(SynchronousTestCase):
             self.directory.failure = failure
             found = self.failureResultOf(self.login(ISend), type(failure))
             self.assertFalse(found.check(UnauthorizedLogin))
+            self.failureResultOf(self.portal.login(ScramCredentials(PROOF), None, ISend), type(failure))
 
     def test_an_avatar_that_fails_passes_through(self) -> None:
         def fail(account: str) -> None:

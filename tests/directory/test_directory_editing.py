@@ -27,6 +27,28 @@ from mailstack.directory.editing import (
 )
 from mailstack.directory.records import DirectoryError
 
+FIRST_FORMAT = f"""
+PRAGMA application_id = {database.APPLICATION_ID};
+PRAGMA user_version = 1;
+CREATE TABLE domains (name TEXT PRIMARY KEY NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE accounts (
+    name TEXT PRIMARY KEY NOT NULL,
+    domain TEXT NOT NULL REFERENCES domains (name),
+    password TEXT NOT NULL,
+    enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    created_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE aliases (name TEXT PRIMARY KEY NOT NULL, domain TEXT NOT NULL REFERENCES domains (name)) WITHOUT ROWID;
+CREATE TABLE targets (
+    alias TEXT NOT NULL REFERENCES aliases (name) ON DELETE CASCADE,
+    ordinal INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    PRIMARY KEY (alias, ordinal)
+) WITHOUT ROWID;
+INSERT INTO domains VALUES ('x.test', 1.0);
+INSERT INTO accounts VALUES ('alice@x.test', 'x.test', 'h', 1, 2.0);
+"""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -81,6 +103,51 @@ class TestFile:
         connection.close()
         with pytest.raises(DirectoryError, match="format 99"):
             list_domains(path)
+
+    def test_one_of_the_first_format_is_brought_to_the_present_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "old.db"
+        path.touch(0o600)
+        connection = sqlite3.connect(path)
+        connection.executescript(FIRST_FORMAT)
+        connection.close()
+        found = find_account(path, "alice@x.test")
+        assert (found.password, found.enabled, found.created_at, found.scram) == ("h", True, 2.0, None)
+        set_password(path, "alice@x.test", "h2", "keys")
+        assert find_account(path, "alice@x.test").scram == "keys"
+        with database.reading(path) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (database.SCHEMA_VERSION,)
+            ((secret,),) = connection.execute("SELECT secret FROM decoy").fetchall()
+        assert len(secret) == database.DECOY_OCTETS
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_the_first_format_becomes_what_is_made_new(self, path: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old.db"
+        with sqlite3.connect(old) as connection:
+            connection.executescript(FIRST_FORMAT)
+        connection.close()
+        columns = []
+        for each in (path, old):
+            with database.reading(each) as connection:
+                tables = [
+                    name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")
+                ]
+                columns.append([(name, connection.execute(f"PRAGMA table_info({name})").fetchall()) for name in tables])
+        assert columns[0] == columns[1]
+
+    def test_an_upgrade_that_fails_in_the_middle_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "old.db"
+        with sqlite3.connect(path) as connection:
+            connection.executescript(FIRST_FORMAT)
+        connection.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "_add_decoy", lambda connection: connection.execute("no SQL"))
+            with pytest.raises(DirectoryError):
+                list_domains(path)
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+            assert len(connection.execute("PRAGMA table_info(accounts)").fetchall()) == 5
+        connection.close()
+        assert [each.name for each in list_domains(path)] == ["x.test"]
 
     def test_a_journal_mode_in_which_changes_go_unseen_is_refused(self, path: Path) -> None:
         connection = sqlite3.connect(path)

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 
 from mailstack.directory import passwords
 from mailstack.directory.passwords import CACHE_SECONDS, PASSWORD_OCTETS, Argon2Hasher, Verifier
+from mailstack.mail.scram import make_keys, parse_keys
 
 
 class PlainHasher:
@@ -70,6 +71,22 @@ class TestArgon2:
         assert argon2.extract_parameters(hasher.dummy) == argon2.extract_parameters(hasher.hash(b"x"))
         assert argon2.extract_parameters(hasher.dummy).memory_cost == 19_456
         assert not hasher.verify(hasher.dummy, b"x")
+
+
+class TestScram:
+    def test_new_keys(self) -> None:
+        kept = parse_keys(passwords.new_scram_keys(b"secret"))
+        assert kept == make_keys(b"secret", kept.salt, kept.iterations) if kept else False
+        assert passwords.new_scram_keys(b"secret") != passwords.new_scram_keys(b"secret")
+
+    def test_decoys(self) -> None:
+        decoy = passwords.decoy_keys(b"k" * 32, b"alice")
+        assert decoy == passwords.decoy_keys(b"k" * 32, b"alice")
+        for other in (passwords.decoy_keys(b"k" * 32, b"bob"), passwords.decoy_keys(b"l" * 32, b"alice")):
+            assert not {other.salt, other.stored_key, other.server_key} & {decoy.salt, decoy.stored_key, decoy.server_key}
+        real = parse_keys(passwords.new_scram_keys(b"secret"))
+        assert real is not None
+        assert (len(decoy.salt), decoy.iterations) == (len(real.salt), real.iterations)
 
 
 class TestVerifier:

@@ -33,6 +33,18 @@ def test_msmtp_sends(house: House, alice: Person, bob: Person, folder: Path, kin
     assert messages.without_trace(file.read_bytes()) == sent
 
 
+@needs("msmtp")
+def test_msmtp_proves_its_password_without_telling_it(house: House, alice: Person, bob: Person, folder: Path) -> None:
+    sent = messages.KINDS["dots"](alice.address, bob.address)
+    port, ca = house.ports.submission, house.ca
+    send_by_msmtp(folder, port, alice, bob.address, sent, ca=ca, tls_at_once=False, auth="scram-sha-256")
+    (file,) = house.wait_for_files(bob.address, 1)
+    assert messages.without_trace(file.read_bytes()) == sent
+    wrong = Person(alice.address, "another password")
+    with pytest.raises(AssertionError, match="535"):
+        send_by_msmtp(folder, port, wrong, bob.address, sent, ca=ca, tls_at_once=False, auth="scram-sha-256")
+
+
 @needs("mpop")
 @pytest.mark.parametrize("tls_at_once", [False, True], ids=["stls", "tls"])
 def test_mpop_fetches(house: House, bob: Person, folder: Path, tls_at_once: bool) -> None:
@@ -45,6 +57,14 @@ def test_mpop_fetches(house: House, bob: Person, folder: Path, tls_at_once: bool
     (later,) = fetch_by_mpop(folder, port, bob, ca=house.ca, tls_at_once=tls_at_once, keep=False)
     assert messages.without_trace(later) == messages.plain("later")
     wait_for(lambda: not house.files(bob.address), "mpop removed them all")
+
+
+@needs("mpop")
+def test_mpop_proves_its_password_without_telling_it(house: House, bob: Person, folder: Path) -> None:
+    house.deliver(messages.plain("hello"), bob.address)
+    house.wait_for_files(bob.address, 1)
+    (got,) = fetch_by_mpop(folder, house.ports.pop3s, bob, ca=house.ca, auth="scram-sha-256")
+    assert messages.without_trace(got) == messages.plain("hello")
 
 
 @needs("fetchmail")

@@ -1,7 +1,8 @@
 """
 Dialogues as text, run against the core of the SMTP server.
 
-    role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`)
+    role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
+                                      `scram: unbound | bound`)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -13,14 +14,17 @@ Dialogues as text, run against the core of the SMTP server.
 from __future__ import annotations
 
 import ast
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply, reply
+from mailstack.mail.scram import ScramProof, make_keys
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import BareNewline, Limits
+from mailstack.wire.sasl import KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -42,6 +46,10 @@ from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
 GREETING = Reply(220, ("mx.example.org ESMTP",))
+# The example of RFC 7677 §3; its user is called "user".
+SCRAM_KEYS = make_keys(b"pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
+SCRAM_NONCE = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+BINDINGS = {"tls-exporter": b"what only the two ends know", "tls-server-end-point": b"hash of the certificate"}
 
 
 class Session:
@@ -78,6 +86,13 @@ class Session:
                 return [replies.START_CONTENT]
             case ContentEnd():
                 return self.answer_content(event)
+            case KeysWanted(username=b"unavailable"):
+                return [replies.AUTH_UNAVAILABLE]
+            case KeysWanted():
+                return self.answer(self.core.give_keys(SCRAM_KEYS, SCRAM_NONCE))
+            case Authenticate(credentials=ScramProof() as proof):
+                right = proof.username == b"user" and not proof.acts_for_other and proof.is_by(SCRAM_KEYS)
+                return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
             case Authenticate(credentials=credentials):
                 right = credentials.password == b"secret" and not credentials.acts_for_other
                 return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
@@ -116,13 +131,16 @@ class Dialogue:
             bare_newline=BareNewline(self.options.get("bare", "reject")),
         )
         tls = self.options.get("tls", "")
-        return SMTPServerCore(
+        core = SMTPServerCore(
             Role(self.options.get("role", "mx")),
             limits,
             "mx.example.org",
             tls_active=tls == "active",
             tls_available=tls == "available",
+            scram="scram" in self.options,
         )
+        core.bind_channel(BINDINGS if self.options.get("scram") == "bound" else {})
+        return core
 
 
 def octets_of(kind: str, text: str) -> bytes:
@@ -151,7 +169,7 @@ def load(path: Path) -> list[Dialogue]:
             kind, colon, text = line.partition(":")
             assert colon, line
             text = text.removeprefix(" ")
-            if kind in ("role", "tls", "bare", "size", "recipients"):
+            if kind in ("role", "tls", "bare", "size", "recipients", "scram"):
                 (dialogues[-1].options if dialogues else options)[kind] = text
             else:
                 assert kind in ("C", "R", "S", "S+", "S-", "CONTENT"), line

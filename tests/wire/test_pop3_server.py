@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailstack.mail.scram import make_keys
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
-from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Refused, Verb, ok
+from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Verb, ok
 from mailstack.wire.pop3_server import POP3ServerCore
 from mailstack.wire.pop3_table import RULES, Rule, State, Step, next_state
+from mailstack.wire.sasl import KeysWanted
+from mailstack.wire.scram import Bindings, ScramClient
 
 
 def fresh(**more: bool) -> POP3ServerCore:
@@ -49,6 +52,8 @@ def drain(core: POP3ServerCore) -> Iterator[Event]:
     while not isinstance(event := core.next_event(), Pause):
         assert core.next_event() is AWAITING_REPLY
         yield event
+        if isinstance(event, KeysWanted):
+            return  # the test gives them
         answer(core, event)
 
 
@@ -177,6 +182,95 @@ def test_capabilities_say_what_can_be_done_now() -> None:
     assert capabilities(fresh(secure=False)) == ALWAYS
     assert capabilities(fresh(tls_offered=True)) == ALWAYS | LOGIN
     assert capabilities(logged_in()) == ALWAYS | LOGIN | {"IMPLEMENTATION mailstack"}
+
+
+KEYS = make_keys(b"secret", b"salt of sixteen ", 4096)
+BINDINGS = {"tls-exporter": b"session"}
+
+
+def with_scram(bindings: Bindings) -> POP3ServerCore:
+    core = fresh(scram=True)
+    core.bind_channel(bindings)
+    return core
+
+
+def scram(core: POP3ServerCore, client: ScramClient, mechanism: bytes = b"SCRAM-SHA-256") -> list[Event]:
+    """Log in, and return the events after the keys were given."""
+    wanted = ask(core, b"AUTH %b %b\r\n" % (mechanism, base64.b64encode(client.first())))
+    assert wanted == [KeysWanted(b"alice")]
+    assert core.next_event() is AWAITING_REPLY
+    octets = core.send(core.give_keys(KEYS, "server").reply)
+    assert octets.startswith(b"+ ")
+    assert core.state is State.SASL
+    final = client.final(base64.b64decode(octets[2:]))
+    (event,) = ask(core, base64.b64encode(final) + b"\r\n")
+    if isinstance(event, Answered):
+        client.verify(base64.b64decode(event.reply.text))
+        return ask(core, b"\r\n")
+    return [event]
+
+
+def test_scram_is_offered_where_keys_can_be_had() -> None:
+    assert "SASL SCRAM-SHA-256 PLAIN" in capabilities(with_scram({}))
+    assert "SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN" in capabilities(with_scram(BINDINGS))
+    assert ask(with_scram({}), b"AUTH SCRAM-SHA-256-PLUS\r\n") == [Refused(words.UNKNOWN_MECHANISM)]
+    assert ask(fresh(), b"AUTH SCRAM-SHA-256\r\n") == [Refused(words.UNKNOWN_MECHANISM)]
+
+
+@pytest.mark.parametrize("bindings", [{}, BINDINGS])
+def test_scram(bindings: Bindings) -> None:
+    mechanism = b"SCRAM-SHA-256-PLUS" if bindings else b"scram-sha-256"
+    core = with_scram(bindings)
+    (event,) = scram(core, ScramClient("alice", "secret", "client", bindings), mechanism)
+    assert isinstance(event, Prove)
+    assert event.proof.is_by(KEYS)
+    assert core.state is State.TRANSACTION
+
+
+def test_scram_with_a_wrong_password() -> None:
+    (event,) = scram(with_scram({}), ScramClient("alice", "wrong", "client"))
+    assert isinstance(event, Prove), "and no signature before it"
+    assert not event.proof.is_by(KEYS)
+
+
+@pytest.mark.parametrize("client", [ScramClient("alice", "secret", "client", {"tls-exporter": b"another"})])
+def test_scram_in_another_session(client: ScramClient) -> None:
+    assert scram(with_scram(BINDINGS), client, b"SCRAM-SHA-256-PLUS") == [Refused(words.AUTH_FAILED)]
+
+
+@pytest.mark.parametrize(
+    ("message", "reply"),
+    [
+        (b"n,,n=alice", words.BAD_AUTH_RESPONSE),
+        (b"y,,n=alice,r=x", words.AUTH_FAILED),
+        (b"p=tls-exporter,,n=alice,r=x", words.BAD_AUTH_RESPONSE),
+    ],
+)
+def test_scram_that_is_refused_at_once(message: bytes, reply: POP3Reply) -> None:
+    core = with_scram(BINDINGS)
+    assert ask(core, b"AUTH SCRAM-SHA-256 %b\r\n" % base64.b64encode(message)) == [Refused(reply)]
+    assert core.state is State.AUTHORIZATION
+    assert ask(core, b"AUTH SCRAM-SHA-256\r\n*\r\n")[1] == Refused(words.AUTH_CANCELLED)
+
+
+def test_acting_for_another_by_scram() -> None:
+    core = with_scram({})
+    ask(core, b"AUTH SCRAM-SHA-256 %b\r\n" % base64.b64encode(b"n,a=admin,n=alice,r=client"))
+    core.send(core.give_keys(KEYS, "server").reply)
+    response = b"c=bixhPWFkbWluLA==,r=clientserver,p=" + base64.b64encode(bytes(32))
+    assert ask(core, base64.b64encode(response) + b"\r\n") == [Refused(words.AUTH_FAILED)]
+
+
+def test_keys_that_cannot_be_had_end_the_exchange() -> None:
+    core = with_scram({})
+    assert ask(core, b"AUTH SCRAM-SHA-256 %b\r\n" % base64.b64encode(b"n,,n=alice,r=x")) == [KeysWanted(b"alice")]
+    core.send(words.LOCAL_ERROR)
+    assert core.state is State.AUTHORIZATION
+    ask(core, b"AUTH SCRAM-SHA-256 %b\r\n" % base64.b64encode(b"n,,n=alice,r=x"))
+    core.send(words.USER_OK)
+    assert core.state is State.AUTHORIZATION, "nobody is logged in by that"
+    with pytest.raises(LocalProtocolError):
+        fresh().give_keys(KEYS, "server")
 
 
 def test_tls_forgets_what_was_said_before() -> None:

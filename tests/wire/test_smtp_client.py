@@ -253,6 +253,79 @@ class TestAuthentication:
         assert session.said == b"YWxpY2U=\r\nc2VjcmV0\r\n"
         assert session.hear(b"235 ok\r\n") == [Ready()]
 
+    # The example of RFC 7677 §3, whose user is called "user".
+    NONCE = "rOprNGfwEbeRWgbNEkqO"
+    FIRST = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+    CHALLENGE = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    FINAL = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+    LAST = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+    def proving(self, mechanisms: bytes = b"PLAIN SCRAM-SHA-256") -> Session:
+        login = Login("user", "pencil")
+        session = Session(*self.hello(mechanisms), login=login, nonce=self.NONCE, tls_active=True)
+        session.take_said()
+        return session
+
+    def challenge(self, session: Session, octets: bytes) -> bytes:
+        """Say a challenge, and return the answer."""
+        session.hear(b"334 " + base64.b64encode(octets) + b"\r\n")
+        return base64.b64decode(session.take_said())
+
+    def test_scram(self):
+        login = Login("user", "pencil")
+        session = Session(*self.hello(b"PLAIN SCRAM-SHA-256 LOGIN"), login=login, nonce=self.NONCE, tls_active=True)
+        assert session.take_said().endswith(b"\r\nAUTH SCRAM-SHA-256 " + base64.b64encode(self.FIRST) + b"\r\n")
+        assert self.challenge(session, self.CHALLENGE) == self.FINAL
+        assert self.challenge(session, self.LAST) == b""
+        assert session.hear(b"235 ok\r\n") == [Ready()]
+
+    def test_scram_in_clear_only_when_told(self):
+        session = Session(*self.hello(b"SCRAM-SHA-256"), login=LOGIN, nonce=self.NONCE)
+        assert isinstance(session.seen[0], Unusable)
+        session = Session(*self.hello(b"SCRAM-SHA-256"), login=LOGIN, nonce=self.NONCE, login_in_clear=True)
+        assert b"AUTH SCRAM-SHA-256 " in session.said
+
+    def test_a_host_without_keys_of_the_user_gets_the_password(self):
+        session = self.proving()
+        self.challenge(session, self.CHALLENGE)
+        session.hear(b"535 no\r\n")
+        assert session.take_said() == b"AUTH PLAIN " + base64.b64encode(b"\0user\0pencil") + b"\r\n"
+        assert session.hear(b"235 ok\r\n") == [Ready()]
+
+    def test_and_it_is_asked_twice_at_most(self):
+        session = self.proving(b"SCRAM-SHA-256 LOGIN")
+        session.hear(b"535 no\r\n")
+        assert session.take_said() == b"AUTH LOGIN\r\n"
+        assert session.hear(b"535 no\r\n")[0].phase is Phase.AUTH
+        assert session.take_said() == b""
+
+    def test_a_host_that_takes_the_proof_only(self):
+        session = self.proving(b"SCRAM-SHA-256")
+        assert session.hear(b"535 no\r\n")[0].phase is Phase.AUTH
+        assert session.take_said() == b""
+
+    def test_what_is_temporary_does_not_get_the_password(self):
+        session = self.proving()
+        assert session.hear(b"454 later\r\n")[0].phase is Phase.AUTH
+        assert session.take_said() == b""
+
+    def test_a_host_that_does_not_show_that_it_has_keys(self):
+        session = self.proving()
+        self.challenge(session, self.CHALLENGE)
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"235 ok\r\n")
+        session = self.proving()
+        self.challenge(session, self.CHALLENGE)
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"334 " + base64.b64encode(b"v=" + bytes(44)) + b"\r\n")
+
+    @pytest.mark.parametrize("challenge", [b"", b"!!!", b"AAAA", base64.b64encode(CHALLENGE.replace(b"4096", b"1"))])
+    def test_a_challenge_that_is_none(self, challenge: bytes):
+        session = self.proving()
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"334 " + challenge + b"\r\n")
+        assert session.take_said() == b""
+
     def test_in_clear_when_told(self):
         assert b"AUTH PLAIN" in Session(*self.hello(b"PLAIN"), login=LOGIN, login_in_clear=True).said
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from smtp_dialogue import Session as Server
 
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.crlf import normalise_newlines
+from mailstack.mail.scram import ScramProof
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.limits import Limits
 from mailstack.wire.smtp_client import SMTPClientCore
-from mailstack.wire.smtp_commands import Mail, Rcpt
+from mailstack.wire.smtp_commands import Authenticate, Mail, Rcpt
 from mailstack.wire.smtp_mailing import TLS, Closed, Finished, Login, Mailing, Ready, Send, SendContent, StartTLS
 from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
@@ -138,6 +140,16 @@ def test_tls_and_login():
     (finished,) = converse(client, server, [(mailing(b"x\r\n"), b"x\r\n")], 3, 100)
     assert finished.results[0].is_accepted
     assert client.tls_active
+
+
+@pytest.mark.parametrize("cut", [1, 3, 1000])
+def test_scram(cut):
+    core = SMTPServerCore(Role.SUBMISSION, Limits(), "mx.example.org", tls_available=True, scram=True)
+    server = Server(core)
+    client = SMTPClientCore("us.test", tls=TLS.MUST, login=Login("user", "pencil"), nonce="client")
+    (finished,) = converse(client, server, [(mailing(b"x\r\n"), b"x\r\n")], cut, 100)
+    assert finished.results[0].is_accepted
+    assert [type(each.credentials) for each in server.events if isinstance(each, Authenticate)] == [ScramProof]
 
 
 LOCAL_PARTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import time
 
@@ -17,7 +18,7 @@ from mailstack.wire.errors import LocalProtocolError, SaslMalformedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS
 from mailstack.wire.grammar import decode_xtext
 from mailstack.wire.limits import Limits
-from mailstack.wire.sasl import LoginExchange, PlainExchange, login_responses, plain_initial_response
+from mailstack.wire.sasl import LoginExchange, PlainExchange, plain_initial_response
 from mailstack.wire.smtp_commands import (
     Answered,
     Command,
@@ -215,7 +216,7 @@ class TestValues:
         assert "password" not in repr(said).replace("password=", "")
         login = LoginExchange()
         login.step(None)
-        username, password = login_responses("alice", "secret")
+        username, password = base64.b64encode(b"alice"), base64.b64encode(b"secret")
         login.step(username)
         assert login.step(password).password == b"secret"  # type: ignore[union-attr]
 

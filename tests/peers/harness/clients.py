@@ -19,25 +19,29 @@ def _write_secret(file: Path, text: str) -> Path:
 
 
 def send_by_msmtp(
-    folder: Path, port: int, person: Person, recipient: str, content: bytes, *, ca: Path, tls_at_once: bool
+    folder: Path, port: int, person: Person, recipient: str, content: bytes, *, ca: Path, tls_at_once: bool, auth: str = "on"
 ) -> None:
-    """Send a message by msmtp, over TLS and with a password."""
+    """Send a message by msmtp, over TLS and with a password; `auth` is the mechanism, or "on" for what msmtp likes best."""
     rc = _write_secret(
         folder / "msmtprc",
         f"account default\nhost localhost\nport {port}\ntls on\ntls_starttls {'off' if tls_at_once else 'on'}\n"
-        f"tls_trust_file {ca}\nauth on\nuser {person.address}\npassword {person.password}\nfrom {person.address}\n",
+        f"tls_trust_file {ca}\nauth {auth}\nuser {person.address}\npassword {person.password}\nfrom {person.address}\n",
     )
     run(["msmtp", f"--file={rc}", recipient], octets=content.replace(b"\r\n", b"\n"))
 
 
 def fetch_by_mpop(
-    folder: Path, port: int, person: Person, *, ca: Path | None, tls_at_once: bool = True, keep: bool = True
+    folder: Path, port: int, person: Person, *, ca: Path | None, tls_at_once: bool = True, keep: bool = True, auth: str = "on"
 ) -> list[bytes]:
-    """Fetch new messages by mpop, in the order in which it got them."""
+    """Fetch new messages by mpop, in the order in which it got them; `auth` as for msmtp."""
     inbox = folder / "mpop"
     for part in ("new", "cur", "tmp"):
         (inbox / part).mkdir(parents=True, exist_ok=True)
-    tls = f"tls on\ntls_starttls {'off' if tls_at_once else 'on'}\ntls_trust_file {ca}\n" if ca else "tls off\nauth user\n"
+    tls = (
+        f"tls on\ntls_starttls {'off' if tls_at_once else 'on'}\ntls_trust_file {ca}\nauth {auth}\n"
+        if ca
+        else "tls off\nauth user\n"
+    )
     rc = _write_secret(
         folder / "mpoprc",
         f"account default\nhost localhost\nport {port}\n{tls}user {person.address}\npassword {person.password}\n"

@@ -1,0 +1,43 @@
+"""
+What twisted.cred is shown of somebody who has proved to know a password without telling it.
+
+A realm's checkers for user names and passwords know nothing of it. Where such proofs are to be taken, there is a ScramSource,
+which says what the exchange needs in its midst, and a checker for IScramProof, which says in the end whose the proof is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from twisted.cred.credentials import ICredentials
+from zope.interface import Attribute, implementer
+
+from mailstack.mail.scram import ScramKeys, ScramProof
+
+
+class IScramProof(ICredentials):
+    """What a client has shown in an exchange of SCRAM-SHA-256."""
+
+    proof: ScramProof = Attribute("The proof, with the name of the user whose it claims to be.")
+
+
+@implementer(IScramProof)
+@dataclass(frozen=True, slots=True)
+class ScramCredentials:
+    """A proof as credentials."""
+
+    proof: ScramProof
+
+
+@dataclass(frozen=True, slots=True)
+class ScramSource:
+    """
+    What exchanges of SCRAM need.
+
+    Shape:  `find_keys` gets a user name, and for who has no keys, or may not log in, it finds some that nobody has;
+            `make_nonce` makes printable ASCII without comma, new each time.
+    """
+
+    find_keys: Callable[[bytes], Awaitable[ScramKeys]]
+    make_nonce: Callable[[], str]

@@ -1,0 +1,28 @@
+"""
+Which mechanisms of SASL a session offers, the strongest first, since many clients take the first that they know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from mailstack.wire.sasl import Exchange, LoginExchange, PlainExchange
+from mailstack.wire.scram import Bindings, ScramExchange
+
+
+def offered_mechanisms(bindings: Bindings, *, scram: bool, login: bool = True) -> Mapping[str, Callable[[], Exchange]]:
+    """
+    Return what begins an exchange of each mechanism, by name.
+
+    Shape:  `scram`: the keys of users can be had; `bindings` is what is known of the TLS session, if it can be bound; `login`:
+            LOGIN is offered beside PLAIN.
+    """
+    offered: dict[str, Callable[[], Exchange]] = {}
+    if scram and bindings:
+        offered["SCRAM-SHA-256-PLUS"] = lambda: ScramExchange(bindings, plus=True)
+    if scram:
+        offered["SCRAM-SHA-256"] = lambda: ScramExchange(bindings, plus=False)
+    offered["PLAIN"] = PlainExchange
+    if login:
+        offered["LOGIN"] = LoginExchange
+    return offered
