@@ -107,6 +107,8 @@ class Duties:
             self._errors += 1
         if isinstance(event, Answered | Hello | Reset) and reply.code != 334:
             self._idle_commands += 1
+        elif isinstance(event, ChunkEnd) and not event.octets:
+            self._idle_commands += 1
         limits = self._factory.limits
         if reply is replies.TOO_MANY_RECIPIENTS:
             # Clients find the limit by running into it (RFC 5321 §4.5.3.1.10), but not for ever.
