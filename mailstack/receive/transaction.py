@@ -22,7 +22,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.envelope import Destination, Envelope, Origin, Recipient, Service
 from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
-from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Requests
+from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Notify, Requests
 from mailstack.mail.trace import format_date, received_field
 from mailstack.mail.verdict import Refuse, Stage
 from mailstack.receive.ports import Draft, Intake, Judge, Router
@@ -82,8 +82,10 @@ class SpoolReception:
             return self._refuse(Stage.RCPT, routed, forward_path)
         if not routed:
             return self._refuse(Stage.RCPT, Refuse(replies.NO_SUCH_USER, "leads to nobody"), forward_path)
+        asked = rcpt
         for each in routed:
-            self._recipients.setdefault((each.destination, each.address), _as_asked(each, rcpt))
+            self._recipients.setdefault((each.destination, each.address), _as_asked(each, asked))
+            asked = _without_success(rcpt)
         self._facts = Transaction(
             origin=self._origin,
             reverse_path=self._mail.reverse_path,
@@ -202,10 +204,21 @@ class SpoolReception:
 
 
 def _as_asked(recipient: Recipient, rcpt: Rcpt) -> Recipient:
-    """Note what RCPT asked besides, which holds for all to whom an alias leads (RFC 3461 §5.2.7.1)."""
+    """Note what RCPT asked besides, which holds for all to whom an alias leads (RFC 3461 §5.2.7)."""
     if rcpt.notify is None and rcpt.original_recipient is None:
         return recipient
     return replace(recipient, notify=rcpt.notify, original_recipient=rcpt.original_recipient)
+
+
+def _without_success(rcpt: Rcpt) -> Rcpt:
+    """
+    Return what is asked of the others when an alias leads to several: one success says that the alias was reached.
+
+    Else a single RCPT could bring down a notification by each of a thousand hosts on whoever is named as the sender.
+    """
+    if rcpt.notify is None or Notify.SUCCESS not in rcpt.notify:
+        return rcpt
+    return replace(rcpt, notify=rcpt.notify - {Notify.SUCCESS} or frozenset((Notify.NEVER,)))
 
 
 def _requests(mail: Mail, now: float, *, is_trusted: bool) -> Requests:

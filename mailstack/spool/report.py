@@ -28,7 +28,7 @@ from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.ports import Clock, Route
 
 WHOLE_OCTETS: Final = 100_000
-"""The longest message of which all is brought back to who asks for it."""
+"""The longest message of which all is brought back, to one of our users who asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,9 @@ class Reporter:
         self, entry: Entry, outcomes: Sequence[tuple[Recipient, Disposition]], recipients: tuple[Recipient, ...]
     ) -> Entry:
         content, now = entry.content, self._clock.seconds()
-        is_whole = entry.envelope.requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS
+        # A stranger may have named anybody as the sender, who is not sent what the stranger wrote.
+        may_be_whole = entry.envelope.origin.account is not None and content.octets <= WHOLE_OCTETS
+        is_whole = may_be_whole and entry.envelope.requests.returns is Return.FULL
         first = content.in_memory
         if first is None:
             first = await self._contents.head(content, content.octets if is_whole else 2 * dsn.ORIGINAL_OCTETS)
