@@ -120,7 +120,7 @@ def attempt_finished(entry: str, disposition: Disposition, recipient: Address) -
         recipient=_safe(str(recipient)),
         action=disposition.action.value,
         status=str(disposition.status),
-        remote_mta=disposition.remote_mta or "-",
+        remote_mta=_safe(disposition.remote_mta) if disposition.remote_mta else "-",
         diagnostic=_safe(disposition.diagnostic),
         cause=_safe(disposition.cause),
     )

@@ -194,9 +194,7 @@ def split_replies(octets: bytes) -> list[list[str]]:
     return whole[:-1]
 
 
-def run(
-    dialogue: Dialogue, cut: Callable[[bytes], list[bytes]], *, pipelined: bool = False, is_slow: bool = False
-) -> Session:
+def run(dialogue: Dialogue, cut: Callable[[bytes], list[bytes]], *, pipelined: bool = False, is_slow: bool = False) -> Session:
     """
     Run a dialogue, with the client's octets cut by `cut`; pipelined means that the client does not wait at all, and is_slow
     that the server lets octets come before it answers.
