@@ -280,6 +280,17 @@ class TestBounds:
         assert vars(session.core).keys() == before
         assert session.core.pending == 0
 
+    @pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 100000\r\n"])
+    def test_a_content_octet_by_octet_takes_linear_time(self, begin: bytes) -> None:
+        session = session_in(State.RECIPIENTS)
+        session.feed(begin)
+        start = time.process_time()
+        for _ in range(50_000):
+            session.feed(b".")
+            session.feed(b"x")
+        assert time.process_time() - start < 5  # takes 0.3 s
+        assert session.core.pending <= 5
+
     def test_hostile_lines_take_no_time(self) -> None:
         start = time.process_time()
         for line in (
