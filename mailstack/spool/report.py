@@ -18,6 +18,7 @@ from mailstack import events
 from mailstack.mail import dsn
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import BodyType, Envelope, Origin, Recipient, Service
+from mailstack.mail.headers import fields, header_section
 from mailstack.mail.requests import Return
 from mailstack.mail.trace import format_date
 from mailstack.mail.verdict import Refuse
@@ -29,6 +30,9 @@ from mailstack.spool.ports import Clock, Route
 
 WHOLE_OCTETS: Final = 100_000
 """The longest message of which all is brought back, to one of our users who asks for it."""
+
+NAME_OCTETS: Final = 100
+"""The longest Message-ID that is quoted to a stranger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,9 @@ class Reporter:
     ) -> Entry:
         content, now = entry.content, self._clock.seconds()
         # A stranger may have named anybody as the sender, who is not sent what the stranger wrote.
-        may_be_whole = entry.envelope.origin.account is not None and content.octets <= WHOLE_OCTETS
-        is_whole = may_be_whole and entry.envelope.requests.returns is Return.FULL
+        is_ours = entry.envelope.origin.account is not None
+        is_failed = any(each.action is Action.FAILED for _, each in outcomes)
+        is_whole = is_ours and entry.envelope.requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS
         first = content.in_memory
         if first is None:
             first = await self._contents.head(content, content.octets if is_whole else 2 * dsn.ORIGINAL_OCTETS)
@@ -125,8 +130,8 @@ class Reporter:
             date=format_date(now),
             message_id=f"{name}@{self._hostname}",
             boundary=f"=_{name}",
-            original=first,
-            whole=is_whole and any(each.action is Action.FAILED for _, each in outcomes),  # RFC 3461 §4.3
+            original=first if is_ours or is_failed else _names_of(first),
+            whole=is_whole and is_failed,  # RFC 3461 §4.3
         )
         envelope = Envelope(
             reverse_path=None,
@@ -142,3 +147,17 @@ class Reporter:
             content=MemoryContent(octets),
             expires_at=self._schedule.expires_at(now, has_reverse_path=False),
         )
+
+
+def _names_of(original: bytes) -> bytes:
+    """
+    Return the fields by which a message is known again, and no text of anybody's.
+
+    Anybody can ask for a notification of success to whomever: what it quotes would be mail that we send for a stranger.
+    """
+    short = [
+        (name, value)
+        for name, value in fields(header_section(original))
+        if name in (b"date", b"message-id") and len(value) <= NAME_OCTETS and b"\r\n" not in value
+    ]
+    return b"".join(name + b":" + value + b"\r\n" for name, value in dict(short).items()) + b"\r\n"

@@ -157,6 +157,20 @@ class TestBombs:
         assert not house.courier.waiting
         assert house.counts().entries == 0
 
+    def test_a_stranger_cannot_have_a_text_sent_to_others_as_a_notification_of_success(self, house):
+        long = b"Message-ID: <" + b"spam-" * 100 + b"@x>\r\n"
+        fields = b"Subject: buy this\r\nX: and that\r\nMessage-ID: <1@x>\r\nDate: today\r\nDate:\r\n folded\r\n" + long
+        for account, quoted in (
+            (None, b"message-id: <1@x>\r\ndate: today\r\n"),
+            ("alice@example.org", fields),
+        ):
+            accept(house, asking(local("bob@example.org"), SUCCESS), content=fields + b"\r\nbuy it\r\n", account=account)
+            house.courier.finish(Action.DELIVERED)
+            [(report, _)] = house.courier.waiting
+            assert report.content.in_memory.count(quoted) == 1
+            assert (b"buy" in report.content.in_memory) is (account is not None)
+            house.courier.finish(Action.DELIVERED)
+
     def test_a_huge_content_is_not_read_for_its_report(self, house):
         content = CONTENT[:-8] + b"X-Fill: y\r\n" * 30_000 + b"\r\nbody\r\n"
         accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL), content=content)
