@@ -90,8 +90,8 @@ def transaction_refused(
         stage=stage.value,
         reply=_safe(str(reply)),
         cause=_safe(cause),
-        reverse_path=format_path(reverse_path),
-        recipient=str(recipient) if recipient else "-",
+        reverse_path=_safe(format_path(reverse_path)),
+        recipient=_safe(str(recipient)) if recipient else "-",
     )
 
 
@@ -103,7 +103,7 @@ def entry_accepted(entry: str, session: str, reverse_path: Address | None, recip
         "{entry}: accepted from={reverse_path} recipients={recipients} octets={octets} session={session}",
         entry=entry,
         session=session,
-        reverse_path=format_path(reverse_path),
+        reverse_path=_safe(format_path(reverse_path)),
         recipients=recipients,
         octets=octets,
     )
@@ -117,10 +117,10 @@ def attempt_finished(entry: str, disposition: Disposition, recipient: Address) -
         "attempt_finished",
         "{entry}: to={recipient} {action} status={status} by={remote_mta}: {diagnostic} {cause}",
         entry=entry,
-        recipient=str(recipient),
+        recipient=_safe(str(recipient)),
         action=disposition.action.value,
         status=str(disposition.status),
-        remote_mta=disposition.remote_mta or "-",
+        remote_mta=_safe(disposition.remote_mta) if disposition.remote_mta else "-",
         diagnostic=_safe(disposition.diagnostic),
         cause=_safe(disposition.cause),
     )

@@ -54,6 +54,14 @@ class TestRoom:
         from_the_world = {"time.time", "time.monotonic", "time.sleep", "random.random", "random.choice", "random.uniform"}
         assert not _calls(tree) & from_the_world
 
+    def test_reaches_no_shell_and_runs_no_text(self, module: Path) -> None:
+        tree = ast.parse(module.read_text())
+        assert not _imports(tree) & {"pickle", "marshal", "shelve", "pty"}
+        assert not _calls(tree) & {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+        bare = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        assert not bare & {"eval", "exec", "compile", "__import__"}
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "shell"]
+
     def test_does_not_split_octets_of_the_wire_by_python_s_idea_of_a_line(self, module: Path) -> None:
         names = {node.attr for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Attribute)}
         assert not names & {"splitlines"}, "splitlines() breaks at a bare CR, a bare LF and six others"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from mailstack.mail.address import Address
 from mailstack.mail.envelope import Content
-from mailstack.mail.headers import HEADER_OCTETS, fields, header_section
+from mailstack.mail.headers import HEADER_OCTETS, header_section
+from mailstack.mail.trace import was_delivered_to
 
 
 class MessageLoops(Exception):  # noqa: N818 (it says what the message does)
@@ -89,11 +90,3 @@ class Loops:
         if self._section and was_delivered_to(address, self._section):
             raise MessageLoops(str(address))
         return self._content
-
-
-def was_delivered_to(address: Address, section: bytes) -> bool:
-    """Say whether a header section has the Delivered-To field of an address, in letters of any case."""
-    if b"delivered-to" not in section.lower():  # nearly always; saves the walk
-        return False
-    ours = str(address).encode().lower()
-    return any(name == b"delivered-to" and value.strip(b" \t\r\n").lower() == ours for name, value in fields(section))

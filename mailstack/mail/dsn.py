@@ -11,8 +11,9 @@ What others said (diagnostics, addresses, the header section) is written so that
 from __future__ import annotations
 
 import binascii
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mailstack.mail.address import Address
@@ -69,11 +70,17 @@ def build(
         _machine_part(outcomes, envelope, hostname, date),
         _original_part(original, whole),
     ]
-    while any(boundary.encode() in part for part in parts):
-        boundary += "_"  # or a quoted message could end a part
+    boundary = next(each for each in _boundaries(boundary) if not any(each.encode() in part for part in parts))
     delimiter = f"--{boundary}".encode()
     body = b"".join(delimiter + b"\r\n" + part + b"\r\n" for part in parts)
     return _header(outcomes, envelope.reverse_path, hostname, date, message_id, boundary) + body + delimiter + b"--\r\n"
+
+
+def _boundaries(boundary: str) -> Iterator[str]:
+    """Yield what may stand between the parts: a quoted message that has it could end one, and it must not grow with that."""
+    yield boundary
+    for number in itertools.count(1):
+        yield f"{boundary}_{number}"
 
 
 def _header(
@@ -111,8 +118,8 @@ def _human_part(outcomes: Sequence[tuple[Recipient, Disposition]], envelope: Env
         if about:
             lines += ["", words.format(s="s" if len(about) > 1 else "")]
         for recipient, disposition in about:
-            lines += ["", f"  <{_safe(str(recipient.address))}>"]
-            if recipient.original != recipient.address:
+            lines += ["", f"  <{_safe(str(_final(recipient, disposition)))}>"]
+            if recipient.original != _final(recipient, disposition):
                 lines.append(f"    (you wrote to <{_safe(str(recipient.original))}>)")
             said = f"The host {_safe(disposition.remote_mta)} said" if disposition.remote_mta else "Reason"
             lines.append(f"    {said}: {_safe(disposition.diagnostic)[:DIAGNOSTIC_CHARACTERS]} ({disposition.status})")
@@ -132,7 +139,7 @@ def _machine_part(outcomes: Sequence[tuple[Recipient, Disposition]], envelope: E
     for recipient, disposition in outcomes:
         fields = [
             f"Original-Recipient: {_original_recipient(recipient)}",
-            f"Final-Recipient: {_address_field(recipient.address)}",
+            f"Final-Recipient: {_address_field(_final(recipient, disposition))}",
             f"Action: {disposition.action.value}",
             f"Status: {disposition.status}",
         ]
@@ -146,13 +153,17 @@ def _machine_part(outcomes: Sequence[tuple[Recipient, Disposition]], envelope: E
     return b"Content-Type: message/delivery-status\r\n\r\n" + body
 
 
+def _final(recipient: Recipient, disposition: Disposition) -> Address:
+    """Return whom an outcome is told of. Of a success that is who was written to: where an alias leads is not for strangers."""
+    return recipient.original if disposition.action in (Action.DELIVERED, Action.RELAYED) else recipient.address
+
+
 def _original_recipient(recipient: Recipient) -> str:
     """Write what ORCPT said, or else the forward-path (RFC 3464 §2.3.1)."""
     asked = recipient.original_recipient
     if asked is None:
         return _address_field(recipient.original)
-    text = asked.address if asked.kind != "utf-8" else _escaped(asked.address)
-    return f"{_printable(asked.kind)};{_printable(text)}"
+    return f"{_printable(asked.kind)};{_printable(_escaped(asked.address) if asked.kind == 'utf-8' else asked.address)}"
 
 
 def _original_part(original: bytes, whole: bool) -> bytes:
@@ -193,7 +204,7 @@ def _address_field(address: Address) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(c if " " < c <= "~" and c not in "\\=+" else f"\\x{{{ord(c):X}}}" for c in text)
+    return "".join(c if " " < c <= "~" and c not in "\\=+" else f"\\x{{{ord(c):02X}}}" for c in text)
 
 
 def _printable(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from mailstack.mail.address import Address, format_path
 from mailstack.mail.envelope import Origin, Service
+from mailstack.mail.headers import fields
 
 _ODD: Final = re.compile(r"[^!-'*-\[\]-~]")  # printable, without space, parentheses and backslash (comments of RFC 5322 §3.2.2)
 _ODD_IN_COMMENT: Final = re.compile(r"[^ -'*-\[\]-~]")
@@ -65,3 +66,11 @@ def return_path_field(reverse_path: Address | None) -> bytes:
 def delivered_to_field(address: Address) -> bytes:
     """Write the Delivered-To field of final delivery, with its CRLF (RFC 9228)."""
     return f"Delivered-To: {address}\r\n".encode()
+
+
+def was_delivered_to(address: Address, section: bytes) -> bool:
+    """Say whether a header section has the Delivered-To field of an address, in letters of any case."""
+    if b"delivered-to" not in section.lower():  # nearly always; saves the walk
+        return False
+    ours = str(address).encode().lower()
+    return any(name == b"delivered-to" and value.strip(b" \t\r\n").lower() == ours for name, value in fields(section))

@@ -109,7 +109,7 @@ class Duties:
         """Return the reply, or the one that ends a session in which nothing but errors or idle commands happens."""
         if reply.is_permanent:
             self._errors += 1
-        if isinstance(event, Answered | Hello | Reset) and reply.code != 334:
+        if _is_idle(event, reply):
             self._idle_commands += 1
         limits = self._factory.limits
         if reply is replies.TOO_MANY_RECIPIENTS:
@@ -286,6 +286,13 @@ class Duties:
     def _log(self, stage: Stage, refuse: Refuse) -> Reply:
         events.transaction_refused(self._origin.session, stage, refuse.reply, refuse.cause, None)
         return refuse.reply
+
+
+def _is_idle(event: Asked, reply: Reply) -> bool:
+    """Say whether a command brings a message no further; so does a chunk of nothing, of which there could be any number."""
+    if isinstance(event, ChunkEnd):
+        return not event.octets
+    return isinstance(event, Answered | Hello | Reset) and reply.code != 334
 
 
 async def _settled(action: Callable[[], Any]) -> None:

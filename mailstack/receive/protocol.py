@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 COMMANDS_AT_ONCE: Final = 50
 """How many commands of one peer are served before the others get their turn; a window may hold thousands."""
 
+TRANSACTION_AT_TIMES_SESSION: Final = 2
+"""A session ends within a transaction when it is so many times as old as it may get."""
+
 OUT_OF_ORDER = reply(421, "4.3.0", "Local error, try again later")
 _IN_TRANSACTION = frozenset((State.SENDER, State.RECIPIENTS, State.CONTENT, State.CHUNKS))
 
@@ -192,9 +195,13 @@ class ReceiverProtocol(Protocol):
             self._rest(served)
 
     def _must_end(self) -> bool:
-        """End the session where that disturbs no transaction, if there is a reason to."""
-        is_too_old = self._clock.seconds() - self._opened_at > self._limits.session_seconds
-        if not (self._is_draining or is_too_old) or self._core.state in _IN_TRANSACTION:
+        """End the session where that disturbs no transaction, if there is a reason to; a transaction may not last for ever."""
+        age, most = self._clock.seconds() - self._opened_at, self._limits.session_seconds
+        if self._core.state in _IN_TRANSACTION:
+            # A content has to keep pace; but recipients or chunks, one now and then, could hold a session for months.
+            if self._core.is_in_content or age <= TRANSACTION_AT_TIMES_SESSION * most:
+                return False
+        elif not (self._is_draining or age > most):
             return False
         self._end(replies.SHUTTING_DOWN if self._is_draining else replies.TIMED_OUT)
         return True

@@ -19,11 +19,11 @@ from mailstack import events
 from mailstack.doors import Transaction
 from mailstack.mail import reply as replies
 from mailstack.mail.address import Address
-from mailstack.mail.envelope import Destination, Envelope, Origin, Recipient, Service
+from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Recipient, Service
 from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
-from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Requests
-from mailstack.mail.trace import format_date, received_field
+from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Notify, Requests
+from mailstack.mail.trace import format_date, received_field, was_delivered_to
 from mailstack.mail.verdict import Refuse, Stage
 from mailstack.receive.ports import Draft, Intake, Judge, Router
 from mailstack.wire.limits import Limits
@@ -82,8 +82,10 @@ class SpoolReception:
             return self._refuse(Stage.RCPT, routed, forward_path)
         if not routed:
             return self._refuse(Stage.RCPT, Refuse(replies.NO_SUCH_USER, "leads to nobody"), forward_path)
+        asked = rcpt
         for each in routed:
-            self._recipients.setdefault((each.destination, each.address), _as_asked(each, rcpt))
+            self._recipients.setdefault((each.destination, each.address), _as_asked(each, asked))
+            asked = _without_success(rcpt)
         self._facts = Transaction(
             origin=self._origin,
             reverse_path=self._mail.reverse_path,
@@ -165,6 +167,10 @@ class SpoolReception:
         # The count of the word bounds that of the fields, and is a hundred times cheaper.
         if section.lower().count(b"received") > hops and count_fields(section, b"received") > hops:
             self._refusal = Refuse(replies.TOO_MANY_HOPS)
+        elif self._was_delivered(section):
+            # Found out later it would make a notification, to whomever a stranger named as the sender.
+            self._refusal = Refuse(replies.WAS_DELIVERED)
+        if self._refusal is not None:
             draft.abort()
             return None
         front = received_field(
@@ -181,6 +187,13 @@ class SpoolReception:
             # for a header section, since ours stands in front of it.
             front += b"\r\n"
         return draft.write(front + head)
+
+    def _was_delivered(self, section: bytes) -> bool:
+        """Say whether the message has been in each of the mailboxes that it is for (RFC 9228)."""
+        return all(
+            isinstance(each.destination, Account) and was_delivered_to(each.address, section)
+            for each in self._recipients.values()
+        )
 
     def _has_ascii_addresses(self) -> bool:
         reverse_path = self._mail.reverse_path
@@ -202,10 +215,21 @@ class SpoolReception:
 
 
 def _as_asked(recipient: Recipient, rcpt: Rcpt) -> Recipient:
-    """Note what RCPT asked besides, which holds for all to whom an alias leads (RFC 3461 §5.2.7.1)."""
+    """Note what RCPT asked besides, which holds for all to whom an alias leads (RFC 3461 §5.2.7)."""
     if rcpt.notify is None and rcpt.original_recipient is None:
         return recipient
     return replace(recipient, notify=rcpt.notify, original_recipient=rcpt.original_recipient)
+
+
+def _without_success(rcpt: Rcpt) -> Rcpt:
+    """
+    Return what is asked of the others when an alias leads to several: one success says that the alias was reached.
+
+    Else a single RCPT could bring down a notification by each of a thousand hosts on whoever is named as the sender.
+    """
+    if rcpt.notify is None or Notify.SUCCESS not in rcpt.notify:
+        return rcpt
+    return replace(rcpt, notify=rcpt.notify - {Notify.SUCCESS} or frozenset((Notify.NEVER,)))
 
 
 def _requests(mail: Mail, now: float, *, is_trusted: bool) -> Requests:

@@ -18,6 +18,7 @@ from mailstack import events
 from mailstack.mail import dsn
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import BodyType, Envelope, Origin, Recipient, Service
+from mailstack.mail.headers import fields, header_section
 from mailstack.mail.requests import Requests, Return
 from mailstack.mail.trace import format_date
 from mailstack.mail.verdict import Refuse
@@ -28,7 +29,10 @@ from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.ports import Clock, Route
 
 WHOLE_OCTETS: Final = 100_000
-"""The longest message of which all is brought back to who asks for it."""
+"""The longest message of which all is brought back, to one of our users who asks for it."""
+
+NAME_OCTETS: Final = 100
+"""The longest Message-ID that is quoted to a stranger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,11 @@ class Reporter:
     ) -> Entry:
         content, now = entry.content, self._clock.seconds()
         requests = entry.envelope.requests
-        # RFC 8689 §5: what may only go by TLS comes back only by TLS, and never as a whole.
-        is_whole = requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS and not requests.requires_tls
+        # A stranger may have named anybody as the sender, who is not sent what the stranger wrote. And what may only go by TLS
+        # comes back only by TLS, and never as a whole (RFC 8689 §5).
+        is_ours = entry.envelope.origin.account is not None
+        is_failed = any(each.action is Action.FAILED for _, each in outcomes)
+        is_whole = is_ours and not requests.requires_tls and requests.returns is Return.FULL and content.octets <= WHOLE_OCTETS
         first = content.in_memory
         if first is None:
             first = await self._contents.head(content, content.octets if is_whole else 2 * dsn.ORIGINAL_OCTETS)
@@ -125,8 +132,8 @@ class Reporter:
             date=format_date(now),
             message_id=f"{name}@{self._hostname}",
             boundary=f"=_{name}",
-            original=first,
-            whole=is_whole and any(each.action is Action.FAILED for _, each in outcomes),  # RFC 3461 §4.3
+            original=first if is_ours or is_failed else _names_of(first),
+            whole=is_whole and is_failed,  # RFC 3461 §4.3
         )
         envelope = Envelope(
             reverse_path=None,
@@ -143,3 +150,17 @@ class Reporter:
             content=MemoryContent(octets),
             expires_at=self._schedule.expires_at(envelope),
         )
+
+
+def _names_of(original: bytes) -> bytes:
+    """
+    Return the fields by which a message is known again, and no text of anybody's.
+
+    Anybody can ask for a notification of success to whomever: what it quotes would be mail that we send for a stranger.
+    """
+    short = [
+        (name, value)
+        for name, value in fields(header_section(original))
+        if name in (b"date", b"message-id") and len(value) <= NAME_OCTETS and b"\r\n" not in value
+    ]
+    return b"".join(name + b":" + value + b"\r\n" for name, value in dict(short).items()) + b"\r\n"

@@ -144,9 +144,10 @@ class ContentChunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkEnd:
-    """The octets of a BDAT are there, and others will follow: send the reply."""
+    """The octets of a BDAT are there, so many, and others will follow: send the reply."""
 
     reply: Reply
+    octets: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ _MOMENT: Final = re.compile(
 _PRIORITY: Final = re.compile(r"(?:-?[1-9]|0)\Z")  # RFC 6710 §6
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}\Z")
 _UNICODE_POINT: Final = re.compile(r"\\x\{([0-9A-F]{2,6})\}")  # RFC 6533 §3
+_UTF8_ADDRESS: Final = re.compile(r"(?:[!-\[\]-~]|\\x\{[0-9A-F]{2,6}\})*\Z")  # RFC 6533 §3: a backslash stands for nothing else
 _PRINTABLE_UTF8: Final = re.compile(r"[!-\[\]-~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010fffd\\]*\Z")
 
 
@@ -127,6 +128,8 @@ def _original_recipient(value: str) -> Mapping[str, Any] | None:
     if address is None or not address:
         return None
     if kind.lower() == "utf-8":
+        if not _UTF8_ADDRESS.match(address):
+            return None
         try:
             address = _UNICODE_POINT.sub(lambda point: chr(int(point[1], 16)), address)
         except (ValueError, OverflowError):

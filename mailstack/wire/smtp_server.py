@@ -157,7 +157,7 @@ class SMTPServerCore:
         if self._state is State.CLOSED:
             return
         unstuffer = self._unstuffer
-        if self._chunk is None and (unstuffer is None or unstuffer.ended):
+        if not self._chunk_left and (unstuffer is None or unstuffer.ended):
             self._lines.receive(octets)
         elif not self._unread and not self._lines.pending:
             self._unread = octets  # the common case of a content: not copied
@@ -186,7 +186,8 @@ class SMTPServerCore:
             return self._refuse(replies.LINE_TOO_LONG)
         command = parse_command(line)
         if isinstance(command, Reply):
-            return self._refuse(command)
+            # Of a BDAT that cannot be read nobody knows what follows it: commands, or octets of a content.
+            return self._refuse(command, closes=line[:4].upper() == b"BDAT")
         return self._take_chunk(command) if command.verb is Verb.BDAT else self._obey(command)
 
     def send(self, answer: Reply) -> bytes:
@@ -480,7 +481,11 @@ class SMTPServerCore:
         if reader is None:
             assert refusal is not None, "it is either content or refused"
             self._chunk = self._refusal = None
-            return self._owe(Answered(refusal), RULES.get((self._state, Verb.BDAT), REFUSAL))
+            rule = RULES.get((self._state, Verb.BDAT))
+            if rule is not None and chunk.is_last and self._role is Role.LMTP:
+                self._owed = self._recipients
+                return self._owe(ContentEnd(0, self._owed, refusal), rule)
+            return self._owe(Answered(refusal), rule or REFUSAL)
         if chunk.is_last and refusal is None:
             last = self._judge_chunk(reader.finish())
             if last:
@@ -488,8 +493,7 @@ class SMTPServerCore:
             refusal = self._refusal
         self._chunk = None
         if refusal is None and not chunk.is_last:
-            received = Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS)
-            return self._owe(ChunkEnd(received) if chunk.octets else Answered(received), REFUSAL)  # an empty one is idle talk
+            return self._owe(ChunkEnd(Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS), chunk.octets), REFUSAL)
         self._owed = self._recipients if self._role is Role.LMTP and chunk.is_last else 1
         end = ContentEnd(self._content_octets, self._owed, refusal)
         return self._owe(end, RULES[State.CHUNKS, Step.END_CONTENT])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from email import message_from_bytes
 from email.message import Message
 
@@ -13,6 +14,7 @@ from mailstack.mail.address import Address, parse_address
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.dsn import ORIGINAL_OCTETS, build
 from mailstack.mail.envelope import Envelope, Origin, Recipient, Remote, Service
+from mailstack.mail.requests import NO_REQUESTS, OriginalRecipient, Requests
 from mailstack.mail.status import EnhancedStatus
 
 ORIGINAL = b"Received: from a\r\n\tby b\r\nSubject: hello\r\nMessage-ID: <1@x>\r\n\r\nSecret body\r\n"
@@ -35,7 +37,14 @@ def outcome(
     )
 
 
-def make(*outcomes, sender: Address | None = None, original: bytes = ORIGINAL, boundary: str = "=_b", **more) -> bytes:
+def make(
+    *outcomes,
+    sender: Address | None = None,
+    original: bytes = ORIGINAL,
+    boundary: str = "=_b",
+    requests: Requests = NO_REQUESTS,
+    **more,
+) -> bytes:
     return build(
         outcomes or [(recipient(), outcome())],
         envelope=Envelope(
@@ -43,6 +52,7 @@ def make(*outcomes, sender: Address | None = None, original: bytes = ORIGINAL, b
             recipients=(recipient(),),
             origin=Origin(service=Service.SMTP),
             accepted_at=1_800_000_000.0,
+            requests=requests,
         ),
         hostname="mx.example.org",
         entry="0123456789abc",
@@ -169,8 +179,13 @@ class TestOriginal:
 
     def test_cannot_end_its_part(self):
         message, _, _, original = parts(make(original=b"X: y\r\n--=_b--\r\n--=_b_\r\n\r\n"))
-        assert message.get_boundary() == "=_b__"
+        assert message.get_boundary() == "=_b_1"
         assert "--=_b--" in original.get_payload()
+
+    def test_cannot_make_the_boundary_grow(self):
+        hostile = b"".join(b"X: --=_b_%d\r\n" % number for number in range(1, 2_000)) + b"Y: =_b" + b"_" * 900 + b"\r\n\r\n"
+        message, *_ = parts(make(original=hostile))
+        assert len(message.get_boundary()) <= 70  # RFC 2046 §5.1.1
 
 
 HOSTILE = "550 no\r\nAction: delivered\r\n\r\n--=_b--\r\n\x00\x1b[2J\x85\u2028é"
@@ -199,6 +214,37 @@ class TestInjection:
         assert b"To: <zo\xc3\xab@example.org>\r\n" in octets
         assert message.get_payload(1).get_payload(1)["Final-Recipient"] == "utf-8; bj\\x{F8}rn@example.net"
         assert "bjørn@example.net" in message.get_payload(0).get_payload(decode=True).decode()
+
+    def test_an_original_recipient_that_is_not_ascii(self):
+        about = Recipient(
+            address=Address("bob", "example.net"),
+            original=Address("bob", "example.net"),
+            destination=Remote("example.net"),
+            original_recipient=OriginalRecipient("utf-8", "bj\u00f8rn+x=\\@example.net"),
+        )
+        _, _, groups, _ = parts(make((about, outcome())))
+        assert groups[1]["Original-Recipient"] == "utf-8;bj\\x{F8}rn\\x{2B}x\\x{3D}\\x{5C}@example.net"
+
+    @pytest.mark.parametrize("action", [Action.DELIVERED, Action.RELAYED])
+    def test_a_success_does_not_say_where_an_alias_leads(self, action):
+        octets = make((recipient("private@example.net", "team@example.org"), outcome(action)))
+        assert b"private" not in octets
+        _, human, groups, _ = parts(octets)
+        assert "<team@example.org>" in human
+        assert groups[1]["Final-Recipient"] == "rfc822; team@example.org"
+
+    @given(
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=100),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=500),
+    )
+    def test_by_what_the_sender_asked(self, envelope_id, original_recipient):
+        about = replace(recipient(), original_recipient=OriginalRecipient("rfc822", original_recipient))
+        octets = make((about, outcome()), requests=Requests(envelope_id=envelope_id))
+        assert octets.isascii()
+        _, _, groups, _ = parts(octets)
+        assert [each[0] for each in groups[0].items()] == ["Original-Envelope-Id", "Reporting-MTA", "Arrival-Date"]
+        assert len(groups) == 2
+        assert groups[1].get_all("Action") == ["failed"]
 
     @given(st.text(max_size=1_500), st.one_of(st.none(), st.text(max_size=300)), st.binary(max_size=3_000))
     def test_by_anything(self, diagnostic, remote_mta, original):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from receive_fakes import House, Session
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.envelope import Service
@@ -43,10 +44,32 @@ class RequestTests(SynchronousTestCase):
             [(each.address.local_part, each.notify, each.original_recipient) for each in envelope.recipients],
             [
                 ("alice", frozenset((Notify.SUCCESS, Notify.DELAY)), OriginalRecipient("rfc822", "Both+x@example.org")),
-                ("bob", frozenset((Notify.SUCCESS, Notify.DELAY)), OriginalRecipient("rfc822", "Both+x@example.org")),
+                ("bob", frozenset((Notify.DELAY,)), OriginalRecipient("rfc822", "Both+x@example.org")),
                 ("carol", frozenset((Notify.NEVER,)), None),
             ],
         )
+
+    def test_an_alias_to_several_makes_one_notification_of_success(self) -> None:
+        envelope = accept("MAIL FROM:<a@example.com>", "RCPT TO:<both@example.org> NOTIFY=SUCCESS")
+        self.assertEqual(
+            [each.notify for each in envelope.recipients], [frozenset((Notify.SUCCESS,)), frozenset((Notify.NEVER,))]
+        )
+        envelope = accept("MAIL FROM:<a@example.com>", "RCPT TO:<both@example.org> NOTIFY=FAILURE")
+        self.assertEqual([each.notify for each in envelope.recipients], [frozenset((Notify.FAILURE,))] * 2)
+
+    def test_what_one_message_asked_is_not_asked_of_the_next(self) -> None:
+        asked = "MAIL FROM:<a@example.com> RET=FULL ENVID=x SMTPUTF8 MT-PRIORITY=-3"
+        rcpt = "RCPT TO:<bob@example.org> NOTIFY=NEVER ORCPT=rfc822;x@y"
+        for between in (("RSET",), ("EHLO c",), ("DATA", "Subject: x\r\n\r\nb\r\n.")):
+            house = House()
+            session = house.connect()
+            session.say("EHLO c", asked, rcpt, *between)
+            session.say("MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.org>", "DATA", "Subject: \xe9\r\n\r\nb\r\n.")
+            envelope, _ = house.intake.accepted[-1]
+            self.assertEqual(envelope.requests, NO_REQUESTS)
+            self.assertIsNone(envelope.recipients[0].notify)
+            self.assertIsNone(envelope.recipients[0].original_recipient)
+            self.assertFalse(envelope.smtputf8)
 
     def test_a_stranger_may_only_let_others_go_first(self) -> None:
         self.assertEqual(accept("MAIL FROM:<a@example.com> MT-PRIORITY=5").requests.priority, 0)
@@ -131,9 +154,21 @@ class ChunkTests(SynchronousTestCase):
 
     def test_chunks_of_nothing_are_idle_commands(self) -> None:
         _, session = self.begin(limits=Limits(idle_commands=10))
-        for _ in range(9):
-            self.assertEqual(self.feed(session, b"BDAT 0\r\n"), ["250"])
-        self.assertEqual(self.feed(session, b"BDAT 0\r\n"), ["421"])
+        self.assertEqual(self.feed(session, b"BDAT 1\r\na"), ["250"])
+        self.assertEqual(self.feed(session, b"BDAT 0\r\n" * 10), ["250"] * 9 + ["421"])  # the EHLO was one, too
+        self.assertFalse(session.is_connected)
+
+    def test_what_comes_behind_a_chunk_while_the_disk_is_slow_is_not_lost(self) -> None:
+        house, session = self.begin()
+        slow: Deferred[None] = Deferred()
+        house.intake.slow = slow
+        self.assertEqual(self.feed(session, b"BDAT 12 LAST\r\nA: b\r\n\r\ntext"), [])
+        self.assertEqual(self.feed(session, b"MAIL FROM:<c@example.com>\r\nRCPT TO:<bob@example.org>\r\nNO"), [])
+        house.intake.slow = None
+        slow.callback(None)
+        self.assertEqual(session.codes(), ["250", "250", "250"])
+        self.assertEqual(self.feed(session, b"OP\r\n"), ["250"])
+        self.assertTrue(house.intake.accepted[0][1].endswith(b"text\r\n"))
 
     def test_no_space_is_said_when_the_octets_have_come(self) -> None:
         house, session = self.begin()
@@ -198,3 +233,13 @@ class ChunkTests(SynchronousTestCase):
         session = house.connect()
         session.say("LHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<alice@example.org>", "RCPT TO:<bob@example.org>")
         self.assertEqual(self.feed(session, b"BDAT 1\r\nxBDAT 0 LAST\r\n"), ["250", "250", "250"])
+
+    def test_so_many_replies_too_where_the_first_chunk_is_the_last_and_is_refused(self) -> None:
+        for octets, codes in ((b"BDAT 1 LAST\r\nx", ["452", "452"]), (b"BDAT 1\r\nx", ["452"])):
+            house = House(Service.LMTP)
+            session = house.connect()
+            session.say("LHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<alice@example.org>", "RCPT TO:<bob@example.org>")
+            house.intake.full = True
+            self.assertEqual(self.feed(session, octets), codes)
+            house.intake.full = False
+            self.assertEqual(self.feed(session, b"DATA\r\nMAIL FROM:<>\r\n"), ["503", "250"])

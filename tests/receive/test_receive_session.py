@@ -206,6 +206,22 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual(["250", "421"], session.say(MESSAGE))
         self.assertFalse(session.is_connected)
 
+    def test_a_transaction_does_not_last_for_ever_either_but_a_content_that_keeps_pace_may(self) -> None:
+        limits = Limits(session_seconds=1_000, command_seconds=300, content_seconds=300, content_octets_per_second=1)
+        for drip in ("RCPT TO:<bob@example.org>", "NOOP"):
+            house, session = at(2, limits=limits)
+            said: list[str] = []
+            for _ in range(8):
+                house.clock.advance(299)
+                said += session.say(drip) if session.is_connected else []
+            self.assertEqual(["250"] * 6 + ["421"], said, drip)
+            self.assertFalse(session.is_connected)
+        house, session = at(4, limits=limits)
+        for _ in range(20):
+            house.clock.advance(299)
+            session.protocol.dataReceived(b"x" * 300)
+        self.assertEqual(["250", "421"], session.say("", "."))
+
     def test_a_handshake_must_end_in_time(self) -> None:
         house = House(Service.SUBMISSIONS)
         session = house.connect()

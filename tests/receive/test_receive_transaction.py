@@ -123,6 +123,21 @@ class RefusalTests(SynchronousTestCase):
         _, session = in_data(limits=Limits(hops=2))
         self.assertEqual(["250"], session.say("Subject: received received received received", "", "."))
 
+    def test_a_message_that_was_in_all_its_mailboxes_before(self) -> None:
+        bob, carol = "RCPT TO:<bob@example.org>", "RCPT TO:<carol@example.org>"
+        for rcpt, fields, code in (
+            ((bob,), "Delivered-To: Bob@example.org", "554"),
+            ((bob, carol), "delivered-to:  carol@example.org\r\nDelivered-To: bob@example.org", "554"),
+            ((bob, carol), "Delivered-To: bob@example.org", "250"),
+            ((bob,), "X: Delivered-To: bob@example.org", "250"),
+            (("RCPT TO:<x@remote.example>",), "Delivered-To: x@remote.example", "250"),
+        ):
+            house = House()
+            session = house.connect()
+            session.say("EHLO c", "MAIL FROM:<a@example.com>", *rcpt, "DATA")
+            self.assertEqual([code], session.say(f"{fields}\r\n\r\nb\r\n."), fields)
+            self.assertIs(house.intake.drafts[0].aborted, code == "554")
+
     def test_too_big(self) -> None:
         house, session = in_data(limits=Limits(message_octets=100))
         self.assertEqual(["552"], session.say("Subject: x", "", "y" * 100, "."))

@@ -31,10 +31,11 @@ def house(tmp_path):
     return House(tmp_path / "spool").open()
 
 
-def accept(house, *recipients, requests=None, content=CONTENT):
+def accept(house, *recipients, requests=None, content=CONTENT, account="alice@example.org"):
     draft = house.spool.intake.begin()
     draft.write(content)
-    about = replace(envelope(*recipients, accepted_at=house.clock.seconds()), requests=requests or Requests())
+    about = envelope(*recipients, accepted_at=house.clock.seconds())
+    about = replace(about, requests=requests or Requests(), origin=replace(about.origin, account=account))
     assert house.commit(draft, about) is None
     return draft.entry
 
@@ -226,6 +227,51 @@ class TestDelay:
         assert len(house.courier.waiting) == is_told
 
 
+class TestBombs:
+    def test_a_thousand_recipients_make_one_report_that_makes_none(self, house):
+        everybody = [asking(local(f"user{number}@example.org"), SUCCESS | FAILURE) for number in range(1_000)]
+        accept(house, *everybody, account=None)
+        house.courier.finish(Action.DELIVERED)
+        groups, _ = report_of(house)
+        assert len(groups) == 1_001
+        [(report, _)] = house.courier.waiting
+        assert report.content.octets < 400_000
+        assert report.recipients[0].notify is None
+        house.courier.finish(Action.FAILED)
+        assert house.counts().entries == 0
+
+    @pytest.mark.parametrize("action", [Action.FAILED, Action.DELIVERED, Action.RELAYED])
+    def test_nobody_is_told_of_what_has_no_sender(self, house, action):
+        draft = house.spool.intake.begin()
+        draft.write(CONTENT)
+        about = envelope(asking(remote("bob@example.net"), SUCCESS | FAILURE), sender=None)
+        assert house.commit(draft, about) is None
+        house.courier.finish(action)
+        assert not house.courier.waiting
+        assert house.counts().entries == 0
+
+    def test_a_stranger_cannot_have_a_text_sent_to_others_as_a_notification_of_success(self, house):
+        long = b"Message-ID: <" + b"spam-" * 100 + b"@x>\r\n"
+        fields = b"Subject: buy this\r\nX: and that\r\nMessage-ID: <1@x>\r\nDate: today\r\nDate:\r\n folded\r\n" + long
+        for account, quoted in (
+            (None, b"message-id: <1@x>\r\ndate: today\r\n"),
+            ("alice@example.org", fields),
+        ):
+            accept(house, asking(local("bob@example.org"), SUCCESS), content=fields + b"\r\nbuy it\r\n", account=account)
+            house.courier.finish(Action.DELIVERED)
+            [(report, _)] = house.courier.waiting
+            assert report.content.in_memory.count(quoted) == 1
+            assert (b"buy" in report.content.in_memory) is (account is not None)
+            house.courier.finish(Action.DELIVERED)
+
+    def test_a_huge_content_is_not_read_for_its_report(self, house):
+        content = CONTENT[:-8] + b"X-Fill: y\r\n" * 30_000 + b"\r\nbody\r\n"
+        accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL), content=content)
+        house.courier.finish(Action.FAILED)
+        [(report, _)] = house.courier.waiting
+        assert report.content.octets < 40_000
+
+
 class TestReturn:
     @pytest.mark.parametrize(
         ("returns", "action", "is_whole"),
@@ -242,6 +288,21 @@ class TestReturn:
         _, parts = report_of(house)
         assert parts[2].get_content_type() == ("message/rfc822" if is_whole else "text/rfc822-headers")
         assert (b"Hello." in parts[2].as_bytes()) is is_whole
+
+    def test_what_a_stranger_wrote_is_not_sent_on_to_whom_the_stranger_named(self, house):
+        accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL), account=None)
+        house.courier.finish(Action.FAILED)
+        _, parts = report_of(house)
+        assert parts[2].get_content_type() == "text/rfc822-headers"
+        assert b"Hello." not in parts[2].as_bytes()
+
+    @pytest.mark.parametrize("body", [b"\0binary", b"\xff\xfe", b"x" * 999])
+    def test_what_would_not_pass_every_host_is_brought_back_in_part(self, house, body):
+        content = CONTENT + body + b"\r\n"
+        accept(house, remote("bob@example.net"), requests=Requests(returns=Return.FULL), content=content)
+        house.courier.finish(Action.FAILED)
+        _, parts = report_of(house)
+        assert parts[2].get_content_type() == "text/rfc822-headers"
 
     def test_a_long_message_is_brought_back_in_part(self, house):
         content = CONTENT + b"xxx\r\n" * 40_000

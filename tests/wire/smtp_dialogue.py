@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import base64
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,16 +62,34 @@ class Session:
         self.events: list[Event] = []
         self.messages: list[bytes] = []
         self.chunks: list[bytes] = []
+        self.unanswered = 0  # events whose answer is said later: the first of a content by BDAT
 
     def feed(self, octets: bytes) -> None:
         self.core.receive(octets)
         while not isinstance(event := self.core.next_event(), Pause):
-            self.events.append(event)
-            if isinstance(event, ContentChunk):
-                assert event.octets
-                self.chunks.append(event.octets)
-            else:
-                self.output += b"".join(self.core.send(each) for each in self.answer(event))
+            self.take(event)
+
+    def feed_ahead(self, pieces: list[bytes]) -> None:
+        """Feed pieces as they come to a slow server: the next is there before an event is answered."""
+        waiting = deque(pieces)
+        while True:
+            event = self.core.next_event()
+            if waiting:
+                self.core.receive(waiting.popleft())
+            elif isinstance(event, Pause):
+                return
+            if not isinstance(event, Pause):
+                self.take(event)
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, ContentChunk):
+            assert event.octets
+            self.chunks.append(event.octets)
+        else:
+            said = b"".join(self.core.send(each) for each in self.answer(event))
+            self.unanswered += not said
+            self.output += said
 
     def answer(self, event: Event) -> list[Reply]:
         match event:
@@ -193,12 +212,19 @@ def split_replies(octets: bytes) -> list[list[str]]:
     return whole[:-1]
 
 
-def run(dialogue: Dialogue, cut: Callable[[bytes], list[bytes]], *, pipelined: bool = False) -> Session:
-    """Run a dialogue, with the client's octets cut by `cut`; pipelined means that the client does not wait at all."""
+def run(dialogue: Dialogue, cut: Callable[[bytes], list[bytes]], *, pipelined: bool = False, is_slow: bool = False) -> Session:
+    """
+    Run a dialogue, with the client's octets cut by `cut`; pipelined means that the client does not wait at all, and is_slow
+    that the server lets octets come before it answers.
+    """
     session = Session(dialogue.core())
     if pipelined:
-        for piece in cut(b"".join(octets_of(*step) for step in dialogue.steps if step[0] in "CR")):
-            session.feed(piece)
+        pieces = cut(b"".join(octets_of(*step) for step in dialogue.steps if step[0] in "CR"))
+        if is_slow:
+            session.feed_ahead(pieces)
+        else:
+            for piece in pieces:
+                session.feed(piece)
     seen = 0
     for number, (kind, text) in enumerate(dialogue.steps):
         where = f"{dialogue.name}, step {number}: {kind}: {text}\n{session.output.decode()}"

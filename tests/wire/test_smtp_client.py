@@ -412,6 +412,36 @@ class TestMail:
         session.hear(b"250 ok\r\n")
         assert session.said.endswith(b" NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;Bob+2Bx@us.test\r\n")
 
+    @pytest.mark.parametrize("refusal", [b"501 5.5.4 no\r\n", b"555 no\r\n"])
+    def test_a_host_that_offers_dsn_and_refuses_it_has_not_promised_to_tell(self, refusal):
+        session = self.offering(b"DSN")
+        session.begin(mailing(asked=(Asked(frozenset((Notify.SUCCESS, Notify.FAILURE))),)))
+        session.hear(b"250 ok\r\n")
+        session.hear(refusal)
+        (result,) = session.core.results
+        assert not ("DSN" in result.honours)
+        assert result.reply.is_permanent
+
+    def test_what_was_offered_in_the_clear_or_at_the_last_host_is_not_believed(self):
+        session = Session(b"220 mx\r\n", b"250-mx\r\n250-DSN\r\n250-SMTPUTF8\r\n250 STARTTLS\r\n", b"220 go\r\n")
+        session.core.tls_started()
+        session.look()
+        session.hear(b"250 mx\r\n")
+        session.take_said()
+        session.begin(mailing(asked=(Asked(frozenset((Notify.SUCCESS,))),), requests=Requests(envelope_id="x")))
+        assert session.said == b"MAIL FROM:<alice@us.test>\r\n"
+
+    def test_a_refusal_of_the_content_is_not_told_by_the_host_that_refuses(self):
+        session = self.offering(b"DSN")
+        session.begin(mailing(asked=(Asked(frozenset((Notify.SUCCESS,))),)))
+        for reply in (b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"):
+            session.hear(reply)
+        session.core.content(b"x\r\n")
+        session.core.end_content()
+        session.hear(b"554 no\r\n")
+        (result,) = session.seen[-1].results
+        assert not result.is_accepted
+
     def test_null_reverse_path(self):
         session = ready()
         session.begin(mailing(sender=None))

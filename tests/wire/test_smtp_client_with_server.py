@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,12 +11,13 @@ from smtp_dialogue import Session as Server
 
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.crlf import normalise_newlines
+from mailstack.mail.requests import Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.scram import ScramProof
 from mailstack.wire.events import NEED_OCTETS
-from mailstack.wire.limits import Limits
+from mailstack.wire.limits import BareNewline, Limits
 from mailstack.wire.smtp_client import SMTPClientCore
-from mailstack.wire.smtp_commands import Authenticate, Mail, Rcpt
-from mailstack.wire.smtp_mailing import TLS, Closed, Finished, Login, Mailing, Ready, Send, SendContent, StartTLS
+from mailstack.wire.smtp_commands import Authenticate, ContentChunk, ContentEnd, Data, Hello, Mail, Quit, Rcpt, Refused
+from mailstack.wire.smtp_mailing import TLS, Asked, Closed, Finished, Login, Mailing, Ready, Send, SendContent, StartTLS
 from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
@@ -165,3 +168,71 @@ def test_any_local_part_arrives_as_it_is(local_parts):
         converse(SMTPClientCore("us.test"), server, [(value, b"")], 1000, 100)
         assert [event.forward_path for event in server.events if isinstance(event, Rcpt)] == list(names)
         assert [event.reverse_path for event in server.events if isinstance(event, Mail)] == [names[0]]
+
+
+@given(st.lists(PIECES, max_size=30).map(b"".join), st.lists(st.integers(1, 40), max_size=10), st.sampled_from([1, 100_000]))
+@settings(max_examples=200, deadline=None)
+def test_what_came_by_bdat_leaves_by_data_as_the_one_message_that_it_is(content, sizes, cut):
+    server = Server(SMTPServerCore(Role.MX, Limits(bare_newline=BareNewline.NORMALISE), "mx.example.org"))
+    server.feed(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\n")
+    left = content
+    for size in sizes:
+        chunk, left = left[:size], left[size:]
+        server.feed(b"BDAT %d\r\n" % len(chunk) + chunk)
+    server.feed(b"BDAT %d LAST\r\n" % len(left) + left)
+    (taken,) = server.messages
+    assert taken == whole(content)
+    following = Server(SMTPServerCore(Role.MX, Limits(), "mx.following.org"))
+    converse(SMTPClientCore("us.test"), following, [(mailing(taken), taken)], cut, 7)
+    assert following.messages == [taken]
+    assert sum(isinstance(event, Mail) for event in following.events) == 1
+
+
+PRINTABLE = st.characters(min_codepoint=32, max_codepoint=126)
+ENVELOPE_IDS = st.text(PRINTABLE, min_size=1, max_size=33)  # at most 100 when each of them is encoded
+ORIGINALS = st.one_of(
+    st.builds(OriginalRecipient, st.just("rfc822"), st.text(PRINTABLE, min_size=1, max_size=150)),
+    st.builds(
+        OriginalRecipient,
+        st.just("utf-8"),
+        st.text(st.characters(min_codepoint=0x21, blacklist_categories=("C", "Z")), min_size=1, max_size=40),
+    ),
+)
+NOTIFIES = st.one_of(
+    st.none(),
+    st.just(frozenset((Notify.NEVER,))),
+    st.frozensets(st.sampled_from([Notify.SUCCESS, Notify.FAILURE, Notify.DELAY]), min_size=1),
+)
+
+
+@given(ENVELOPE_IDS, ORIGINALS, NOTIFIES, st.sampled_from([None, *Return]))
+@settings(max_examples=200, deadline=None)
+def test_what_the_sender_asked_arrives_as_it_was_and_is_nothing_more(envelope_id, original, notify, returns):
+    server = Server(SMTPServerCore(Role.MX, Limits(), "mx.example.org"))
+    value = replace(
+        mailing(b"x\r\n"),
+        requests=Requests(returns=returns, envelope_id=envelope_id),
+        asked=(Asked(notify, original),),
+    )
+    (finished,) = converse(SMTPClientCore("us.test"), server, [(value, b"x\r\n")], 1000, 100)
+    assert finished.results[0].is_accepted
+    assert finished.results[0]("DSN" in .honours)
+    (mail,) = [event for event in server.events if isinstance(event, Mail)]
+    (rcpt,) = [event for event in server.events if isinstance(event, Rcpt)]
+    assert (mail.envelope_id, mail.returns) == (envelope_id, returns)
+    assert (rcpt.notify, rcpt.original_recipient) == (notify, original)
+
+
+@given(st.text(max_size=100), st.text(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_no_text_in_a_request_can_end_a_command(envelope_id, original):
+    value = replace(
+        mailing(b"x\r\n"),
+        requests=Requests(envelope_id=envelope_id),
+        asked=(Asked(None, OriginalRecipient("rfc822", original)),),
+    )
+    server = Server(SMTPServerCore(Role.MX, Limits(), "mx.example.org"))
+    converse(SMTPClientCore("us.test"), server, [(value, b"x\r\n")], 1000, 100)
+    assert sum(isinstance(event, Mail) for event in server.events) <= 1
+    expected = Mail | Rcpt | Data | ContentChunk | ContentEnd | Hello | Quit | Refused
+    assert all(isinstance(event, expected) for event in server.events)

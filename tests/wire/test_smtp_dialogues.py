@@ -16,6 +16,10 @@ def single(octets: bytes) -> list[bytes]:
     return [octets[i : i + 1] for i in range(len(octets))]
 
 
+def in_pieces(octets: bytes, size: int) -> list[bytes]:
+    return [octets[i : i + size] for i in range(0, len(octets), size)]
+
+
 @pytest.mark.parametrize("dialogue", DIALOGUES)
 class TestDialogues:
     def test_whole(self, dialogue: Dialogue) -> None:
@@ -33,6 +37,11 @@ class TestDialogues:
     def test_pipelined_octet_by_octet(self, dialogue: Dialogue) -> None:
         if dialogue.pipelined:
             run(dialogue, single, pipelined=True)
+
+    @pytest.mark.parametrize("octets", [1, 2, 7, 40])
+    def test_octets_come_before_the_answer(self, dialogue: Dialogue, octets: int) -> None:
+        if dialogue.pipelined:
+            run(dialogue, lambda all_of_it: in_pieces(all_of_it, octets), pipelined=True, is_slow=True)
 
     def test_every_cut_in_two(self, dialogue: Dialogue) -> None:
         if dialogue.pipelined:
