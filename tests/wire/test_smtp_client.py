@@ -419,7 +419,7 @@ class TestMail:
         session.hear(b"250 ok\r\n")
         session.hear(refusal)
         (result,) = session.core.results
-        assert not ("DSN" in result.honours)
+        assert "DSN" not in result.honours
         assert result.reply.is_permanent
 
     def test_what_was_offered_in_the_clear_or_at_the_last_host_is_not_believed(self):

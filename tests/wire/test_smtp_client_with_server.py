@@ -216,7 +216,7 @@ def test_what_the_sender_asked_arrives_as_it_was_and_is_nothing_more(envelope_id
     )
     (finished,) = converse(SMTPClientCore("us.test"), server, [(value, b"x\r\n")], 1000, 100)
     assert finished.results[0].is_accepted
-    assert finished.results[0]("DSN" in .honours)
+    assert "DSN" in finished.results[0].honours
     (mail,) = [event for event in server.events if isinstance(event, Mail)]
     (rcpt,) = [event for event in server.events if isinstance(event, Rcpt)]
     assert (mail.envelope_id, mail.returns) == (envelope_id, returns)
