@@ -35,7 +35,7 @@ from mailstack.receive.duties import Duties
 from mailstack.receive.outlet import Outlet
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import LAST_WORD_SECONDS
-from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS
+from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS, XClient
 from mailstack.wire.smtp_server import BEHIND_STARTTLS, SMTPServerCore
 from mailstack.wire.smtp_table import State
 
@@ -75,6 +75,7 @@ class ReceiverProtocol(Protocol):
             factory.hostname,
             tls_active=factory.service.is_implicit_tls,
             tls_available=factory.certificates is not None,
+            is_trusted=factory.trusts(peer),
             opened_at=self._clock.seconds(),
         )
         self._duties = Duties(factory, self, session, peer)
@@ -205,6 +206,8 @@ class ReceiverProtocol(Protocol):
             self._start_tls()
         else:
             answer = await self._serve(self._duties.answer(event))
+            if isinstance(event, XClient):
+                answer = as_greeting(answer)
             self._write(self._core.send(self._duties.counted(event, answer)))
             if self._core.is_in_content:
                 self._content_octets = 0
