@@ -13,6 +13,8 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
 from typing import Any, Final
 
 from twisted.cred.portal import Portal
@@ -23,6 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 import mailstack.plugins
+from mailstack import events
 from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
 from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
@@ -36,6 +39,7 @@ from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
 from mailstack.net.lean_reactor import when_idle
 from mailstack.net.prompt import PromptTCP
+from mailstack.net.proxied import ProxiedFactory
 from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.net.supervise import Supervisor
 from mailstack.net.threads import Threads, kept
@@ -53,9 +57,9 @@ from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
-from mailstack.sessions import Counts
+from mailstack.sessions import Counts, peer_address
+from mailstack.settings import Network, Settings, read_secret
 from mailstack.settings import Relay as RelayTable
-from mailstack.settings import Settings, read_secret
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
 from mailstack.spool.shards import left_over, shard_folder
@@ -66,6 +70,7 @@ from mailstack.store.maildrop import Maildrop
 from mailstack.store.maildrops import Maildrops
 from mailstack.wire.limits import BareNewline
 from mailstack.wire.limits import Limits as SMTPLimits
+from mailstack.wire.proxy import parse_proxy_header
 from mailstack.wire.smtp_mailing import Login
 
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
@@ -249,7 +254,11 @@ class Composition:
                 sessions_per_peer=limits.connections_per_peer,
             )
         else:
+            receive = self._settings.receive
             factory.judge = self._judge
+            factory.trusts = partial(is_among, networks=receive.xclient_from)
+            if factory.service is Service.LMTP:
+                factory.admits = partial(may_use_lmtp, networks=receive.lmtp_from)
             factory.limits = SMTPLimits(
                 message_octets=limits.message_octets,
                 recipients=limits.recipients,
@@ -261,13 +270,22 @@ class Composition:
                 sessions_per_peer=limits.connections_per_peer,
             )
 
-    def with_tls(self, factory: Mail) -> IProtocolFactory:
-        """Put TLS around the factory of a service that begins with it; the settings see to it that there are certificates."""
+    def wrapped(self, factory: Mail) -> IProtocolFactory:
+        """Put around a factory what comes before its sessions: a proxy's header, and TLS if the service begins with that."""
+        service, inner = factory.service, self._with_tls(factory)
+        return ProxiedFactory(
+            inner,
+            is_proxy=lambda address: is_among(peer_address(address), self._settings.proxy.of(service)),
+            parse=parse_proxy_header,
+            dropped=lambda address, why: events.proxy_dropped(service, peer_address(address), why),
+            clock=self._reactor,
+        )
+
+    def _with_tls(self, factory: Mail) -> Any:
         if not factory.service.is_implicit_tls:
             return factory
-        assert self.certificates is not None, "implicit TLS without certificates"
-        wrapped: IProtocolFactory = TLSMemoryBIOFactory(self.certificates, False, factory)
-        return wrapped
+        assert self.certificates is not None, "implicit TLS without certificates: the settings see to it that there are some"
+        return TLSMemoryBIOFactory(self.certificates, False, factory)
 
     # How they are made
 
@@ -398,6 +416,19 @@ def _smarthost(relay: RelayTable, password: str | None) -> Smarthost | None:
 def _bare_newline(service: Service, wanted: str) -> BareNewline:
     """Our own users' programs are not attackers, and some of them end lines with LF."""
     return BareNewline.NORMALISE if service.is_submission else BareNewline(wanted)
+
+
+def is_among(peer: str, networks: Sequence[Network]) -> bool:
+    """Say whether a peer is in one of the networks; "", a UNIX socket, is in none."""
+    if not networks or not peer:
+        return False
+    address = ip_address(peer)
+    return any(address in each for each in networks)
+
+
+def may_use_lmtp(peer: str, networks: Sequence[Network]) -> bool:
+    """Say whether a peer may use LMTP: one of this machine, of whom UNIX sockets know no address, or of the networks."""
+    return not peer or ip_address(peer).is_loopback or is_among(peer, networks)
 
 
 def _shuffled(exchanges: Sequence[Exchange]) -> Sequence[Exchange]:

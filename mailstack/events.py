@@ -8,7 +8,7 @@ An event has a name (the function's), fixed fields, and one line of text. Sessio
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from twisted.logger import Logger, LogLevel, globalLogPublisher
@@ -40,8 +40,44 @@ def _emit(level: LogLevel, name: str, text: str, **fields: Any) -> None:
 def session_opened(session: str, service: Service, peer: str) -> None:
     """A peer connected."""
     _emit(
-        LogLevel.info, "session_opened", "{session}: {service} from {peer}", session=session, service=service.value, peer=peer
+        LogLevel.info,
+        "session_opened",
+        "{session}: {service} from {peer}",
+        session=session,
+        service=service.value,
+        peer=peer or "a UNIX socket",
     )
+
+
+def peer_refused(service: Service, peer: str) -> None:
+    """Somebody connected from where nobody may."""
+    _emit(LogLevel.warn, "peer_refused", "{service} refused to {peer}", service=service.value, peer=peer)
+
+
+def proxy_dropped(service: Service, peer: str, why: str) -> None:
+    """A proxy did not say for whom it connected."""
+    _emit(
+        LogLevel.warn,
+        "proxy_dropped",
+        "{service}: connection from the proxy {peer} dropped, no PROXY header: {why}",
+        service=service.value,
+        peer=peer,
+        why=_safe(why),
+    )
+
+
+def speaks_for(session: str, attributes: Mapping[str, str]) -> None:
+    """A trusted peer said who its client is, and that one is the peer from now on (XCLIENT)."""
+    _emit(LogLevel.info, "speaks_for", "{session}: speaks for {client}", session=session, client=_client(attributes))
+
+
+def forwards(session: str, attributes: Mapping[str, str]) -> None:
+    """A trusted peer said of whom the message is that begins now (XFORWARD)."""
+    _emit(LogLevel.info, "forwards", "{session}: forwards for {client}", session=session, client=_client(attributes))
+
+
+def _client(attributes: Mapping[str, str]) -> str:
+    return _safe(" ".join(f"{name.lower()}={value or 'unavailable'}" for name, value in attributes.items()))
 
 
 def session_closed(session: str, reason: str) -> None:

@@ -97,7 +97,7 @@ class Serving:
         counts = None if memory is None else memory.counts(parts.place.worker, number)
         factory = parts.make_factory(socket.service, counts)
         self._factories.append(factory)
-        wrapped = parts.with_tls(factory)
+        wrapped = parts.wrapped(factory)
         if counts is None:
             port = serve(self._reactor, socket.bound, wrapped)
         else:
@@ -151,4 +151,5 @@ class Serving:
 def describe_change(before: Settings, after: Settings) -> list[str]:
     """Say what a reload has put into force, and which changes wait for a restart."""
     stale = [f"{key} (after a restart)" for key in AFTER_A_RESTART if getattr(before, key) != getattr(after, key)]
-    return ["certificates", "limits", "policies", "relay", *stale]
+    changed = [key for key in ("receive", "proxy") if getattr(before, key) != getattr(after, key)]
+    return ["certificates", "limits", "policies", "relay", *changed, *stale]

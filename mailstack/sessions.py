@@ -7,6 +7,7 @@ Used by the factories of `receive` and `retrieve`; knows nothing of either's pro
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -85,6 +86,19 @@ class Sessions(Generic[S]):
             raise
         self._peers[session] = key
         return session
+
+    def move(self, session: S, peer: str, *, most: int, most_per_peer: int) -> bool:
+        """Count a session for another peer from now on, and say so, unless that one has too many."""
+        before, key = self._peers[session], peer_key(peer)
+        if before == key:
+            return True
+        self._counts.leave(before)
+        is_within = self._counts.admit(key, most=most, most_per_peer=most_per_peer)
+        if is_within:
+            self._peers[session] = key
+        else:  # it is still there, whoever it is counted for
+            self._counts.admit(before, most=sys.maxsize, most_per_peer=sys.maxsize)
+        return is_within
 
     def remove(self, session: S) -> None:
         """Take note that it has ended; may be said again."""

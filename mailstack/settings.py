@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,13 +31,19 @@ from mailstack.settings_kinds import (
     DomainName,
     Endpoint,
     FolderPath,
+    GroupName,
     Listeners,
+    LmtpListeners,
     Names,
     Nameservers,
+    Network,
+    Networks,
     Remote,
     SecretPath,
+    SocketFile,
     Workers,
     listen_endpoint,
+    lmtp_endpoint,
     read_secret,
 )
 from mailstack.settings_problems import (
@@ -50,8 +57,28 @@ from mailstack.settings_problems import (
     shown_key,
 )
 
-__all__ = ["Endpoint", "Problem", "Settings", "SettingsError", "Table", "fields", "load", "problem_at", "read_secret"]
+__all__ = [
+    "Endpoint",
+    "Network",
+    "Problem",
+    "Settings",
+    "SettingsError",
+    "SocketFile",
+    "Table",
+    "fields",
+    "load",
+    "problem_at",
+    "read_secret",
+]
 
+_SERVICES: Final = (
+    Service.SMTP,
+    Service.SUBMISSION,
+    Service.SUBMISSIONS,
+    Service.POP3,
+    Service.POP3S,
+    Service.LMTP,
+)
 _TLS_SERVICES: Final = (Service.SUBMISSION, Service.SUBMISSIONS, Service.POP3S)
 
 
@@ -74,14 +101,47 @@ class Listen(Table):
     """Retrieval with STLS, port 110 (RFC 1939, RFC 2595). Without [tls] nobody can log in, unless pop3.require_tls is false."""
     pop3s: Listeners = ()
     """Retrieval with TLS from the start, port 995 (RFC 8314). Needs [tls]."""
-    lmtp: Listeners = ()
-    """Local delivery for another mail server on this machine (RFC 2033). Anyone who reaches it can deliver to our users."""
+    lmtp: LmtpListeners = ()
+    """Local delivery for another mail server (RFC 2033), without authentication: "ADDRESS:PORT", or "unix:PATH"."""
+    lmtp_group: GroupName | None = Field(default=None, examples=["postfix"])
+    """The group whose members may use the UNIX sockets of lmtp; without one only the user who makes them, and root."""
 
-    def each(self) -> Iterator[tuple[Service, Endpoint]]:
+    def each(self) -> Iterator[tuple[Service, Endpoint | SocketFile]]:
         """Yield every service with each of its endpoints."""
-        for name in type(self).model_fields:
-            for endpoint in getattr(self, name):
-                yield Service(name), endpoint
+        for service in _SERVICES:
+            for endpoint in getattr(self, service.value):
+                yield service, endpoint
+
+
+class Receive(Table):
+    """Who may hand in mail, and who is believed when he says for whom."""
+
+    lmtp_from: Networks = ()
+    """Addresses and networks, "192.0.2.0/24", that may use lmtp besides this machine; a listener beyond loopback needs them."""
+    xclient_from: Networks = ()
+    """Proxies and filters that may say by XCLIENT who their client is, by XFORWARD whose mail they bring. All is believed."""
+
+
+class Proxy(Table):
+    """Load balancers: connections from these addresses and networks, "192.0.2.0/24", begin with a PROXY header, v1 or v2."""
+
+    smtp_from: Networks = ()
+    """Those in front of smtp; whom the header names is the peer for limits, policies and the log. Others need none."""
+    submission_from: Networks = ()
+    """Those in front of submission."""
+    submissions_from: Networks = ()
+    """Those in front of submissions; the header comes before TLS."""
+    pop3_from: Networks = ()
+    """Those in front of pop3."""
+    pop3s_from: Networks = ()
+    """Those in front of pop3s; the header comes before TLS."""
+    lmtp_from: Networks = ()
+    """Those in front of lmtp; not for UNIX sockets."""
+
+    def of(self, service: Service) -> Networks:
+        """Return the proxies of a service."""
+        networks: Networks = getattr(self, f"{service.value}_from")
+        return networks
 
 
 class Tls(Table):
@@ -201,6 +261,8 @@ class Settings(Table):
     """How many processes serve, each with a spool of its own: 1 to 32, or "auto" for one on each processor core."""
     listen: Listen = Field(default_factory=Listen)
     tls: Tls = Field(default_factory=Tls)
+    receive: Receive = Field(default_factory=Receive)
+    proxy: Proxy = Field(default_factory=Proxy)
     limits: Limits = Field(default_factory=Limits)
     relay: Relay = Field(default_factory=Relay)
     queue: Queue = Field(default_factory=Queue)
@@ -302,6 +364,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
                     "needs TLS: set tls.certificate and tls.key",
                 )
     yield from _taken_twice(listen)
+    yield from _open_lmtp(listen, table("receive"))
     yield from _smarthost_login(relay)
     first = queue.get("retry_first_seconds", Queue().retry_first_seconds)
     most = queue.get("retry_most_seconds", Queue().retry_most_seconds)
@@ -311,16 +374,30 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
 
 
 def _taken_twice(listen: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    seen: Counter[Endpoint] = Counter()
+    seen: Counter[Endpoint | SocketFile] = Counter()
     for service, endpoints in listen.items():
+        parse = lmtp_endpoint if service == Service.LMTP.value else listen_endpoint
         for number, text in enumerate(endpoints if isinstance(endpoints, list) else ()):
             try:
-                endpoint = listen_endpoint(text)
+                endpoint = parse(text)
             except ValueError:
                 continue
-            if endpoint.port and seen[endpoint]:
+            if (isinstance(endpoint, SocketFile) or endpoint.port) and seen[endpoint]:
                 yield ("listen", service, number), f"{endpoint} is already taken by a listener above"
             seen[endpoint] += 1
+
+
+def _open_lmtp(listen: Mapping[str, Any], receive: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    endpoints = listen.get("lmtp")
+    if receive.get("lmtp_from") or not isinstance(endpoints, list):
+        return
+    for number, text in enumerate(endpoints):
+        try:
+            endpoint = lmtp_endpoint(text)
+        except ValueError:
+            continue
+        if isinstance(endpoint, Endpoint) and not ip_address(endpoint.host).is_loopback:
+            yield ("listen", "lmtp", number), f"{endpoint} is not on loopback: name in receive.lmtp_from who may use it"
 
 
 def _smarthost_login(relay: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

@@ -8,6 +8,7 @@ not looked at, so that settings can also be made in code.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from mailstack.mail.address import AddressError, parse_address, parse_domain
 
 _HOST_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _SECRET_OCTETS: Final = 4096
+_SOCKET_PATH_OCTETS: Final = 107  # sun_path of unix(7), with its NUL 108
+_UNIX: Final = "unix:"
+_GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MOST_WORKERS: Final = 32
 """As many as the spool has shards."""
 
@@ -62,6 +67,66 @@ def listen_endpoint(value: object) -> Endpoint:
     if not _is_ip(host):
         raise ValueError(f'must be an IP address and a port, not {shown(value)}; "0.0.0.0" and "[::]" mean every address')
     return Endpoint(ipaddress.ip_address(host).compressed, port)
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """A UNIX socket to listen at, by its path."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{_UNIX}{self.path}"
+
+
+def lmtp_endpoint(value: object, folder: Path = Path()) -> Endpoint | SocketFile:
+    """
+    Parse "ADDRESS:PORT" or "unix:PATH"; a relative path starts at the folder.
+
+    Raises:  ValueError.
+    """
+    if isinstance(value, SocketFile):
+        return value
+    if not isinstance(value, str) or not value.startswith(_UNIX):
+        endpoint = listen_endpoint(value)
+        if endpoint.port == 25:
+            raise ValueError("LMTP may not be spoken at port 25 (RFC 2033 §5), where others expect SMTP; 24 is its own")
+        return endpoint
+    name = value.removeprefix(_UNIX)
+    if not name or "\0" in name:
+        raise ValueError(f'must be text of the form "unix:/run/mailstack/lmtp", not {shown(value)}')
+    path = folder / name
+    if len(os.fsencode(path)) > _SOCKET_PATH_OCTETS:
+        raise ValueError(
+            f"{shown(str(path))} is longer than the {_SOCKET_PATH_OCTETS} octets that the path of a socket may have"
+        )
+    return SocketFile(path)
+
+
+def _lmtp_endpoint(value: object, info: ValidationInfo) -> Endpoint | SocketFile:
+    return lmtp_endpoint(value, Path(info.context["folder"]) if info.context else Path())
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, Network):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'must be text of the form "192.0.2.1" or "192.0.2.0/24", not {shown(value)}')
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"must be an IP address or a network, such as 192.0.2.0/24, not {shown(value)}") from None
+    raise ValueError(f"{shown(value)} is an address within a network; did you mean {meant}?")
+
+
+def _group_name(text: str) -> str:
+    if not _GROUP.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not the name of a group")
+    return text
 
 
 def _remote_endpoint(value: object) -> Endpoint:
@@ -139,6 +204,9 @@ def _workers(value: object) -> int | str:
 
 _as_text = PlainSerializer(str)
 Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint), _as_text], ...], Strict(False)]
+LmtpListeners = Annotated[tuple[Annotated[Endpoint | SocketFile, PlainValidator(_lmtp_endpoint), _as_text], ...], Strict(False)]
+Networks = Annotated[tuple[Annotated[Network, PlainValidator(_network), _as_text], ...], Strict(False)]
+GroupName = Annotated[str, AfterValidator(_group_name)]
 Names = Annotated[tuple[str, ...], Strict(False)]
 Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver), _as_text], ...], Strict(False)]
 Remote = Annotated[Endpoint, PlainValidator(_remote_endpoint), _as_text]

@@ -13,7 +13,7 @@ Order of life (twistd forks between the first and the second step, and drops its
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from twisted.application.service import Service as TwistedService
@@ -24,13 +24,13 @@ from mailstack.compose import Composition, RefusedError
 from mailstack.directory.records import DirectoryError
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.lean_reactor import make_lean
-from mailstack.net.listeners import ListenError, bind
+from mailstack.net.listeners import ListenError, bind, bind_unix, close
 from mailstack.net.tls import CertificateError
 from mailstack.serving import Listening, Serving, describe_change
-from mailstack.settings import Settings, SettingsError
+from mailstack.settings import Settings, SettingsError, SocketFile
 from mailstack.spool.failures import SpoolError
 
-__all__ = ["MailSystem", "RefusedError", "bind_all", "refuse_start"]
+__all__ = ["MailSystem", "RefusedError", "bind_all", "close_all", "refuse_start"]
 
 
 class StartRefused(Exception):  # noqa: N818 (it is an answer, named as such)
@@ -62,7 +62,7 @@ class MailSystem(TwistedService):
     @property
     def ports(self) -> dict[str, int]:
         """The ports that were bound, by the name of the service; of several listeners the last."""
-        return {each.service.value: each.bound.port for each in self._sockets}
+        return {each.service.value: each.bound.port for each in self._sockets if not each.bound.is_unix}
 
     def privilegedStartService(self) -> None:
         """Read the certificates and bind the sockets, while we may."""
@@ -82,6 +82,7 @@ class MailSystem(TwistedService):
         try:
             self._serving.open()
         except (DirectoryError, SpoolError) as error:
+            close_all(self._sockets)
             refuse_start(error, is_daemon=self._is_daemon)
         self._serving.listen(self._sockets)
         for each in self._sockets:
@@ -94,6 +95,7 @@ class MailSystem(TwistedService):
 
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        close_all(self._sockets)
         await self._serving.stop()
         events.stopped()
 
@@ -115,7 +117,23 @@ def bind_all(settings: Settings) -> list[Listening]:
 
     Raises:  ListenError.
     """
-    return [Listening(service, bind(endpoint.host, endpoint.port)) for service, endpoint in settings.listen.each()]
+    made: list[Listening] = []
+    try:
+        for service, endpoint in settings.listen.each():
+            if isinstance(endpoint, SocketFile):
+                made.append(Listening(service, bind_unix(endpoint.path, settings.listen.lmtp_group)))
+            else:
+                made.append(Listening(service, bind(endpoint.host, endpoint.port)))
+    except ListenError:
+        close_all(made)
+        raise
+    return made
+
+
+def close_all(sockets: Sequence[Listening]) -> None:
+    """Let go of the sockets, and remove the files that they have."""
+    for each in sockets:
+        close(each.bound)
 
 
 def refuse_start(error: Exception, *, is_daemon: bool) -> NoReturn:

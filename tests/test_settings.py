@@ -208,8 +208,8 @@ class TestOneError:
             (HOSTNAME + '[listen]\nsmtp = ["*:25"]\n', '3: listen.smtp[0]: must be an IP address and a port, not "*:25"'),
             (HOSTNAME + '[listen]\nsmtp = ["127.0.0.1:²5"]\n', "3: listen.smtp[0]: must be text of the form"),
             (
-                HOSTNAME + '[listen]\nsmtp = ["[::1]:25"]\nlmtp = ["[0::1]:25"]\n',
-                "4: listen.lmtp[0]: [::1]:25 is already taken by a listener above",
+                HOSTNAME + '[listen]\nsmtp = ["[::1]:24"]\nlmtp = ["[0::1]:24"]\n',
+                "4: listen.lmtp[0]: [::1]:24 is already taken by a listener above",
             ),
             (HOSTNAME + '[listen]\npop3s = ["[::1]:25"]\n', "3: listen.pop3s: needs TLS: set tls.certificate and tls.key"),
             (HOSTNAME + '[listen]\nsubmission = ["[::1]:25"]\n', "3: listen.submission: needs TLS"),

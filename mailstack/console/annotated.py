@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
-from mailstack.settings import Endpoint, PolicyTable, Settings, Table
+from mailstack.settings import Endpoint, PolicyTable, Settings, SocketFile, Table
 
 _COLUMNS: Final = 100
 _PREFACE: Final = """\
@@ -100,6 +100,6 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return f"{value:_}" if value >= 100_000 else str(value)
-    if isinstance(value, str | Path | Endpoint):
+    if isinstance(value, str | Path | Endpoint | SocketFile):
         return json.dumps(str(value), ensure_ascii=False)  # a JSON string is a TOML basic string
     raise TypeError(f"{value!r} has no place in a configuration")

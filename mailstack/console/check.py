@@ -6,6 +6,7 @@ The configuration alone first; if that is sound, what it names: certificate, fol
 
 from __future__ import annotations
 
+import grp
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -53,7 +54,7 @@ def find_problems(path: Path, settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong around a configuration that is sound in itself. Reads files, changes none."""
     from mailstack.settings import problem_at
 
-    for find in (_certificate, _folders, _spool, _people, _policies):
+    for find in (_certificate, _sockets, _folders, _spool, _people, _policies):
         for key, reason in find(settings):
             yield problem_at(path, key, reason)
 
@@ -73,6 +74,20 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     leaf = load_pem_x509_certificate(settings.tls.certificate.read_bytes())
     if leaf.not_valid_after_utc < datetime.now(UTC):
         yield "tls.certificate", f"{settings.tls.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
+
+
+def _sockets(settings: Settings) -> Iterator[Finding]:
+    from mailstack.settings import SocketFile
+
+    for endpoint in settings.listen.lmtp:
+        if isinstance(endpoint, SocketFile) and not endpoint.path.parent.is_dir():
+            yield "listen.lmtp", f"{endpoint.path.parent} is no folder; make it for the user of the server"
+    group = settings.listen.lmtp_group
+    if group is not None:
+        try:
+            grp.getgrnam(group)
+        except KeyError:
+            yield "listen.lmtp_group", f"there is no group {group}"
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:

@@ -84,7 +84,8 @@ class Origin:
     How a message reached us: what the trace field, the log and policies need.
 
     Shape:  `hello` is the peer's name for itself, printable; `peer` is an IP address without brackets, or "" for a
-            message made here; `account` is the authenticated account or None; `session` names the session in the log.
+            message made here or through a UNIX socket, and where nobody knows; `account` is the authenticated account or None;
+            `session` names the session in the log; `name` is the host name of the peer, if somebody who is trusted said so.
     """
 
     service: Service
@@ -94,6 +95,7 @@ class Origin:
     tls: str | None = None
     account: str | None = None
     session: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

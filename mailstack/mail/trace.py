@@ -46,7 +46,9 @@ def received_field(origin: Origin, *, hostname: str, entry: str, accepted_at: fl
     Shape:  `recipient` is named only when it is the only one, so that no recipient learns of another (RFC 5321 §7.2).
     Source: RFC 5321 §4.4.
     """
-    peer = f"[IPv6:{origin.peer}]" if ":" in origin.peer else f"[{origin.peer}]" if origin.peer else "local"
+    peer = f"[IPv6:{origin.peer}]" if ":" in origin.peer else f"[{origin.peer}]" if origin.peer else _without_address(origin)
+    if origin.name:
+        peer = f"{_ODD.sub('?', origin.name)[:HELLO_CHARACTERS]} {peer}"
     hello = _ODD.sub("?", origin.hello)[:HELLO_CHARACTERS] or "unknown"
     lines = [f"Received: from {hello} ({peer})"]
     by = f"by {hostname} with {with_protocol(origin)}"
@@ -56,6 +58,10 @@ def received_field(origin: Origin, *, hostname: str, entry: str, accepted_at: fl
     if recipient is not None and recipient.is_ascii:
         lines.append(f"for {format_path(recipient)}")
     return ("\r\n\t".join(lines) + f"; {format_date(accepted_at)}\r\n").encode("ascii")
+
+
+def _without_address(origin: Origin) -> str:
+    return "local" if origin.service in (Service.LOCAL, Service.LMTP) else "unknown"
 
 
 def return_path_field(reverse_path: Address | None) -> bytes:

@@ -4,20 +4,29 @@ Listeners: sockets that are bound while we are still root and served later.
 `StreamServerEndpointService` only logs a bind that fails; a mail server that does not listen must not start. So this binds
 at once and raises, and a taken port names itself.
 
+The file of a UNIX socket is closed to others before anybody can connect. One that a server left behind is replaced; one at
+which somebody listens is not.
+
 Several processes may accept from one socket. One that has many more connections than another lets the other try first: so,
 and by taking one in a turn, they share a burst, and sessions that stay are spread evenly.
 """
 
 from __future__ import annotations
 
+import errno
+import grp
+import os
 import socket
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory, IReactorSocket
 
-from mailstack.net.prompt import PromptPort
+from mailstack.net.prompt import PromptPort, PromptUNIXPort
 
 BACKLOG: Final = 1024
 PATIENCE_SECONDS: Final = 0.001
@@ -30,13 +39,25 @@ class ListenError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound socket that nobody accepts from yet."""
+    """
+    A bound socket that nobody accepts from yet.
+
+    Shape:   of a UNIX socket `host` is the path of its file, `port` is 0, and `inode` is of that file where we made it.
+    """
 
     socket: socket.socket
     host: str
     port: int
+    inode: int = 0
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it has a file instead of an address."""
+        return self.socket.family is socket.AF_UNIX
 
     def __str__(self) -> str:
+        if self.is_unix:
+            return f"unix:{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -62,9 +83,76 @@ def bind(host: str, port: int) -> Bound:
     return Bound(made, host, made.getsockname()[1])
 
 
+def bind_unix(path: Path, group: str | None = None) -> Bound:
+    """
+    Make a UNIX socket to which we may connect, and the members of the group if there is one.
+
+    Raises:  ListenError.
+    """
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        _clear_away(path)
+        mask = os.umask(0o177)
+        try:
+            made.bind(os.fspath(path))
+        finally:
+            os.umask(mask)
+        if group is not None:
+            os.chown(path, -1, _group_id(group), follow_symlinks=False)
+            path.chmod(0o660)
+        inode = path.lstat().st_ino
+        made.listen(BACKLOG)  # from now on somebody can connect
+    except OSError as error:
+        made.close()
+        raise ListenError(error.errno, f"cannot listen on unix:{path}: {error.strerror}") from error
+    return Bound(made, str(path), 0, inode)
+
+
+def _clear_away(path: Path) -> None:
+    """
+    Remove the file of a socket at which nobody listens any more.
+
+    Raises:  OSError: something else is there, or somebody listens.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "there is something that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:  # somebody listens who has much to do
+            pass
+    raise OSError(errno.EADDRINUSE, "another server listens there")
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise OSError(errno.EINVAL, f"there is no group {name}") from None
+
+
+def close(bound: Bound) -> None:
+    """Let go of a socket, and remove its file if it is still the one that we made."""
+    bound.socket.close()
+    if bound.inode:
+        path = Path(bound.host)
+        with suppress(OSError):  # a folder in which we may not remove it any more: the next start replaces it
+            if path.lstat().st_ino == bound.inode:
+                path.unlink()
+
+
 def serve(reactor: IReactorSocket, bound: Bound, factory: IProtocolFactory) -> IListeningPort:
     """Accept connections on a bound socket; the reactor keeps a descriptor of its own, ours is closed."""
-    return _begin(PromptPort, reactor, bound, factory)
+    return _begin(PromptUNIXPort if bound.is_unix else PromptPort, reactor, bound, factory)
 
 
 def serve_shared(reactor: Any, bound: Bound, factory: IProtocolFactory, has_many_more: Callable[[], bool]) -> IListeningPort:
@@ -73,7 +161,8 @@ def serve_shared(reactor: Any, bound: Bound, factory: IProtocolFactory, has_many
 
     The reactor keeps a descriptor of its own, ours is closed.
     """
-    return _begin(SharedPort, reactor, bound, factory, has_many_more=has_many_more)
+    kind = SharedUNIXPort if bound.is_unix else SharedPort
+    return _begin(kind, reactor, bound, factory, has_many_more=has_many_more)
 
 
 def _begin(kind: type[Any], reactor: Any, bound: Bound, factory: IProtocolFactory, **attributes: Any) -> IListeningPort:
@@ -114,3 +203,7 @@ class SharedPort(PromptPort):
         return super().loseConnection(*reason)  # type: ignore[no-untyped-call]  # as above
 
     stopListening = loseConnection
+
+
+class SharedUNIXPort(SharedPort, PromptUNIXPort):
+    """A port with a file, that is not alone with its socket."""

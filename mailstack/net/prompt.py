@@ -15,6 +15,7 @@ import socket
 from typing import Any, Final
 
 from twisted.internet import tcp
+from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConnector
 from twisted.internet.main import CONNECTION_DONE
@@ -141,6 +142,34 @@ class PromptPort(tcp.Port):
         except Exception:  # as below
             log.err()
             return None
+
+
+class PromptUNIXServer(PromptServer):
+    """A connection that was accepted through the file of a socket, which knows no address and no Nagle."""
+
+    def __init__(self, accepted: Any, protocol: Any, client: Any, *more: Any) -> None:
+        super().__init__(accepted, protocol, ("", 0), *more)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Do nothing: what is written is there at once."""
+
+    def getPeer(self) -> Any:
+        """Return the address of nobody."""
+        return UNIXAddress(None)
+
+    getHost = getPeer
+
+
+class PromptUNIXPort(PromptPort):
+    """A listening port that has a file."""
+
+    transport = PromptUNIXServer
+
+    def _buildAddr(self, address: Any) -> UNIXAddress:
+        return UNIXAddress(None)
+
+    def _made_for(self, address: Any) -> Any:
+        return super()._made_for(("", 0))
 
 
 class PromptTCP:

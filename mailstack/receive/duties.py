@@ -6,9 +6,9 @@ Every duty returns the reply; what nobody expected it may raise, and the session
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from twisted.cred.credentials import Anonymous, UsernamePassword
 from twisted.cred.error import LoginFailed
@@ -41,13 +41,18 @@ from mailstack.wire.smtp_commands import (
     Rcpt,
     Refused,
     Reset,
+    XClient,
+    XForward,
 )
 
 if TYPE_CHECKING:
     from mailstack.receive.factory import ReceiverFactory
     from mailstack.receive.protocol import ReceiverProtocol
 
-Asked = Answered | ChunkEnd | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | Quit
+Asked = Answered | ChunkEnd | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | XClient | XForward | Quit
+
+_OF_CONNECTION: Final = frozenset(("ADDR", "NAME", "PORT"))
+"""The attributes of XCLIENT that stay when another one does not name an address."""
 
 
 class Duties:
@@ -62,6 +67,8 @@ class Duties:
         self._delivery: Any = factory.delivery
         self._logouts: list[Callable[[], Any]] = []
         self._reception: Reception | None = None
+        self._client: Mapping[str, str] = {}  # what XCLIENT said last
+        self._forwarded: Mapping[str, str] = {}  # what XFORWARD said of the next message
         self._failure: Failure | None = None  # of taking the content; can be said at its end only
         self._errors = 0
         self._failed_logins = 0
@@ -73,9 +80,11 @@ class Duties:
     async def greet(self) -> Reply:
         """Make the greeting, or the refusal of the whole session (RFC 5321 §3.1)."""
         refuse = await self._judge.connect(self._origin)
-        if refuse is None:
-            return Reply(220, (f"{self._factory.hostname} {'LMTP' if self._factory.is_lmtp else 'ESMTP'}",))
-        return self._log(Stage.CONNECT, refuse)
+        return self._greeting if refuse is None else self._log(Stage.CONNECT, refuse)
+
+    @property
+    def _greeting(self) -> Reply:
+        return Reply(220, (f"{self._factory.hostname} {'LMTP' if self._factory.is_lmtp else 'ESMTP'}",))
 
     async def answer(self, event: Asked) -> Reply:
         """Carry out what an event asks for."""
@@ -97,11 +106,17 @@ class Duties:
                 return await self._hello(event)
             case Reset():
                 self.abort()
+                self._forwarded = {}
                 return replies.OK
             case Quit():
                 return replies.CLOSING
             case Authenticate():
                 return await self._authenticate(event)
+            case XClient():
+                return await self._begin_anew(event.attributes)
+            case XForward():
+                self._forwarded = {**self._forwarded, **event.attributes}
+                return replies.OK
             case _:
                 assert_never(event)
 
@@ -124,25 +139,70 @@ class Duties:
         self._origin = replace(self._origin, tls=tls or "TLS")
 
     def forget(self) -> None:
-        """Forget what the peer said in the clear (RFC 3207 §4.2)."""
+        """
+        Forget what the peer said in the clear (RFC 3207 §4.2).
+
+        Whom it speaks for stays: as an address it is no more and no less certain than the address of the peer itself.
+        """
         self.abort()
-        self._origin = Origin(service=self._origin.service, peer=self._origin.peer, session=self._origin.session)
+        origin = self._origin
+        self._client = {name: value for name, value in self._client.items() if name in _OF_CONNECTION}
+        self._forwarded = {}
+        self._origin = Origin(service=origin.service, peer=origin.peer, session=origin.session, name=origin.name)
 
     def leave(self) -> None:
         """End, when the connection is lost and nothing is being served any more."""
         self.abort()
+        self._log_out()
+
+    def _log_out(self) -> None:
         logouts, self._logouts = self._logouts, []
         for logout in logouts:
             self._factory.start(_settled(logout), f"session {self._origin.session}: logout")
 
     async def _hello(self, hello: Hello) -> Reply:
-        origin = replace(self._origin, hello=hello.name, extended=hello.extended)
+        # What XCLIENT said of the client stands: who says it may greet by its own name.
+        name, protocol = self._client.get("HELO") or hello.name, self._client.get("PROTO")
+        origin = replace(self._origin, hello=name, extended=protocol != "SMTP" if protocol else hello.extended)
         refuse = await self._judge.hello(origin)
         if refuse is not None:
             return self._log(Stage.HELLO, refuse)
         self.abort()
+        self._forwarded = {}
         self._origin = origin
         return hello.reply
+
+    async def _begin_anew(self, attributes: Mapping[str, str]) -> Reply:
+        """
+        Put the client of a trusted peer into its place, and make the greeting for that one, or the refusal.
+
+        Shape:   an address begins another client, of whom nothing said before holds; without one it is the same as before. What
+                 is unavailable is as if nothing was said of it, but for the address: then nobody knows who it is.
+        """
+        before = {} if "ADDR" in attributes else {k: v for k, v in self._client.items() if k in _OF_CONNECTION}
+        client, old = {**before, **attributes}, self._origin
+        origin = Origin(
+            service=old.service,
+            peer=client.get("ADDR", old.peer),
+            name=client.get("NAME", ""),
+            hello=client.get("HELO", ""),
+            extended=client.get("PROTO") != "SMTP",
+            tls=old.tls,
+            account=client.get("LOGIN", "").lower() or None,
+            session=old.session,
+        )
+        stage, refuse = Stage.CONNECT, await self._judge.connect(origin)
+        if refuse is None and origin.account is not None:
+            stage, refuse = Stage.AUTH, await self._judge.auth(origin)
+        if refuse is not None:
+            return self._log(stage, refuse)
+        if not self._factory.move(self._protocol, origin.peer):
+            return replies.TOO_MANY_CONNECTIONS
+        self.abort()
+        self._log_out()
+        self._origin, self._client, self._forwarded, self._delivery = origin, client, {}, self._factory.delivery
+        events.speaks_for(origin.session, client)
+        return self._greeting
 
     # Authentication
 
@@ -210,6 +270,8 @@ class Duties:
         if isinstance(reception, Reply):
             return reception
         self._reception = reception
+        if self._forwarded:
+            events.forwards(self._origin.session, self._forwarded)
         return await reception.mail()
 
     async def _make_reception(self, mail: Mail) -> Reception | Reply:
@@ -257,6 +319,7 @@ class Duties:
     async def _finish(self, end: ContentEnd) -> list[Reply]:
         reception, self._reception = self._reception, None
         failure, self._failure = self._failure, None
+        self._forwarded = {}
         assert reception is not None, "the core knows the order"
         if end.refusal is not None:
             reception.refused(end.refusal)
@@ -292,7 +355,7 @@ def _is_idle(event: Asked, reply: Reply) -> bool:
     """Say whether a command brings a message no further; so does a chunk of nothing, of which there could be any number."""
     if isinstance(event, ChunkEnd):
         return not event.octets
-    return isinstance(event, Answered | Hello | Reset) and reply.code != 334
+    return isinstance(event, Answered | Hello | Reset | XClient | XForward) and reply.code != 334
 
 
 async def _settled(action: Callable[[], Any]) -> None:

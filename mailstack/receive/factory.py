@@ -11,10 +11,11 @@ from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreato
 from twisted.internet.protocol import Protocol
 from twisted.mail import smtp
 
+from mailstack import events
 from mailstack.credentials import ScramSource
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
-from mailstack.mail.reply import format_reply
+from mailstack.mail.reply import Reply, format_reply
 from mailstack.receive.ports import Intake, Judge, Router, Start
 from mailstack.receive.protocol import ReceiverProtocol
 from mailstack.receive.transaction import Desk
@@ -39,7 +40,9 @@ class ReceiverFactory(smtp.SMTPFactory):
              portal checks its proofs. Mail goes to `intake` and `router`, or to `delivery`, an IMessageDelivery or
              IMessageDeliveryFactory of twisted.mail; with neither, to what the portal gives an anonymous user.
              `session_names` gives a new name at each call. `counts` counts the sessions, if other processes have the listener,
-             too. `limits`, `judge` and `scram` may be replaced at any time and count for sessions that begin then.
+             too. `admits(peer)` says who may connect, and `trusts(peer)` who may speak for others, both by IP address, or ""
+             for a UNIX socket. These two, `limits`, `judge` and `scram` may be replaced at any time and count for sessions that
+             begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 
@@ -81,6 +84,8 @@ class ReceiverFactory(smtp.SMTPFactory):
         self.delivery = delivery
         self.certificates = certificates
         self.scram = scram
+        self.admits: Callable[[str], bool] = lambda peer: True
+        self.trusts: Callable[[str], bool] = lambda peer: False
         self._intake = intake
         self._router = router
         self._session_names = session_names
@@ -108,6 +113,9 @@ class ReceiverFactory(smtp.SMTPFactory):
         """Make a session, or what says that there are too many."""
         peer = peer_address(addr)
         limits = self.limits
+        if not self.admits(peer):
+            events.peer_refused(self.service, peer)
+            return None if self.service.is_implicit_tls else _Refusal(replies.NOT_WELCOME)
 
         def make() -> ReceiverProtocol:
             session: ReceiverProtocol = smtp.SMTPFactory.buildProtocol(self, addr)
@@ -118,8 +126,12 @@ class ReceiverFactory(smtp.SMTPFactory):
         if not self._sessions.is_draining:
             session = self._sessions.begin(make, peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
         if session is None and not self.service.is_implicit_tls:  # with implicit TLS a word would cost a handshake
-            return _Refusal(self._sessions.is_draining)
+            return _Refusal(replies.SHUTTING_DOWN if self._sessions.is_draining else replies.TOO_MANY_CONNECTIONS)
         return session
+
+    def move(self, session: ReceiverProtocol, peer: str) -> bool:
+        """Count a session for another peer, and say so, unless that one has too many."""
+        return self._sessions.move(session, peer, most=self.limits.sessions, most_per_peer=self.limits.sessions_per_peer)
 
     def forget(self, session: ReceiverProtocol) -> None:
         """Take note that a session has ended."""
@@ -139,10 +151,10 @@ class ReceiverFactory(smtp.SMTPFactory):
 
 
 class _Refusal(Protocol):
-    """Says that we take no more connections."""
+    """Says why there is no session."""
 
-    def __init__(self, is_draining: bool) -> None:
-        self._reply = replies.SHUTTING_DOWN if is_draining else replies.TOO_MANY_CONNECTIONS
+    def __init__(self, answer: Reply) -> None:
+        self._reply = answer
 
     def connectionMade(self) -> None:
         assert self.transport is not None

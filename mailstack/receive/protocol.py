@@ -37,7 +37,7 @@ from mailstack.receive.outlet import Outlet
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import LAST_WORD_SECONDS
 from mailstack.wire.sasl import KeysWanted
-from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS
+from mailstack.wire.smtp_commands import ContentChunk, ContentEnd, Event, Quit, Refused, StartTLS, XClient
 from mailstack.wire.smtp_server import BEHIND_STARTTLS, SMTPServerCore
 from mailstack.wire.smtp_table import State
 
@@ -82,6 +82,7 @@ class ReceiverProtocol(Protocol):
             tls_active=factory.service.is_implicit_tls,
             tls_available=factory.certificates is not None,
             scram=self._duties.scram is not None,
+            is_trusted=factory.trusts(peer),
             opened_at=self._clock.seconds(),
         )
         self._deadline = Deadline(self._clock, self._expired)
@@ -223,6 +224,8 @@ class ReceiverProtocol(Protocol):
                 await self._answer(self._core.give_keys(*found))
         else:
             answer = await self._serve(self._duties.answer(event))
+            if isinstance(event, XClient):
+                answer = as_greeting(answer)
             self._write(self._core.send(self._duties.counted(event, answer)))
             if self._core.is_in_content:
                 self._content_octets = 0

@@ -5,6 +5,11 @@ Theory of operation. Each stage asks the judge; RCPT also asks the router, which
 content goes into a draft of the spool as it comes, with our Received field in front. For that the header section is held back
 until it is whole (at most HEADER_OCTETS): its Received fields are counted, against loops, and a submission gets the Date and
 Message-ID that it lacks (RFC 6409 §8.1, §8.3).
+
+In LMTP each recipient has a reply of its own (RFC 2033 §4.2), and these are all the same: a content is judged once, and what is
+accepted is on stable storage for all of them. So each 250 is true, also where the delivery to one account fails and that to
+another works: the former waits in the spool and is tried again. What one recipient is refused for is known at its RCPT. And it
+relays nothing: a forward-path that leads out of the house, by an alias for instance, is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from mailstack import events
 from mailstack.doors import Transaction
 from mailstack.mail import reply as replies
 from mailstack.mail.address import Address
-from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Recipient, Service
+from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Recipient, Remote, Service
 from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
 from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Notify, Requests
@@ -80,6 +85,8 @@ class SpoolReception:
         routed = await self._desk.router.route(forward_path)
         if isinstance(routed, Refuse):
             return self._refuse(Stage.RCPT, routed, forward_path)
+        if self._origin.service is Service.LMTP and any(isinstance(each.destination, Remote) for each in routed):
+            return self._refuse(Stage.RCPT, Refuse(replies.RELAYING_DENIED, "LMTP is for accounts only"), forward_path)
         if not routed:
             return self._refuse(Stage.RCPT, Refuse(replies.NO_SUCH_USER, "leads to nobody"), forward_path)
         asked = rcpt

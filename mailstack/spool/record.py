@@ -42,6 +42,7 @@ def format_envelope(envelope: Envelope) -> str:
                 "tls": origin.tls,
                 "account": origin.account,
                 "session": origin.session,
+                "name": origin.name,
             },
         }
     )
@@ -154,6 +155,7 @@ def _parse_origin(fields: Any) -> Origin:
         tls=_is((str, type(None)), fields["tls"]),
         account=_is((str, type(None)), fields["account"]),
         session=_is(str, fields["session"]),
+        name=_is(str, fields.get("name", "")),  # older records have none
     )
 
 

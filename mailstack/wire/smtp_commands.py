@@ -23,7 +23,10 @@ from mailstack.wire.smtp_parameters import By, mail_fields, rcpt_fields, split_p
 
 
 class Verb(enum.Enum):
-    """The commands of RFC 5321, RFC 2033 (LHLO), RFC 3030 (BDAT), RFC 3207 (STARTTLS) and RFC 4954 (AUTH)."""
+    """
+    The commands of RFC 5321, RFC 2033 (LHLO), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 4954 (AUTH), and two of Postfix
+    (XCLIENT, XFORWARD).
+    """
 
     HELO = "HELO"
     EHLO = "EHLO"
@@ -40,6 +43,8 @@ class Verb(enum.Enum):
     STARTTLS = "STARTTLS"
     AUTH = "AUTH"
     BDAT = "BDAT"
+    XCLIENT = "XCLIENT"
+    XFORWARD = "XFORWARD"
     HTTP = "an HTTP method"
 
     __hash__ = object.__hash__  # Enum's own hashes the name, in Python: half of what a look into a table costs
@@ -187,6 +192,25 @@ class Authenticate:
 
 
 @dataclass(frozen=True, slots=True)
+class XClient:
+    """
+    XCLIENT: who the client is, from somebody who may say so; the reply is a greeting, and the session begins anew.
+
+    Shape:   `attributes` are those given, names in upper case, values checked, or "" where the speaker does not know.
+    Source:  `smtp_clients`.
+    """
+
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class XForward:
+    """XFORWARD: of whom the next message is, for the log; `attributes` as of XClient."""
+
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """QUIT."""
 
@@ -205,6 +229,8 @@ Event = (
     | StartTLS
     | KeysWanted
     | Authenticate
+    | XClient
+    | XForward
     | Quit
 )
 """What a server core makes of the peer's octets."""

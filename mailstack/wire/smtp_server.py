@@ -32,6 +32,7 @@ from mailstack.wire.lines import TOO_LONG, LineBuffer, Overlong
 from mailstack.wire.mechanisms import offered_mechanisms
 from mailstack.wire.sasl import Challenge, Exchange, KeysWanted
 from mailstack.wire.scram import Bindings, ScramExchange
+from mailstack.wire.smtp_clients import XCLIENT, XFORWARD, parse_attributes
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -50,6 +51,8 @@ from mailstack.wire.smtp_commands import (
     Reset,
     StartTLS,
     Verb,
+    XClient,
+    XForward,
     parse_bdat,
     parse_command,
     parse_hello,
@@ -63,6 +66,7 @@ BEHIND_STARTTLS: Final = reply(503, "5.5.1", "Nothing may be pipelined behind ST
 RESPONSE_TOO_LONG: Final = reply(500, "5.5.6", "Authentication exchange line is too long")
 ALREADY_AUTHENTICATED: Final = reply(503, "5.5.1", "Already authenticated")
 ALREADY_TLS: Final = reply(503, "5.5.1", "TLS is already active")
+NOT_AUTHORISED: Final = reply(550, "5.7.0", "Not authorised")
 CHUNK_STATUS: Final = EnhancedStatus(2, 0, 0)
 HELP: Final = reply(214, "2.0.0", "See RFC 5321")
 _E = TypeVar("_E", bound=Event)
@@ -74,7 +78,8 @@ class SMTPServerCore:
     One session. The first thing owed is the greeting.
 
     Shape:  `tls_active`: TLS came with the connection; `tls_available`: STARTTLS can be done; `scram`: the keys of users can be
-            had. `closed` says that after what `send` returned last the connection ends.
+            had; `is_trusted`: the peer may speak for others, by XCLIENT and XFORWARD. `closed` says that after what `send`
+            returned last the connection ends.
     Units:  `opened_at` in seconds since 1970, UTC.
     """
 
@@ -87,6 +92,7 @@ class SMTPServerCore:
         tls_active: bool = False,
         tls_available: bool = False,
         scram: bool = False,
+        is_trusted: bool = False,
         opened_at: float = 0.0,
     ) -> None:
         self._role = role
@@ -96,6 +102,7 @@ class SMTPServerCore:
         self._tls_available = tls_available
         self._scram = scram
         self._bindings: Bindings = {}
+        self._is_trusted = is_trusted
         self._opened_at = opened_at
         default = BareNewline.NORMALISE if role is Role.SUBMISSION else BareNewline.REJECT
         self._bare_newline = limits.bare_newline or default
@@ -261,6 +268,9 @@ class SMTPServerCore:
                 self._is_utf8 = event.smtputf8
             elif isinstance(event, Authenticate):
                 self._authenticated = True
+            elif isinstance(event, XClient):
+                self._forget()
+                self._authenticated = bool(event.attributes.get("LOGIN"))
         if self._state is before:
             return
         if self._state is State.READY:
@@ -340,6 +350,8 @@ class SMTPServerCore:
             extensions["STARTTLS"] = ""
         if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
             extensions["AUTH"] = " ".join(offered_mechanisms(self._bindings, scram=self._scram))
+        if self._is_trusted:
+            extensions |= {"XCLIENT": " ".join(XCLIENT), "XFORWARD": " ".join(XFORWARD)}
         if self._role is not Role.LMTP:
             extensions["HELP"] = ""
         return extensions
@@ -366,6 +378,18 @@ class SMTPServerCore:
         if not self._tls_available:
             return replies.NOT_IMPLEMENTED
         return StartTLS()
+
+    def _xclient(self, command: Command) -> Event | Reply:
+        if not self._is_trusted:
+            return NOT_AUTHORISED
+        attributes = parse_attributes(command.argument, XCLIENT)
+        return attributes if isinstance(attributes, Reply) else XClient(attributes)
+
+    def _xforward(self, command: Command) -> Event | Reply:
+        if not self._is_trusted:
+            return NOT_AUTHORISED
+        attributes = parse_attributes(command.argument, XFORWARD)
+        return attributes if isinstance(attributes, Reply) else XForward(attributes)
 
     # Authentication
 
@@ -530,4 +554,6 @@ _MAKE: Final[Mapping[Verb, Callable[[SMTPServerCore, Command], Event | Reply]]] 
     Verb.HELP: lambda core, command: Answered(HELP),
     Verb.STARTTLS: SMTPServerCore._starttls,
     Verb.AUTH: SMTPServerCore._auth,
+    Verb.XCLIENT: SMTPServerCore._xclient,
+    Verb.XFORWARD: SMTPServerCore._xforward,
 }

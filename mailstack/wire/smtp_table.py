@@ -5,8 +5,12 @@ The states of an SMTP, submission or LMTP session, and which command may come in
     GREETING      (the greeting)                  START                    CLOSED
     START         HELO EHLO LHLO                  READY                    the same
                   STARTTLS                        STARTING_TLS             the same
+                  XCLIENT                         the same                 CLOSED
+                  XFORWARD                        the same                 the same
     READY         HELO EHLO LHLO                  the same                 the same
                   STARTTLS                        STARTING_TLS             the same
+                  XCLIENT                         START                    CLOSED
+                  XFORWARD                        the same                 the same
                   AUTH                            READY         EXCHANGE   READY
                   MAIL                            SENDER                   the same
     SENDER        RCPT                            RECIPIENTS               the same
@@ -24,6 +28,8 @@ The states of an SMTP, submission or LMTP session, and which command may come in
     EXCHANGE      (a response)                    READY         the same   READY
     STARTING_TLS  nothing: what comes now is TLS, or an attack
     CLOSED        nothing
+
+XCLIENT is answered by a greeting, or by the refusal of the session.
 
 What is not in the table is refused, and changes nothing. A 421 leads to CLOSED from everywhere. A refused hello leaves the
 session as it was (RFC 5321 §4.1.4). Whatever became of a content, the transaction is over after it.
@@ -100,9 +106,12 @@ _ANYWHERE: Final = {
     Verb.QUIT: Rule(State.CLOSED, on_failure=State.CLOSED),
 } | dict.fromkeys(_HELLO, _TO_READY)
 
+_OF_PROXIES: Final = {Verb.XCLIENT: Rule(State.START, on_failure=State.CLOSED), Verb.XFORWARD: _SAME}
+
 _COMMANDS: Final[Mapping[State, Mapping[Verb, Rule]]] = {
-    State.START: {Verb.RSET: _SAME, Verb.STARTTLS: Rule(State.STARTING_TLS)},
+    State.START: {Verb.RSET: _SAME, Verb.STARTTLS: Rule(State.STARTING_TLS), **_OF_PROXIES},
     State.READY: {
+        **_OF_PROXIES,
         Verb.RSET: _SAME,
         Verb.STARTTLS: Rule(State.STARTING_TLS),
         Verb.AUTH: Rule(on_continue=State.EXCHANGE),

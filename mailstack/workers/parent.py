@@ -31,7 +31,7 @@ from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
 from mailstack.net.tls import CertificateError
 from mailstack.serving import AFTER_A_RESTART, Listening, describe_change
 from mailstack.settings import Settings, SettingsError
-from mailstack.system import bind_all, refuse_start
+from mailstack.system import bind_all, close_all, refuse_start
 from mailstack.workers.errand import Conditions, Errand, Socket
 from mailstack.workers.line import LineError, Message
 from mailstack.workers.process import LAST_WORDS_SECONDS, Process, how_ended
@@ -83,7 +83,7 @@ class Workers(TwistedService):
     @property
     def ports(self) -> dict[str, int]:
         """The ports that were bound, by the name of the service; of several listeners the last."""
-        return {each.service.value: each.bound.port for each in self._sockets}
+        return {each.service.value: each.bound.port for each in self._sockets if not each.bound.is_unix}
 
     @property
     def pids(self) -> list[int]:
@@ -117,6 +117,7 @@ class Workers(TwistedService):
             self._await(processes, "serving")
         except BaseException as error:
             _end_all(processes)
+            close_all(self._sockets)
             if isinstance(error, WorkerRefused):
                 refuse_start(error, is_daemon=self._is_daemon)
             raise
@@ -133,8 +134,7 @@ class Workers(TwistedService):
 
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for each in self._sockets:  # first: the last who has a socket open keeps it alive, and connections in it waiting
-            each.bound.socket.close()
+        close_all(self._sockets)  # first: the last who has a socket open keeps it alive, and connections in it waiting
         ended = DeferredList([seat.stop() for seat in self._seats])
         deadline = self._reactor.callLater(self._settings.drain_seconds + GRACE_SECONDS, self._kill_all)
         await ended

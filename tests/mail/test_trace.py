@@ -45,7 +45,13 @@ def test_long_and_missing_names() -> None:
     assert "from unknown ([" in _field(hello="")
     assert len(_field(hello="x" * 3000)) < 500
     assert "([IPv6:2001:db8::1])" in _field(peer="2001:db8::1")
-    assert "(local)" in _field(peer="")
+    assert "(local)" in _field(peer="", service=Service.LMTP), "through a UNIX socket"
+    assert "(unknown)" in _field(peer="")
+
+
+def test_a_host_name_that_somebody_vouches_for() -> None:
+    assert "from client.test (host.example [192.0.2.1])\r\n" in _field(name="host.example")
+    assert "(a?b??c [192.0.2.1])\r\n" in _field(name="a b\r)c".replace("\r", "("))
 
 
 def test_fields_of_final_delivery() -> None:

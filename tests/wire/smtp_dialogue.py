@@ -2,7 +2,7 @@
 Dialogues as text, run against the core of the SMTP server.
 
     role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
-                                      `scram: unbound | bound`)
+                                      `scram: unbound | bound`, `trusted: yes | no`)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -41,6 +41,8 @@ from mailstack.wire.smtp_commands import (
     Refused,
     Reset,
     StartTLS,
+    XClient,
+    XForward,
 )
 from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
@@ -119,8 +121,11 @@ class Session:
                 return [replies.START_TLS]
             case Quit():
                 return [replies.CLOSING]
-            case Reset():
+            case Reset() | XForward():
                 return [replies.OK]
+            case XClient(attributes=attributes):
+                refused = attributes.get("ADDR") == "192.0.2.66"
+                return [reply(554, "5.7.1", "Not from there") if refused else GREETING]
         raise AssertionError(event)
 
     def answer_content(self, event: ContentEnd) -> list[Reply]:
@@ -157,6 +162,7 @@ class Dialogue:
             tls_active=tls == "active",
             tls_available=tls == "available",
             scram="scram" in self.options,
+            is_trusted=self.options.get("trusted") == "yes",
         )
         core.bind_channel(BINDINGS if self.options.get("scram") == "bound" else {})
         return core
@@ -188,7 +194,7 @@ def load(path: Path) -> list[Dialogue]:
             kind, colon, text = line.partition(":")
             assert colon, line
             text = text.removeprefix(" ")
-            if kind in ("role", "tls", "bare", "size", "recipients", "scram"):
+            if kind in ("role", "tls", "bare", "size", "recipients", "scram", "trusted"):
                 (dialogues[-1].options if dialogues else options)[kind] = text
             else:
                 assert kind in ("C", "R", "S", "S+", "S-", "CONTENT"), line
