@@ -119,7 +119,10 @@ def parse_domain(text: str) -> str:
             raise AddressError("bad domain")
     if re.fullmatch(r"[0-9.]+", name):
         raise AddressError("an IP address must stand in brackets")
-    return name.lower()
+    lowered = name.lower()
+    if lowered.isascii() and not name.isascii():  # the Kelvin sign becomes a k: another name, which did not stand there
+        raise AddressError("bad domain")
+    return lowered
 
 
 def _in_ascii(name: str) -> str:

@@ -172,9 +172,10 @@ class SpoolReception:
         self._needs_utf8 = self._mail.smtputf8 and not (section.isascii() and self._has_ascii_addresses())
         hops = self._desk.limits.hops
         # The count of the word bounds that of the fields, and is a hundred times cheaper.
-        if section.lower().count(b"received") > hops and count_fields(section, b"received") > hops:
+        lowered = section.lower()
+        if lowered.count(b"received") > hops and count_fields(section, b"received") > hops:
             self._refusal = Refuse(replies.TOO_MANY_HOPS)
-        elif self._was_delivered(section):
+        elif b"delivered-to" in lowered and self._was_delivered(section):
             # Found out later it would make a notification, to whomever a stranger named as the sender.
             self._refusal = Refuse(replies.WAS_DELIVERED)
         if self._refusal is not None:
