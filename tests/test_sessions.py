@@ -3,7 +3,7 @@
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailstack.sessions import Sessions, peer_address, peer_key
+from mailstack.sessions import Caps, Full, Sessions, peer_address, peer_key
 
 
 class Recorded:
@@ -17,9 +17,14 @@ class Recorded:
         self.told.append("abort")
 
 
+def caps(most: int = 9, per_peer: int = 9, per_network: int = 9, per_minute: int = 9) -> Caps:
+    return Caps(all=most, per_peer=per_peer, per_network=per_network, per_minute=per_minute)
+
+
 class SessionsTests(SynchronousTestCase):
     def begin(self, sessions: Sessions[Recorded], peer: str, most: int = 9, most_per_peer: int = 9) -> Recorded | None:
-        return sessions.begin(Recorded, peer, most=most, most_per_peer=most_per_peer)
+        begun = sessions.begin(Recorded, peer, caps(most, most_per_peer))
+        return None if isinstance(begun, Full) else begun
 
     def test_caps(self) -> None:
         sessions: Sessions[Recorded] = Sessions()
@@ -52,7 +57,7 @@ class SessionsTests(SynchronousTestCase):
             raise MemoryError
 
         with self.assertRaises(MemoryError):
-            sessions.begin(fail, "192.0.2.1", most=1, most_per_peer=1)
+            sessions.begin(fail, "192.0.2.1", caps(1, 1))
         self.assertIsNotNone(self.begin(sessions, "192.0.2.1", most=1, most_per_peer=1))
 
     def test_all_end_together(self) -> None:

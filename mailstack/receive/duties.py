@@ -115,6 +115,12 @@ class Duties:
         too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
         return replies.TOO_MANY_ERRORS if too_many else reply
 
+    @property
+    def is_erring(self) -> bool:
+        """Whether the peer has erred so often that its replies should be slow."""
+        limits = self._factory.limits
+        return self._errors > limits.free_errors and limits.error_delay_seconds > 0
+
     def tls_started(self, tls: str | None) -> None:
         """Take note of TLS."""
         self._origin = replace(self._origin, tls=tls or "TLS")
@@ -149,11 +155,17 @@ class Duties:
             return await self._reject_login(username)
         if self._factory.portal is None:
             return replies.AUTH_UNAVAILABLE
+        began_at, lockout = self._factory.clock.seconds(), self._factory.lockout
+        if lockout is not None and lockout.is_locked(self._origin.peer, username):
+            events.login_locked_out(self._origin.session, username, self._origin.peer)
+            return await self._answer_late(began_at)
         try:
             claim = UsernamePassword(credentials.username, credentials.password)
             interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
         except LoginFailed:
-            return await self._reject_login(username)
+            if lockout is not None:
+                lockout.has_failed(self._origin.peer, username)
+            return await self._reject_login(username, began_at)
         except CancelledError:
             raise
         except Exception:
@@ -165,6 +177,8 @@ class Duties:
         if refuse is not None:
             await _settled(logout)
             return self._log(Stage.AUTH, refuse)
+        if lockout is not None:
+            lockout.has_succeeded(origin.peer, username)
         self._logouts.append(logout)
         self._origin = origin
         self._delivery = None if interface is ISubmitter else avatar
@@ -175,12 +189,21 @@ class Duties:
         found: tuple[Any, Any, Callable[[], Any]] = await portal.login(credentials, None, *interfaces, *DELIVERY_INTERFACES)
         return found
 
-    async def _reject_login(self, username: str) -> Reply:
-        """Answer late, and later each time, the same for every cause; at last not again."""
-        self._failed_logins += 1
+    async def _reject_login(self, username: str, began_at: float | None = None) -> Reply:
+        """Take note of a login that failed, and answer it."""
         events.authentication_failed(self._origin.session, username, self._origin.peer)
+        return await self._answer_late(began_at)
+
+    async def _answer_late(self, began_at: float | None) -> Reply:
+        """
+        Answer late, and later each time, the same for every cause; at last not again.
+
+        Shape:   the wait counts from `began_at`, so that it does not tell whether a password was looked at.
+        """
+        self._failed_logins += 1
         limits = self._factory.limits
-        await deferLater(self._factory.clock, limits.failure_delay_seconds * self._failed_logins)
+        spent_seconds = 0.0 if began_at is None else max(0.0, self._factory.clock.seconds() - began_at)
+        await deferLater(self._factory.clock, max(0.0, limits.failure_delay_seconds * self._failed_logins - spent_seconds))
         return replies.AUTH_FAILED if self._failed_logins < limits.authentication_failures else replies.TOO_MANY_ERRORS
 
     # Transactions

@@ -11,13 +11,15 @@ from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreato
 from twisted.internet.protocol import Protocol
 from twisted.mail import smtp
 
+from mailstack import events
+from mailstack.lockout import Lockout
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
-from mailstack.mail.reply import format_reply
+from mailstack.mail.reply import Reply, format_reply
 from mailstack.receive.ports import Intake, Judge, Router, Start
 from mailstack.receive.protocol import ReceiverProtocol
 from mailstack.receive.transaction import Desk
-from mailstack.sessions import Counts, Sessions, peer_address
+from mailstack.sessions import Arrivals, Caps, Counts, Full, Sessions, peer_address
 from mailstack.wire.limits import Limits
 from mailstack.wire.smtp_table import Role
 
@@ -36,9 +38,9 @@ class ReceiverFactory(smtp.SMTPFactory):
     Shape:   `portal` logs users in (ISubmitter, or someone's IMessageDelivery…); `certificates` make STARTTLS possible, and
              None does not; with SUBMISSIONS the listener puts TLS around this factory. Mail goes to `intake` and `router`, or
              to `delivery`, an IMessageDelivery or IMessageDeliveryFactory of twisted.mail; with neither, to what the portal
-             gives an anonymous user. `session_names` gives a new name at each call. `counts` counts the sessions, if other
-             processes have the listener, too. `limits` and `judge` may be replaced at any time and count for sessions that
-             begin then.
+             gives an anonymous user. `session_names` gives a new name at each call. `counts` counts the sessions and `arrivals`
+             their beginnings, if there are more listeners or processes than this; `lockout` knows who has guessed passwords.
+             `limits` and `judge` may be replaced at any time and count for sessions that begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 
@@ -61,6 +63,8 @@ class ReceiverFactory(smtp.SMTPFactory):
         delivery: Any = None,
         certificates: IOpenSSLServerConnectionCreator | None = None,
         counts: Counts | None = None,
+        arrivals: Arrivals | None = None,
+        lockout: Lockout | None = None,
     ) -> None:
         if service not in _ROLES:
             raise ValueError(f"{service} is not received here")
@@ -78,10 +82,11 @@ class ReceiverFactory(smtp.SMTPFactory):
         self.limits = limits or Limits()
         self.delivery = delivery
         self.certificates = certificates
+        self.lockout = lockout
         self._intake = intake
         self._router = router
         self._session_names = session_names
-        self._sessions: Sessions[ReceiverProtocol] = Sessions(counts)
+        self._sessions: Sessions[ReceiverProtocol] = Sessions(counts, arrivals)
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -111,12 +116,22 @@ class ReceiverFactory(smtp.SMTPFactory):
             session.prepare(self._session_names(), peer)
             return session
 
-        session = None
-        if not self._sessions.is_draining:
-            session = self._sessions.begin(make, peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
-        if session is None and not self.service.is_implicit_tls:  # with implicit TLS a word would cost a handshake
-            return _Refusal(self._sessions.is_draining)
+        if self._sessions.is_draining:
+            return self._refusal(replies.SHUTTING_DOWN)
+        caps = Caps(
+            all=limits.sessions,
+            per_peer=limits.sessions_per_peer,
+            per_network=limits.sessions_per_network,
+            per_minute=limits.sessions_per_minute,
+        )
+        session = self._sessions.begin(make, peer, caps)
+        if isinstance(session, Full):
+            events.connection_refused(self.service, peer, session.value)
+            return self._refusal(replies.TOO_MANY_CONNECTIONS)
         return session
+
+    def _refusal(self, answer: Reply) -> Protocol | None:
+        return None if self.service.is_implicit_tls else _Refusal(answer)  # with implicit TLS a word would cost a handshake
 
     def forget(self, session: ReceiverProtocol) -> None:
         """Take note that a session has ended."""
@@ -138,10 +153,10 @@ class ReceiverFactory(smtp.SMTPFactory):
 class _Refusal(Protocol):
     """Says that we take no more connections."""
 
-    def __init__(self, is_draining: bool) -> None:
-        self._reply = replies.SHUTTING_DOWN if is_draining else replies.TOO_MANY_CONNECTIONS
+    def __init__(self, answer: Reply) -> None:
+        self._answer = answer
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.transport.write(format_reply(self._reply))
+        self.transport.write(format_reply(self._answer))
         self.transport.loseConnection()

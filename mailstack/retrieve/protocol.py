@@ -269,16 +269,25 @@ class POP3Protocol(Protocol):
         credentials = UsernamePassword(login.username, login.password)
         username = login.username.decode("utf-8", "replace")
         avatar: Any
+        began_at, lockout = self._clock.seconds(), self.factory.lockout
+        if lockout is not None and lockout.is_locked(self.peer, username):
+            events.login_locked_out(self.session, username, self.peer)
+            await self._reject_login(began_at)
+            return
         try:
             interface, avatar, logout = await self.factory.portal.login(credentials, None, IMaildrop, IMailboxPOP3)
         except (UnauthorizedLogin, LoginDenied):
             events.authentication_failed(self.session, username, self.peer)
-            await self._reject_login()
+            if lockout is not None:
+                lockout.has_failed(self.peer, username)
+            await self._reject_login(began_at)
             return
         except MaildropLocked:
             events.command_refused(self.session, str(words.IN_USE), username)
             self.send(words.IN_USE)
             return
+        if lockout is not None:
+            lockout.has_succeeded(self.peer, username)
         self._logout = logout
         try:
             maildrop: OpenMaildrop = avatar if interface is IMaildrop else MailboxMaildrop(avatar)
@@ -301,10 +310,15 @@ class POP3Protocol(Protocol):
         self._timer = self._clock.callLater(self._limits.idle_seconds, self._check_idle)
         self.send(words.ok(f"{session.view.count} messages ({session.view.octets} octets)"))
 
-    async def _reject_login(self) -> None:
-        """Answer late, the same for every cause, and at last not again (RFC 3206 §4)."""
+    async def _reject_login(self, began_at: float) -> None:
+        """
+        Answer late, the same for every cause, and at last not again (RFC 3206 §4).
+
+        Shape:   the wait counts from `began_at`, so that it does not tell whether a password was looked at.
+        """
         self._failed_logins += 1
-        await self._sleep_for(self._limits.failure_delay_seconds)
+        spent_seconds = max(0.0, self._clock.seconds() - began_at)
+        await self._sleep_for(max(0.0, self._limits.failure_delay_seconds - spent_seconds))
         self.send(words.AUTH_FAILED if self._failed_logins < self._limits.failed_logins else words.TOO_MANY_FAILURES)
 
     async def _sleep_for(self, seconds: float) -> None:

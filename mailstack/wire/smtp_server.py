@@ -8,8 +8,9 @@ further is looked at, so pipelined commands are answered one by one and in order
 The octets of a BDAT belong to it wherever it comes: also where it is out of place they are read and dropped before it is
 refused, since no octet of a content may run as a command.
 
-Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, is read to that end and
-then refused, since octets of a content must never run as commands.
+Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, or a header section beyond
+its limits, is read to that end and then refused, since octets of a content must never run as commands. A line of a content may
+have any length, and is passed on as it is: RFC 5322 §2.1.1 allows 998 octets, and much mail has more; nothing waits for its end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from mailstack.mail import reply as replies
+from mailstack.mail.headers import HeaderMeter
 from mailstack.mail.reply import Reply, format_reply, reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
@@ -63,6 +65,7 @@ ALREADY_TLS: Final = reply(503, "5.5.1", "TLS is already active")
 CHUNK_STATUS: Final = EnhancedStatus(2, 0, 0)
 HELP: Final = reply(214, "2.0.0", "See RFC 5321")
 _E = TypeVar("_E", bound=Event)
+_NO_METER: Final = HeaderMeter()  # of a session that takes no content; never fed
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 §5.1, the first octet of a ClientHello
 
 
@@ -118,6 +121,7 @@ class SMTPServerCore:
         self._chunk_left = 0
         self._unread = b""
         self._content_octets = 0
+        self._meter = _NO_METER
         self._refusal: Reply | None = None
         self._lines.limit_octets = self._limits.command_line_octets
 
@@ -243,6 +247,7 @@ class SMTPServerCore:
             self._end_transaction()
         elif self._state is State.CONTENT:
             self._unstuffer = DotUnstuffer(normalise=self._bare_newline is BareNewline.NORMALISE)
+            self._meter = HeaderMeter()
         elif self._state is State.EXCHANGE:
             self._lines.limit_octets = self._limits.sasl_octets
 
@@ -385,6 +390,7 @@ class SMTPServerCore:
                 return NEED_OCTETS
             content = unstuffer.feed(octets)
             self._content_octets += len(content)
+            self._meter.feed(content)
             self._lines.receive(unstuffer.rest)
             self._refusal = self._judge_content(unstuffer)
             if self._refusal is None and content:
@@ -418,6 +424,7 @@ class SMTPServerCore:
         if answer.code == 354:
             self._state = next_state(self._state, rule, answer)
             self._reader = ChunkReader(normalise=self._bare_newline is BareNewline.NORMALISE)
+            self._meter = HeaderMeter()
         else:
             self._refusal = answer
         return b""
@@ -439,6 +446,7 @@ class SMTPServerCore:
 
     def _judge_chunk(self, content: bytes) -> bytes:
         self._content_octets += len(content)
+        self._meter.feed(content)
         if self._refusal is None and self._reader is not None:
             self._refusal = self._judge_content(self._reader)
         return content if self._refusal is None else b""
@@ -466,6 +474,10 @@ class SMTPServerCore:
         # Size first, so that the answer does not depend on the pieces in which the content came.
         if self._content_octets > self._limits.message_octets:
             return replies.MESSAGE_TOO_BIG
+        if self._meter.octets > self._limits.header_octets:
+            return replies.HEADER_TOO_BIG
+        if self._meter.fields > self._limits.header_fields:
+            return replies.TOO_MANY_FIELDS
         if unstuffer.has_bare_newline and self._bare_newline is BareNewline.REJECT:
             return replies.BARE_NEWLINE
         return None

@@ -1,7 +1,8 @@
 """
 Dialogues as text, run against the core of the SMTP server.
 
-    role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`)
+    role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
+                                                 `header: n` octets of the header section, `fields: n` of it)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -113,6 +114,8 @@ class Dialogue:
         limits = Limits(
             message_octets=int(self.options.get("size", "10000000")),
             recipients=int(self.options.get("recipients", "100")),
+            header_octets=int(self.options.get("header", "1000000")),
+            header_fields=int(self.options.get("fields", "1000")),
             bare_newline=BareNewline(self.options.get("bare", "reject")),
         )
         tls = self.options.get("tls", "")
@@ -151,7 +154,7 @@ def load(path: Path) -> list[Dialogue]:
             kind, colon, text = line.partition(":")
             assert colon, line
             text = text.removeprefix(" ")
-            if kind in ("role", "tls", "bare", "size", "recipients"):
+            if kind in ("role", "tls", "bare", "size", "recipients", "header", "fields"):
                 (dialogues[-1].options if dialogues else options)[kind] = text
             else:
                 assert kind in ("C", "R", "S", "S+", "S-", "CONTENT"), line
