@@ -312,9 +312,10 @@ class Composition:
 
     def _make_judge(self, settings: Settings) -> Chain:
         house = House(settings.hostname, self.directory)
-        makers = getPlugins(IPolicyMaker, mailstack.plugins)
+        makers, policy = getPlugins(IPolicyMaker, mailstack.plugins), settings.policy
+        use = [*policy.use, "author"] if policy.check_header_from and "author" not in policy.use else policy.use
         try:
-            policies = activate(makers, settings.policy.use, settings.policy.options, house)
+            policies = activate(makers, use, policy.options, house)
         except ActivationError as error:
             raise RefusedError(f"policy: {error}") from error
         return Chain(policies, self._reactor)

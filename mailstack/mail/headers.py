@@ -6,12 +6,14 @@ Works on octets with CRLF line ends. Bounded: it looks at the first HEADER_OCTET
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Final
 
 HEADER_OCTETS: Final = 262_144  # more than the 100 kB at which Postfix cuts; what lies behind it is treated as body
 MAX_FIELDS: Final = 2_000
+VALUES: Final = 20
 _FIELD_START: Final = re.compile(rb"(?:\A|\r\n)[!-9;-~]{1,200}[ \t]{0,10}:")
 
 # The last is a line of a mailbox file. All of it must fit into _FIRST_LINE_OCTETS, which is as far as is looked in any case.
@@ -47,6 +49,20 @@ def fields(section: bytes) -> Iterator[tuple[bytes, bytes]]:
             return
         yield name.lower(), value
         position, seen = end + 2, seen + 1
+
+
+def field_values(section: bytes, name: bytes) -> list[bytes]:
+    """
+    Return the raw value of each field of that name, at most VALUES: more is not looked at, so more than one should not count.
+
+    Shape:   also of those that stand behind a line that is no field, since many programs read on there.
+    """
+    begin = re.compile(rb"(?:\A|\r\n)" + re.escape(name) + rb"[ \t]*:", re.IGNORECASE)
+    values = []
+    for found in itertools.islice(begin.finditer(section), VALUES):
+        end = _END_OF_FIELD.search(section, found.end())
+        values.append(section[found.end() : end.start() if end else len(section)])
+    return values
 
 
 def count_fields(section: bytes, name: bytes) -> int:

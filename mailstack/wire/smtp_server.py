@@ -10,7 +10,7 @@ refused, since no octet of a content may run as a command.
 
 Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, or a header section beyond
 its limits, is read to that end and then refused, since octets of a content must never run as commands. A line of a content may
-have any length, and is passed on as it is: RFC 5322 §2.1.1 allows 998 octets, and much mail has more; nothing waits for its end.
+have any length, and is passed on as it is: RFC 5322 §2.1.1 allows 998 octets, much mail has more, nothing waits for its end.
 """
 
 from __future__ import annotations
