@@ -122,10 +122,10 @@ class ReceiverProtocol(Protocol):
         if self._is_closing:
             return
         self._content_octets += len(data)
-        self._core.receive(data)
+        is_worth_a_look = self._core.receive(data)
         if self._is_running or self._is_handshaking:
             self._rein()
-        else:
+        elif is_worth_a_look:
             self._wake()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -16,6 +16,8 @@ HOLD_SECONDS: Final = 2_592_000  # 30 days, of FUTURERELEASE
 MESSAGE_OCTETS: Final = 52_428_800  # 50 MiB
 FIELDS: Final = 2_000  # of a header section; what forwarders and filters add to a message is some 200
 DISCARDED_OCTETS: Final = 131_072  # of one over-long command line, before the session ends
+PIECE_OCTETS: Final = 64  # a piece of a content that is no longer may wait for others
+GATHERED_OCTETS: Final = 4_096  # so many of them
 LAST_WORD_SECONDS: Final = 5.0  # for a peer to read our 421 and to end its TLS, when we are told to stop
 CLOSE_AT_TIMES_SIZE: Final = 2  # a content is read to its end up to so many times the limit
 

@@ -28,7 +28,7 @@ from mailstack.wire.chunks import ChunkReader
 from mailstack.wire.dots import DotUnstuffer
 from mailstack.wire.errors import LocalProtocolError, SaslCancelledError, SaslError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
-from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, BareNewline, Limits
+from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, GATHERED_OCTETS, PIECE_OCTETS, BareNewline, Limits
 from mailstack.wire.lines import TOO_LONG, LineBuffer, Overlong
 from mailstack.wire.sasl import MECHANISMS, Challenge, Exchange
 from mailstack.wire.smtp_commands import (
@@ -150,18 +150,33 @@ class SMTPServerCore:
         """The octets that were received and not looked at."""
         return len(self._unread) + self._lines.pending
 
-    def receive(self, octets: bytes) -> None:
-        """Take octets from the peer; the caller stops reading when too many are pending."""
+    def receive(self, octets: bytes) -> bool:
+        """
+        Take octets from the peer; the caller stops reading when too many are pending.
+
+        Shape:   False: it is not worth asking for the next event yet. A peer may put each octet into a TLS record of its own,
+                 and thousands of these into one packet.
+        """
         if self._state is State.CLOSED:
-            return
+            return False
         unstuffer = self._unstuffer
         if self._chunk is None and (unstuffer is None or unstuffer.ended):
+            is_first = self._lines.is_between_lines
             self._lines.receive(octets)
-        elif not self._unread and not self._lines.pending:
+            return is_first or self._lines.has_line() or self._lines.discarded > DISCARDED_OCTETS
+        if not self._unread and not self._lines.pending:
             self._unread = octets  # the common case of a content: not copied
         else:
             self._lines.receive(self._unread + octets if self._unread else octets)
             self._unread = b""
+        if len(octets) > PIECE_OCTETS:
+            return True
+        if self._chunk is not None:
+            return self.pending >= min(self._chunk_left, GATHERED_OCTETS)
+        if self.pending >= GATHERED_OCTETS:
+            return True
+        assert unstuffer is not None, "it is content, and no chunk"
+        return b"\n" in octets and unstuffer.would_end_in(self._unread or self._lines.peek())
 
     def next_event(self) -> Event | Pause:
         """Return what the peer says next."""

@@ -42,6 +42,7 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
+ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 
 
@@ -56,8 +57,9 @@ class Session:
         self.chunks: list[bytes] = []
 
     def feed(self, octets: bytes) -> None:
-        self.core.receive(octets)
+        is_worth_a_look = self.core.receive(octets)
         while not isinstance(event := self.core.next_event(), Pause):
+            assert is_worth_a_look or isinstance(event, ContentChunk) or event == ENDLESS
             self.events.append(event)
             if isinstance(event, ContentChunk):
                 assert event.octets
