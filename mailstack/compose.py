@@ -254,7 +254,7 @@ class Composition:
                 session_names=self._session_names,
                 certificates=self.certificates,
                 counts=self._counts[kind],
-                arrivals=self._arrivals[kind],
+                arrivals=None if service is Service.LMTP else self._arrivals[kind],  # a neighbour may be busy
                 lockout=self._lockout,
                 hostname=self._settings.hostname,
                 intake=self._spool.intake,

@@ -61,6 +61,11 @@ def early_talker(session: str, peer: str) -> None:
     _emit(LogLevel.info, "early_talker", "{session}: {peer} spoke before the greeting", session=session, peer=peer)
 
 
+def session_slowed(session: str, errors: int) -> None:
+    """A peer has erred so often that its replies are slow from now on."""
+    _emit(LogLevel.info, "session_slowed", "{session}: slowed after {errors} errors", session=session, errors=errors)
+
+
 def session_closed(session: str, reason: str) -> None:
     """A connection ended."""
     _emit(LogLevel.info, "session_closed", "{session}: closed, {reason}", session=session, reason=_safe(reason))

@@ -8,8 +8,8 @@ the network from which they come (IPv4 /24, IPv6 /64) with the account, and for 
     failures of the network, many more          that network is locked out of every account but those that it is known to have
 
 Nothing is counted for an account alone: a stranger could lock its owner out. A pair that logged in within GOOD_SECONDS is
-known, and what others in its network did is not held against it. Attempts while locked out do not count, so a program with an
-old password does not make it last for ever.
+known, and what others in its network did is not held against it. The same wrong password again is no further guess, and
+attempts while locked out do not count: so a telephone that has the old password does not keep everybody at home out.
 """
 
 from __future__ import annotations
@@ -70,12 +70,17 @@ class Lockout:
             return False
         return not self._good.count(pair, GOOD_SECONDS)
 
-    def has_failed(self, peer: str, username: str) -> None:
-        """Take note of a wrong name or password."""
-        if peer:
-            network, window_seconds = login_network(peer), self.limits.window_seconds
-            self._failed.add(_pair(network, username), window_seconds)
-            self._failed.add(network, window_seconds)
+    def has_failed(self, peer: str, username: str, password: bytes | None = None) -> None:
+        """Take note of a wrong name or password; None: of which password it was, nobody knows."""
+        if not peer:
+            return
+        network, window_seconds = login_network(peer), self.limits.window_seconds
+        pair = _pair(network, username)
+        # Nothing of it is kept but what the tally keeps of any name: a short hash, with a key that was made at the start.
+        if password is not None and self._failed.add(f"{pair}\0{password.hex()}", window_seconds) > 1:
+            return
+        self._failed.add(pair, window_seconds)
+        self._failed.add(network, window_seconds)
 
     def has_succeeded(self, peer: str, username: str) -> None:
         """Take note of a login."""

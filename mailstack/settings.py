@@ -111,7 +111,7 @@ class Limits(Table):
     connections_per_network: AtLeastOne = 200
     """The most of them from one network, IPv4 /24 or IPv6 /48; this machine itself counts as no network."""
     connections_per_minute: AtLeastOne = 1_200
-    """The most that one IPv4 address or IPv6 /64 may begin in a minute; this machine itself may begin more."""
+    """The most that one IPv4 address or IPv6 /64 may begin in a minute; this machine itself, and LMTP, may begin more."""
     greeting_pause_seconds: int = Field(default=0, ge=0, le=60)
     """How long another server waits for our greeting; who speaks meanwhile is refused. 0: who errs so is rare by now."""
     errors: AtLeastOne = 10
@@ -119,9 +119,9 @@ class Limits(Table):
     error_delay_seconds: int = Field(default=1, ge=0, le=30)
     """After 5 refused commands each further reply waits so long, until a message is accepted."""
     failed_logins: AtLeastOne = 10
-    """After so many failed logins to one account from one network (IPv4 /24, IPv6 /64), by whatever service, the next fail."""
+    """After so many wrong passwords for one account from one network (IPv4 /24, IPv6 /64), by any service, all logins fail."""
     failed_logins_per_network: AtLeastOne = 50
-    """After so many from one network to any account the next fail, but to accounts that it had logged in to within 30 days."""
+    """After so many from one network for any account all its logins fail, but to accounts it logged in to within 30 days."""
     failed_logins_seconds: AtLeastOne = 900
     """The time within which they count, and after which they are forgotten."""
     command_timeout_seconds: AtLeastOne = 300

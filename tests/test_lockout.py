@@ -74,6 +74,19 @@ def test_an_account_is_one_however_it_is_written(lockout: Lockout, variant: str)
     assert lockout.is_locked(HERE, variant)
 
 
+def test_the_same_wrong_password_again_is_no_further_guess(lockout: Lockout) -> None:
+    for _ in range(9):
+        lockout.has_failed(HERE, ALICE, b"the old one")
+    assert not lockout.is_locked(HERE, ALICE)
+    for password in (b"guess", b"another"):
+        lockout.has_failed(HERE, ALICE, password)
+    assert lockout.is_locked(HERE, ALICE)
+    for number in range(2):
+        assert not lockout.is_locked(HERE, BOB)
+        lockout.has_failed(HERE, f"{number}@example.org", b"the old one")
+    assert lockout.is_locked(HERE, BOB), "one password at many accounts is a guess at each"
+
+
 def test_names_that_are_no_addresses_count_too(lockout: Lockout) -> None:
     fail(lockout, HERE, *["\ufffd admin"] * 3)
     assert lockout.is_locked(HERE, "\ufffd ADMIN")

@@ -60,6 +60,7 @@ class Duties:
         self._reception: Reception | None = None
         self._failure: Failure | None = None  # of taking the content; can be said at its end only
         self._errors = 0
+        self._is_slow = False
         self._failed_logins = 0
         self._idle_commands = 0
         self._surplus_recipients = 0
@@ -112,6 +113,9 @@ class Duties:
             # Clients find the limit by running into it (RFC 5321 §4.5.3.1.10), but not for ever.
             self._surplus_recipients += 1
             self._errors += self._surplus_recipients > limits.recipients
+        if self.is_erring and not self._is_slow:
+            self._is_slow = True
+            events.session_slowed(self._origin.session, self._errors)
         too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
         return replies.TOO_MANY_ERRORS if too_many else reply
 
@@ -164,7 +168,7 @@ class Duties:
             interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
         except LoginFailed:
             if lockout is not None:
-                lockout.has_failed(self._origin.peer, username)
+                lockout.has_failed(self._origin.peer, username, credentials.password)
             return await self._reject_login(username, began_at)
         except CancelledError:
             raise

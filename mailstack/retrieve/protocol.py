@@ -279,7 +279,7 @@ class POP3Protocol(Protocol):
         except (UnauthorizedLogin, LoginDenied):
             events.authentication_failed(self.session, username, self.peer)
             if lockout is not None:
-                lockout.has_failed(self.peer, username)
+                lockout.has_failed(self.peer, username, login.password)
             await self._reject_login(began_at)
             return
         except MaildropLocked:

@@ -100,7 +100,7 @@ class GreetingPauseTests(Recorded):
         self.assertEqual(["220", "250"], session.codes())
 
 
-class PaceTests(SynchronousTestCase):
+class PaceTests(Recorded):
     def erring(self, mistakes: int, **more: Any) -> tuple[House, Session]:
         house = House(limits=Limits(free_errors=2, error_delay_seconds=1, **more))
         session = house.connect()
@@ -119,6 +119,7 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(["220", "250"], other.codes() + other.say("EHLO c"))
         house.clock.advance(1)
         self.assertEqual(["500"], session.codes())
+        self.assertEqual(1, self.events.count("session_slowed"))
         house.clock.advance(0.9)
         self.assertEqual([], session.codes())
         house.clock.advance(0.1)
@@ -205,8 +206,9 @@ class LockoutTests(Recorded):
     def test_after_some_failures_the_directory_is_not_asked_and_nobody_sees_a_difference(self) -> None:
         clock, checker = Clock(), CountingChecker()
         lockout = a_lockout(clock)
-        for _ in range(3):
-            self.assertEqual(["535"], self.try_once(checker, lockout, WRONG))
+        for number in range(3):
+            guess = base64.b64encode(f"\0alice@example.org\0guess {number}".encode()).decode()
+            self.assertEqual(["535"], self.try_once(checker, lockout, f"AUTH PLAIN {guess}"))
         self.assertEqual(3, checker.asked)
         self.assertNotIn("login_locked_out", self.events)
         for credentials in (WRONG, PLAIN):
