@@ -60,7 +60,7 @@ class Duties:
         self._reception: Reception | None = None
         self._failure: Failure | None = None  # of taking the content; can be said at its end only
         self._errors = 0
-        self._is_slow = False
+        self.is_slow = False  # the peer has erred so often that its replies wait
         self._failed_logins = 0
         self._idle_commands = 0
         self._surplus_recipients = 0
@@ -113,17 +113,11 @@ class Duties:
             # Clients find the limit by running into it (RFC 5321 §4.5.3.1.10), but not for ever.
             self._surplus_recipients += 1
             self._errors += self._surplus_recipients > limits.recipients
-        if self.is_erring and not self._is_slow:
-            self._is_slow = True
+        if self._errors > limits.free_errors and not self.is_slow and limits.error_delay_seconds > 0:
+            self.is_slow = True
             events.session_slowed(self._origin.session, self._errors)
         too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
         return replies.TOO_MANY_ERRORS if too_many else reply
-
-    @property
-    def is_erring(self) -> bool:
-        """Whether the peer has erred so often that its replies should be slow."""
-        limits = self._factory.limits
-        return self._errors > limits.free_errors and limits.error_delay_seconds > 0
 
     def tls_started(self, tls: str | None) -> None:
         """Take note of TLS."""
@@ -258,6 +252,7 @@ class Duties:
         answers = await self._finish(end)
         if answers[0].is_success:
             self._errors = self._idle_commands = self._surplus_recipients = 0
+            self.is_slow = False
         elif answers[0].is_permanent:
             self._errors += 1
         return answers

@@ -221,7 +221,7 @@ class ReceiverProtocol(Protocol):
             self._start_tls()
         else:
             answer = self._duties.counted(event, await self._serve(self._duties.answer(event)))
-            if self._duties.is_erring:
+            if self._duties.is_slow:
                 await deferLater(self._clock, self._limits.error_delay_seconds)
             self._write(self._core.send(answer))
             if self._core.is_in_content:

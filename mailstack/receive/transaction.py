@@ -124,7 +124,7 @@ class SpoolReception:
         assert draft is not None, "DATA was answered with 354"
         if self._head is not None and self._refusal is None:
             self._write_head(draft, bytes(self._head))
-        refuse = self._refusal or await self._desk.judge.content(replace(self._facts, header=self._header), draft.content())
+        refuse = self._refusal or await self._desk.judge.content(self._facts_with_header(), draft.content())
         if refuse is None:
             refuse = await draft.commit(self._envelope())
         if refuse is not None:
@@ -142,6 +142,15 @@ class SpoolReception:
         """Forget the transaction."""
         if self._draft is not None:
             self._draft.abort()
+
+    def _facts_with_header(self) -> Transaction:
+        return Transaction(
+            origin=self._origin,
+            reverse_path=self._mail.reverse_path,
+            recipients=self._facts.recipients,
+            parameters=self._mail.parameters,
+            header=self._header,
+        )
 
     @property
     def _replies(self) -> int:

@@ -46,8 +46,15 @@ def is_refused(header: bytes, service: Service = Service.SUBMISSION, account: st
         (b"From: alice@example.test\r\n" + b"x" * HEADER_OCTETS, True),
     ],
 )
-def test_the_author_of_a_submission_is_the_account(header: bytes, refused: bool) -> None:
+def test_the_nameof_a_submission_is_the_account(header: bytes, refused: bool) -> None:
     assert is_refused(header) is refused
+
+
+@pytest.mark.parametrize(("name", "refused"), [(b"Mailer-Daemon@mx.remote.test", False), (b"bob@example.test", True)])
+def test_a_server_that_sends_through_us_may_send_its_notifications(name: bytes, refused: bool) -> None:
+    facts = transaction(None, service=Service.SUBMISSION, account=ALICE, header=b"From: " + name + b"\r\n")
+    assert (ask(make(author).on_content, facts, None) is not None) is refused
+    assert is_refused(b"From: Mailer-Daemon@mx.remote.test\r\n"), "it has a reverse-path"
 
 
 def test_mail_of_other_servers_and_of_neighbours_may_name_anybody() -> None:
