@@ -19,7 +19,7 @@ class Author(Policy):
 
     Every author must belong to the account, also where there are several (RFC 5322 §3.6.2) or groups of them (RFC 6854), and in
     every From field, if somebody writes two. One that names nobody, or that cannot be read for certain, needs a Sender.
-    Without any From field nothing is claimed, and nothing refused. What has the null reverse-path may come from a MAILER-DAEMON:
+    Without any From field nothing is claimed, and nothing refused. What has the null reverse-path may come from MAILER-DAEMON:
     servers that send through us as a smarthost send their notifications, too.
     """
 
