@@ -25,6 +25,7 @@ from mailstack.directory import editing
 from mailstack.directory.directory import Directory
 from mailstack.doors import House as HouseProtocol
 from mailstack.mail.address import parse_address
+from mailstack.mail.envelope import Service
 from mailstack.net.listeners import bind
 from mailstack.settings import load
 from mailstack.system import MailSystem
@@ -177,6 +178,25 @@ class RunningTests(TestCase):
         self.installation.change(lambda text: text.replace("#check_header_from = true", "check_header_from = false"))
         system.reload()
         await deferToThread(self.installation.send, self.ports["submission"], ALICE, BOB, ALICE, forged)
+        await system.stopService()
+
+    async def test_listeners_of_one_kind_count_together_and_all_share_one_lockout(self) -> None:
+        self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))
+        system = self.begin()
+        parts: Any = system._serving._parts
+        made: dict[Service, Any] = {each: parts.make_factory(each) for each in Service if each is not Service.LOCAL}
+
+        def together(name: str) -> set[frozenset[Service]]:
+            return {
+                frozenset(service for service, each in made.items() if getattr(each._sessions, name) is counter)
+                for counter in {id(each): each for each in (getattr(each._sessions, name) for each in made.values())}.values()
+            }
+
+        kinds = {frozenset(kind) for kind in ({Service.SUBMISSION, Service.SUBMISSIONS}, {Service.POP3, Service.POP3S})}
+        self.assertEqual(kinds | {frozenset({Service.SMTP}), frozenset({Service.LMTP})}, together("_counts"))
+        self.assertEqual(kinds | {frozenset({Service.SMTP}), frozenset({Service.LMTP})}, together("_arrivals"))
+        self.assertIsNone(made[Service.LMTP]._sessions._arrivals)
+        self.assertEqual(1, len({id(each.lockout) for each in made.values()}))
         await system.stopService()
 
     async def test_lmtp_answers_for_each_recipient(self) -> None:

@@ -53,6 +53,14 @@ class TestContract:
         leave(counts, "")
         assert admit(counts, "", most=3, most_per_peer=1)
 
+    def test_the_name_that_is_full_is_said_and_then_none_is_counted(self, counts: Counts) -> None:
+        caps = {"peer": 2, "network": 3}
+        assert [counts.admit(caps, most=9) for _ in range(3)] == [None, None, "peer"]
+        assert [counts.admit({"other": 2, "network": 3}, most=9) for _ in range(2)] == [None, "network"]
+        assert counts.admit({"third": 1, "fourth": 1}, most=3) == ""
+        counts.leave(["peer", "network"])
+        assert [counts.admit({"other": 2, "network": 3}, most=3) for _ in range(2)] == [None, ""]
+
     def test_against_a_plain_count(self, counts: Counts) -> None:
         chance = random.Random(7)
         peers, inside = [f"192.0.2.{n}" for n in range(6)], list[str]()
