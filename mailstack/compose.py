@@ -32,6 +32,7 @@ from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.directory import Directory
 from mailstack.directory.passwords import Argon2Hasher, Verifier
 from mailstack.doors import IPolicyMaker
+from mailstack.lockout import Lockout, LockoutLimits
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
@@ -41,7 +42,9 @@ from mailstack.net.lean_reactor import when_idle
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.proxied import ProxiedFactory
 from mailstack.net.resolver import Resolver, system_nameservers
+from mailstack.net.shared_counts import SharedMemory
 from mailstack.net.supervise import Supervisor
+from mailstack.net.tallies import Tally
 from mailstack.net.threads import Threads, kept
 from mailstack.net.tls import CertificateStore, Pem
 from mailstack.policy.activation import ActivationError, activate
@@ -57,7 +60,7 @@ from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
-from mailstack.sessions import Counts, peer_address
+from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, read_secret
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
@@ -75,6 +78,11 @@ from mailstack.wire.smtp_mailing import Login
 
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8
+
+_KINDS: Final = ((Service.SMTP,), (Service.SUBMISSION, Service.SUBMISSIONS), (Service.POP3, Service.POP3S), (Service.LMTP,))
+KINDS: Final = len(_KINDS)
+TALLIES: Final = KINDS + 2
+"""Of the connections to each kind of service, and of the logins that failed and that succeeded."""
 
 Mail = ReceiverFactory | POP3Factory
 _LEFT_OVER: Final = Limits(attempts_at_once=5, per_destination=1, works=200, octets=8_388_608, works_per_destination=100)
@@ -99,6 +107,11 @@ class Secrets:
 
     pem: Pem | None
     smarthost_password: str | None = field(repr=False)
+
+
+def kind_of(service: Service) -> int:
+    """Return the number of the kind of service whose sessions count together."""
+    return next(number for number, services in enumerate(_KINDS) if service in services)
 
 
 class RefusedError(Exception):
@@ -159,6 +172,18 @@ class Composition:
         self._scram = ScramSource(self.directory.scram_keys, _nonce)
         self._session_names = _session_names()
         self.steady_seconds = time.monotonic
+        self._counts: list[Counts] = [OwnCounts() for _ in range(KINDS)]
+        self._count_in(_own_tallies(self.steady_seconds))
+
+    def share(self, memory: SharedMemory) -> None:
+        """Count together with other processes; to be said before any factory is made."""
+        worker = self.place.worker
+        self._counts = [memory.counts(worker, kind) for kind in range(KINDS)]
+        self._count_in([memory.tally(worker, number, self.steady_seconds) for number in range(TALLIES)])
+
+    def _count_in(self, tallies: Sequence[Tally]) -> None:
+        *self._arrivals, failed, good = tallies
+        self._lockout = Lockout(failed, good, _lockout_limits(self._settings))
 
     def open_spools(self) -> None:
         """
@@ -213,8 +238,9 @@ class Composition:
         else:
             self.certificates.use(secrets.pem)
 
-    def make_factory(self, service: Service, counts: Counts | None = None) -> Mail:
-        """Make the factory of a listener; `counts` counts its sessions, if other processes have it, too."""
+    def make_factory(self, service: Service) -> Mail:
+        """Make the factory of a listener."""
+        kind = kind_of(service)
         if service in (Service.POP3, Service.POP3S):
             made: Mail = POP3Factory(
                 portal=self._portal,
@@ -223,7 +249,9 @@ class Composition:
                 start=self.supervisor.start,
                 session_names=self._session_names,
                 certificates=self.certificates,
-                counts=counts,
+                counts=self._counts[kind],
+                arrivals=self._arrivals[kind],
+                lockout=self._lockout,
             )
         else:
             made = ReceiverFactory(
@@ -233,7 +261,9 @@ class Composition:
                 start=self.supervisor.start,
                 session_names=self._session_names,
                 certificates=self.certificates,
-                counts=counts,
+                counts=self._counts[kind],
+                arrivals=None if service is Service.LMTP else self._arrivals[kind],  # a neighbour may be busy
+                lockout=self._lockout,
                 hostname=self._settings.hostname,
                 intake=self._spool.intake,
                 router=self._expander,
@@ -246,12 +276,15 @@ class Composition:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
         factory.scram = self._scram if self._settings.login.scram else None
+        self._lockout.limits = _lockout_limits(self._settings)
         if isinstance(factory, POP3Factory):
             factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(
                 idle_seconds=self._settings.pop3.idle_timeout_seconds,
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,
+                sessions_per_network=limits.connections_per_network,
+                sessions_per_minute=limits.connections_per_minute,
             )
         else:
             receive = self._settings.receive
@@ -262,12 +295,18 @@ class Composition:
             factory.limits = SMTPLimits(
                 message_octets=limits.message_octets,
                 recipients=limits.recipients,
+                header_octets=limits.header_octets,
+                header_fields=limits.header_fields,
                 errors=limits.errors,
+                error_delay_seconds=limits.error_delay_seconds,
+                greeting_pause_seconds=limits.greeting_pause_seconds,
                 command_seconds=limits.command_timeout_seconds,
                 content_seconds=limits.data_timeout_seconds,
                 bare_newline=_bare_newline(factory.service, limits.bare_newline),
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,
+                sessions_per_network=limits.connections_per_network,
+                sessions_per_minute=limits.connections_per_minute,
             )
 
     def wrapped(self, factory: Mail) -> IProtocolFactory:
@@ -295,9 +334,10 @@ class Composition:
 
     def _make_judge(self, settings: Settings) -> Chain:
         house = House(settings.hostname, self.directory)
-        makers = getPlugins(IPolicyMaker, mailstack.plugins)
+        makers, policy = getPlugins(IPolicyMaker, mailstack.plugins), settings.policy
+        use = [*policy.use, "author"] if policy.check_header_from and "author" not in policy.use else policy.use
         try:
-            policies = activate(makers, settings.policy.use, settings.policy.options, house)
+            policies = activate(makers, use, policy.options, house)
         except ActivationError as error:
             raise RefusedError(f"policy: {error}") from error
         return Chain(policies, self._reactor)
@@ -411,6 +451,20 @@ def _smarthost(relay: RelayTable, password: str | None) -> Smarthost | None:
     if relay.smarthost_username is not None and password is not None:
         login = Login(relay.smarthost_username, password)
     return Smarthost(host=relay.smarthost.host, port=relay.smarthost.port, login=login, tls=TLSPolicy(relay.tls))
+
+
+def _own_tallies(seconds: Callable[[], float]) -> list[Tally]:
+    key = secrets.token_bytes(32)
+    return [Tally.alone(key, seconds) for _ in range(TALLIES)]
+
+
+def _lockout_limits(settings: Settings) -> LockoutLimits:
+    limits = settings.limits
+    return LockoutLimits(
+        failures=limits.failed_logins,
+        failures_per_network=limits.failed_logins_per_network,
+        window_seconds=limits.failed_logins_seconds,
+    )
 
 
 def _bare_newline(service: Service, wanted: str) -> BareNewline:

@@ -30,13 +30,15 @@ class Transaction:
     """
     What a policy is told about a transaction.
 
-    Shape:  `recipients` are the forward-paths accepted so far; `parameters` are those of MAIL, keys in upper case.
+    Shape:  `recipients` are the forward-paths accepted so far; `parameters` are those of MAIL, keys in upper case. `header` is
+            the header section as it came, once the content is there, at most `mail.headers.HEADER_OCTETS` of it.
     """
 
     origin: Origin
     reverse_path: Address | None
     recipients: tuple[Address, ...] = ()
     parameters: Mapping[str, str] | None = None
+    header: bytes = b""
 
 
 class House(Protocol):

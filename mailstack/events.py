@@ -80,6 +80,28 @@ def _client(attributes: Mapping[str, str]) -> str:
     return _safe(" ".join(f"{name.lower()}={value or 'unavailable'}" for name, value in attributes.items()))
 
 
+def connection_refused(service: Service, peer: str, limit: str) -> None:
+    """A peer connected and was sent away, since one of the limits of connections, which is named, was reached."""
+    _emit(
+        LogLevel.warn,
+        "connection_refused",
+        "{service} refused a connection from {peer}: limits.{limit}",
+        service=service.value,
+        peer=peer,
+        limit=limit,
+    )
+
+
+def early_talker(session: str, peer: str) -> None:
+    """A peer spoke before it was greeted."""
+    _emit(LogLevel.info, "early_talker", "{session}: {peer} spoke before the greeting", session=session, peer=peer)
+
+
+def session_slowed(session: str, errors: int) -> None:
+    """A peer has erred so often that its replies are slow from now on."""
+    _emit(LogLevel.info, "session_slowed", "{session}: slowed after {errors} errors", session=session, errors=errors)
+
+
 def session_closed(session: str, reason: str) -> None:
     """A connection ended."""
     _emit(LogLevel.info, "session_closed", "{session}: closed, {reason}", session=session, reason=_safe(reason))
@@ -96,6 +118,18 @@ def authentication_failed(session: str, username: str, peer: str) -> None:
         LogLevel.warn,
         "authentication_failed",
         "{session}: authentication of {username} from {peer} failed",
+        session=session,
+        username=_safe(username),
+        peer=peer,
+    )
+
+
+def login_locked_out(session: str, username: str, peer: str) -> None:
+    """A peer was not asked for a password, since too many were wrong."""
+    _emit(
+        LogLevel.warn,
+        "login_locked_out",
+        "{session}: {peer} is locked out of {username}",
         session=session,
         username=_safe(username),
         peer=peer,

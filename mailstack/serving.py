@@ -22,7 +22,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.compose import Composition, Mail, Secrets
+from mailstack.compose import Composition, Mail, Secrets, kind_of
 from mailstack.mail.envelope import Service
 from mailstack.net.listeners import Bound, serve, serve_shared
 from mailstack.net.pulse import Pulse
@@ -56,6 +56,8 @@ class Serving:
         self._settings = settings
         self._reactor = reactor
         self._memory = memory
+        if memory is not None:
+            parts.share(memory)
         self._ports: list[IListeningPort] = []
         self._factories: list[Mail] = []
         self._pulse = Pulse(reactor, parts.steady_seconds)
@@ -80,8 +82,8 @@ class Serving:
     def listen(self, sockets: Sequence[Listening]) -> None:
         """Accept connections."""
         parts = self._parts
-        for number, socket in enumerate(sockets):
-            self._serve(number, socket)
+        for socket in sockets:
+            self._serve(socket)
         if self._memory is not None:
             self._memory.set_serving(parts.place.worker, True)
         # What is there now stays. Without this the collector looks through all of it again and again, 50 ms at a time.
@@ -92,15 +94,15 @@ class Serving:
         if parts.place.worker == 0:
             self._housekeeping.start(HOUSEKEEPING_SECONDS)
 
-    def _serve(self, number: int, socket: Listening) -> None:
+    def _serve(self, socket: Listening) -> None:
         parts, memory = self._parts, self._memory
-        counts = None if memory is None else memory.counts(parts.place.worker, number)
-        factory = parts.make_factory(socket.service, counts)
+        factory = parts.make_factory(socket.service)
         self._factories.append(factory)
         wrapped = parts.wrapped(factory)
-        if counts is None:
+        if memory is None:
             port = serve(self._reactor, socket.bound, wrapped)
         else:
+            counts = memory.counts(parts.place.worker, kind_of(socket.service))
             port = serve_shared(self._reactor, socket.bound, wrapped, counts.has_many_more_than_another)
         self._ports.append(port)
 

@@ -160,12 +160,30 @@ class Limits(Table):
     """The largest message, in octets; RFC 5321 §4.5.3.1.7 wants 65536 at least."""
     recipients: int = Field(default=1_000, ge=100)
     """The most recipients of one message; RFC 5321 §4.5.3.1.8 wants 100 at least."""
+    header_octets: int = Field(default=1_048_576, ge=65_536)
+    """The largest header section of a message, in octets; the largest message bounds it, too."""
+    header_fields: int = Field(default=2_000, ge=200)
+    """The most fields of it. A line of a message may have any length, also where RFC 5322 §2.1.1 allows 998."""
     connections: AtLeastOne = 1_000
-    """The most connections at a time to one listener."""
+    """The most connections at a time to one kind of service (pop3 and pop3s are one), at all its listeners together."""
     connections_per_peer: AtLeastOne = 50
-    """The most connections at a time to one listener from one IPv4 address or IPv6 /64."""
+    """The most of them from one IPv4 address or IPv6 /64."""
+    connections_per_network: AtLeastOne = 200
+    """The most of them from one network, IPv4 /24 or IPv6 /48; this machine itself counts as no network."""
+    connections_per_minute: AtLeastOne = 1_200
+    """The most that one IPv4 address or IPv6 /64 may begin in a minute; this machine itself, and LMTP, may begin more."""
+    greeting_pause_seconds: int = Field(default=0, ge=0, le=60)
+    """How long another server waits for our greeting; who speaks meanwhile is refused. 0: who errs so is rare by now."""
     errors: AtLeastOne = 10
     """After so many refused commands the connection is closed."""
+    error_delay_seconds: int = Field(default=1, ge=0, le=30)
+    """After 5 refused commands each further reply waits so long, until a message is accepted."""
+    failed_logins: AtLeastOne = 10
+    """After so many wrong passwords for one account from one network (IPv4 /24, IPv6 /64), by any service, all logins fail."""
+    failed_logins_per_network: AtLeastOne = 50
+    """After so many from one network for any account all its logins fail, but to accounts it logged in to within 30 days."""
+    failed_logins_seconds: AtLeastOne = 900
+    """The time within which they count, and after which they are forgotten."""
     command_timeout_seconds: AtLeastOne = 300
     """How long to wait for the next command; RFC 5321 §4.5.3.2.7 wants 300."""
     data_timeout_seconds: AtLeastOne = 600
@@ -242,6 +260,8 @@ class PolicyTable(Table):
 
     use: Names = ()
     """Names of the policies to ask, in this order; "relaying" and "sender" are always asked."""
+    check_header_from: bool = True
+    """Refuse a submission in which neither From nor Sender belongs to the account that sends it; the policy "author" does."""
     options: dict[str, dict[str, Any]] = {}
     """A table [policy.options.NAME] holds the options of the policy NAME."""
 

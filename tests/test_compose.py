@@ -11,7 +11,7 @@ import ssl
 import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mailstack.directory import editing
 from mailstack.directory.directory import Directory
 from mailstack.doors import House as HouseProtocol
 from mailstack.mail.address import parse_address
+from mailstack.mail.envelope import Service
 from mailstack.net.listeners import bind
 from mailstack.settings import load
 from mailstack.system import MailSystem
@@ -64,12 +65,12 @@ class Installation:
     def trusting(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.folder / "tls/ca.pem"))
 
-    def send(self, port: int, sender: str, recipient: str, user: str | None = None) -> None:
+    def send(self, port: int, sender: str, recipient: str, user: str | None = None, content: bytes = CONTENT) -> None:
         with smtplib.SMTP("localhost", port, timeout=20) as client:
             if user is not None:
                 client.starttls(context=self.trusting())
                 client.login(user, self.password(user))
-            client.sendmail(sender, [recipient], CONTENT)
+            client.sendmail(sender, [recipient], content)
 
     def fetch(self, port: int, user: str) -> list[bytes]:
         client = poplib.POP3("localhost", port, timeout=20)
@@ -204,6 +205,61 @@ class RunningTests(TestCase):
             return client.stat()[0]
         finally:
             client.quit()
+
+    async def test_who_guesses_by_pop3_is_locked_out_of_submission_too(self) -> None:
+        self.installation.change(lambda text: text.replace("#failed_logins = 10", "failed_logins = 2"))
+        system = self.begin()
+        for factory in system._serving._factories:
+            factory.limits = replace(factory.limits, failure_delay_seconds=0.01)
+
+        def guess(password: str) -> None:
+            client = poplib.POP3("localhost", self.ports["pop3"], timeout=20)
+            client.stls(context=self.installation.trusting())
+            client.user(ALICE)
+            with self.assertRaisesRegex(poplib.error_proto, "AUTH"):
+                client.pass_(password)
+            client.close()
+
+        await deferToThread(guess, "a guess")
+        await deferToThread(self.installation.send, self.ports["submission"], ALICE, BOB, ALICE)
+        await deferToThread(guess, "another guess")
+        with self.assertRaises(smtplib.SMTPAuthenticationError) as refused:
+            await deferToThread(self.installation.send, self.ports["submission"], ALICE, BOB, ALICE)
+        self.assertEqual(535, refused.exception.smtp_code)
+        await deferToThread(self.installation.send, self.ports["submission"], BOB, ALICE, BOB)
+        await system.stopService()
+
+    async def test_a_submission_in_the_name_of_another_is_refused_unless_the_configuration_allows_it(self) -> None:
+        system = self.begin()
+        forged = b"From: The Boss <boss@example.test>\r\nSubject: x\r\n\r\nbody\r\n"
+        with self.assertRaises(smtplib.SMTPDataError) as refused:
+            await deferToThread(self.installation.send, self.ports["submission"], ALICE, BOB, ALICE, forged)
+        self.assertEqual(550, refused.exception.smtp_code)
+        own = b"From: Sales <sales@example.test>\r\nSubject: x\r\n\r\nbody\r\n"
+        await deferToThread(self.installation.send, self.ports["submission"], ALICE, BOB, ALICE, own)
+        self.installation.change(lambda text: text.replace("#check_header_from = true", "check_header_from = false"))
+        system.reload()
+        await deferToThread(self.installation.send, self.ports["submission"], ALICE, BOB, ALICE, forged)
+        await system.stopService()
+
+    async def test_listeners_of_one_kind_count_together_and_all_share_one_lockout(self) -> None:
+        self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))
+        system = self.begin()
+        parts: Any = system._serving._parts
+        made: dict[Service, Any] = {each: parts.make_factory(each) for each in Service if each is not Service.LOCAL}
+
+        def together(name: str) -> set[frozenset[Service]]:
+            return {
+                frozenset(service for service, each in made.items() if getattr(each._sessions, name) is counter)
+                for counter in {id(each): each for each in (getattr(each._sessions, name) for each in made.values())}.values()
+            }
+
+        kinds = {frozenset(kind) for kind in ({Service.SUBMISSION, Service.SUBMISSIONS}, {Service.POP3, Service.POP3S})}
+        self.assertEqual(kinds | {frozenset({Service.SMTP}), frozenset({Service.LMTP})}, together("_counts"))
+        self.assertEqual(kinds | {frozenset({Service.SMTP}), frozenset({Service.LMTP})}, together("_arrivals"))
+        self.assertIsNone(made[Service.LMTP]._sessions._arrivals)
+        self.assertEqual(1, len({id(each.lockout) for each in made.values()}))
+        await system.stopService()
 
     async def test_lmtp_answers_for_each_recipient(self) -> None:
         self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))

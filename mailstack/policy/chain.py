@@ -86,6 +86,8 @@ class Chain:
 
     async def _answer(self, method: Callable[..., Any], facts: Sequence[object]) -> Accept | Refuse | None:
         answer = method(*facts)
+        if answer is None:
+            return None
         if isinstance(answer, Coroutine):
             answer = begin(answer)
         if isinstance(answer, Awaitable):

@@ -71,6 +71,7 @@ class Duties:
         self._forwarded: Mapping[str, str] = {}  # what XFORWARD said of the next message
         self._failure: Failure | None = None  # of taking the content; can be said at its end only
         self._errors = 0
+        self.is_slow = False  # the peer has erred so often that its replies wait
         self._failed_logins = 0
         self._idle_commands = 0
         self._surplus_recipients = 0
@@ -131,6 +132,9 @@ class Duties:
             # Clients find the limit by running into it (RFC 5321 §4.5.3.1.10), but not for ever.
             self._surplus_recipients += 1
             self._errors += self._surplus_recipients > limits.recipients
+        if self._errors > limits.free_errors and not self.is_slow and limits.error_delay_seconds > 0:
+            self.is_slow = True
+            events.session_slowed(self._origin.session, self._errors)
         too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
         return replies.TOO_MANY_ERRORS if too_many else reply
 
@@ -224,15 +228,22 @@ class Duties:
             return await self._reject_login(username)
         if self._factory.portal is None:
             return replies.AUTH_UNAVAILABLE
+        began_at, lockout = self._factory.clock.seconds(), self._factory.lockout
+        if lockout is not None and lockout.is_locked(self._origin.peer, username):
+            events.login_locked_out(self._origin.session, username, self._origin.peer)
+            return await self._answer_late(began_at)
         try:
             claim: Any
+            password: bytes | None
             if isinstance(credentials, ScramProof):
-                claim = ScramCredentials(credentials)
+                claim, password = ScramCredentials(credentials), None
             else:
-                claim = UsernamePassword(credentials.username, credentials.password)
+                claim, password = UsernamePassword(credentials.username, credentials.password), credentials.password
             interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
         except LoginFailed:
-            return await self._reject_login(username)
+            if lockout is not None:
+                lockout.has_failed(self._origin.peer, username, password)
+            return await self._reject_login(username, began_at)
         except CancelledError:
             raise
         except Exception:
@@ -244,6 +255,8 @@ class Duties:
         if refuse is not None:
             await _settled(logout)
             return self._log(Stage.AUTH, refuse)
+        if lockout is not None:
+            lockout.has_succeeded(origin.peer, username)
         self._logouts.append(logout)
         self._origin = origin
         self._delivery = None if interface is ISubmitter else avatar
@@ -254,12 +267,21 @@ class Duties:
         found: tuple[Any, Any, Callable[[], Any]] = await portal.login(credentials, None, *interfaces, *DELIVERY_INTERFACES)
         return found
 
-    async def _reject_login(self, username: str) -> Reply:
-        """Answer late, and later each time, the same for every cause; at last not again."""
-        self._failed_logins += 1
+    async def _reject_login(self, username: str, began_at: float | None = None) -> Reply:
+        """Take note of a login that failed, and answer it."""
         events.authentication_failed(self._origin.session, username, self._origin.peer)
+        return await self._answer_late(began_at)
+
+    async def _answer_late(self, began_at: float | None) -> Reply:
+        """
+        Answer late, and later each time, the same for every cause; at last not again.
+
+        Shape:   the wait counts from `began_at`, so that it does not tell whether a password was looked at.
+        """
+        self._failed_logins += 1
         limits = self._factory.limits
-        await deferLater(self._factory.clock, limits.failure_delay_seconds * self._failed_logins)
+        spent_seconds = 0.0 if began_at is None else max(0.0, self._factory.clock.seconds() - began_at)
+        await deferLater(self._factory.clock, max(0.0, limits.failure_delay_seconds * self._failed_logins - spent_seconds))
         return replies.AUTH_FAILED if self._failed_logins < limits.authentication_failures else replies.TOO_MANY_ERRORS
 
     # Transactions
@@ -312,6 +334,7 @@ class Duties:
         answers = await self._finish(end)
         if answers[0].is_success:
             self._errors = self._idle_commands = self._surplus_recipients = 0
+            self.is_slow = False
         elif answers[0].is_permanent:
             self._errors += 1
         return answers

@@ -13,13 +13,14 @@ from twisted.mail import smtp
 
 from mailstack import events
 from mailstack.credentials import ScramSource
+from mailstack.lockout import Lockout
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
 from mailstack.mail.reply import Reply, format_reply
 from mailstack.receive.ports import Intake, Judge, Router, Start
 from mailstack.receive.protocol import ReceiverProtocol
 from mailstack.receive.transaction import Desk
-from mailstack.sessions import Counts, Sessions, peer_address
+from mailstack.sessions import Arrivals, Caps, Counts, Full, Sessions, peer_address
 from mailstack.wire.limits import Limits
 from mailstack.wire.smtp_table import Role
 
@@ -39,10 +40,10 @@ class ReceiverFactory(smtp.SMTPFactory):
              None does not; with SUBMISSIONS the listener puts TLS around this factory. With `scram` SCRAM is offered, and the
              portal checks its proofs. Mail goes to `intake` and `router`, or to `delivery`, an IMessageDelivery or
              IMessageDeliveryFactory of twisted.mail; with neither, to what the portal gives an anonymous user.
-             `session_names` gives a new name at each call. `counts` counts the sessions, if other processes have the listener,
-             too. `admits(peer)` says who may connect, and `trusts(peer)` who may speak for others, both by IP address, or ""
-             for a UNIX socket. These two, `limits`, `judge` and `scram` may be replaced at any time and count for sessions that
-             begin then.
+             `session_names` gives a new name at each call. `counts` counts the sessions and `arrivals` their beginnings, if
+             there are more listeners or processes than this; `lockout` knows who has guessed passwords. `admits(peer)` says who
+             may connect, and `trusts(peer)` who may speak for others, both by IP address, or "" for a UNIX socket. These two,
+             `limits`, `judge` and `scram` may be replaced at any time and count for sessions that begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 
@@ -66,6 +67,8 @@ class ReceiverFactory(smtp.SMTPFactory):
         certificates: IOpenSSLServerConnectionCreator | None = None,
         counts: Counts | None = None,
         scram: ScramSource | None = None,
+        arrivals: Arrivals | None = None,
+        lockout: Lockout | None = None,
     ) -> None:
         if service not in _ROLES:
             raise ValueError(f"{service} is not received here")
@@ -86,10 +89,11 @@ class ReceiverFactory(smtp.SMTPFactory):
         self.scram = scram
         self.admits: Callable[[str], bool] = lambda peer: True
         self.trusts: Callable[[str], bool] = lambda peer: False
+        self.lockout = lockout
         self._intake = intake
         self._router = router
         self._session_names = session_names
-        self._sessions: Sessions[ReceiverProtocol] = Sessions(counts)
+        self._sessions: Sessions[ReceiverProtocol] = Sessions(counts, arrivals)
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -112,26 +116,39 @@ class ReceiverFactory(smtp.SMTPFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Make a session, or what says that there are too many."""
         peer = peer_address(addr)
-        limits = self.limits
         if not self.admits(peer):
             events.peer_refused(self.service, peer)
-            return None if self.service.is_implicit_tls else _Refusal(replies.NOT_WELCOME)
+            return self._refusal(replies.NOT_WELCOME)
 
         def make() -> ReceiverProtocol:
             session: ReceiverProtocol = smtp.SMTPFactory.buildProtocol(self, addr)
             session.prepare(self._session_names(), peer)
             return session
 
-        session = None
-        if not self._sessions.is_draining:
-            session = self._sessions.begin(make, peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
-        if session is None and not self.service.is_implicit_tls:  # with implicit TLS a word would cost a handshake
-            return _Refusal(replies.SHUTTING_DOWN if self._sessions.is_draining else replies.TOO_MANY_CONNECTIONS)
+        if self._sessions.is_draining:
+            return self._refusal(replies.SHUTTING_DOWN)
+        session = self._sessions.begin(make, peer, self._caps)
+        if isinstance(session, Full):
+            events.connection_refused(self.service, peer, session.value)
+            return self._refusal(replies.TOO_MANY_CONNECTIONS)
         return session
+
+    @property
+    def _caps(self) -> Caps:
+        limits = self.limits
+        return Caps(
+            all=limits.sessions,
+            per_peer=limits.sessions_per_peer,
+            per_network=limits.sessions_per_network,
+            per_minute=limits.sessions_per_minute,
+        )
+
+    def _refusal(self, answer: Reply) -> Protocol | None:
+        return None if self.service.is_implicit_tls else _Refusal(answer)  # with implicit TLS a word would cost a handshake
 
     def move(self, session: ReceiverProtocol, peer: str) -> bool:
         """Count a session for another peer, and say so, unless that one has too many."""
-        return self._sessions.move(session, peer, most=self.limits.sessions, most_per_peer=self.limits.sessions_per_peer)
+        return self._sessions.move(session, peer, self._caps)
 
     def forget(self, session: ReceiverProtocol) -> None:
         """Take note that a session has ended."""
@@ -154,9 +171,9 @@ class _Refusal(Protocol):
     """Says why there is no session."""
 
     def __init__(self, answer: Reply) -> None:
-        self._reply = answer
+        self._answer = answer
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.transport.write(format_reply(self._reply))
+        self.transport.write(format_reply(self._answer))
         self.transport.loseConnection()

@@ -11,6 +11,9 @@ is served, or the peer does not read its replies, at most a window of octets is 
     room for replies   command_seconds                          closed
     us                 no limit here; who serves has its own
 
+A peer that must wait holds a timer and nothing else: for the greeting, if it is to show its manners; and after some errors for
+each reply.
+
 A coroutine is not cancelled when the connection is lost. Before the dot nothing comes of it, since the reception is aborted;
 after the dot the message is judged and committed as if the peer were there, once.
 """
@@ -31,6 +34,7 @@ from mailstack import events
 from mailstack.channel import channel_bindings
 from mailstack.deadline import Deadline
 from mailstack.mail import reply as replies
+from mailstack.mail.envelope import Service
 from mailstack.mail.reply import Reply, reply
 from mailstack.receive.duties import Duties
 from mailstack.receive.outlet import Outlet
@@ -127,10 +131,10 @@ class ReceiverProtocol(Protocol):
         if self._is_closing:
             return
         self._content_octets += len(data)
-        self._core.receive(data)
+        is_worth_a_look = self._core.receive(data)
         if self._is_running or self._is_handshaking:
             self._rein()
-        else:
+        elif is_worth_a_look:
             self._wake()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -172,7 +176,7 @@ class ReceiverProtocol(Protocol):
         try:
             while not (self._is_closing or self._is_handshaking or self._outlet.is_full):
                 if self._core.state is State.GREETING:
-                    self._write(self._core.send(as_greeting(await self._serve(self._duties.greet()))))
+                    await self._greet()
                     continue
                 if self._must_end():
                     break
@@ -194,6 +198,18 @@ class ReceiverProtocol(Protocol):
         finally:
             self._is_running = False
             self._rest(served)
+
+    async def _greet(self) -> None:
+        pause_seconds = self._limits.greeting_pause_seconds
+        if pause_seconds and self.factory.service is Service.SMTP:  # our users and neighbours are no strangers
+            await deferLater(self._clock, pause_seconds)
+            if self._is_closing:
+                return
+            if self._core.pending:
+                events.early_talker(self.session, self.peer)
+                self._write(self._core.send(replies.EARLY_TALKER))
+                return
+        self._write(self._core.send(as_greeting(await self._serve(self._duties.greet()))))
 
     def _must_end(self) -> bool:
         """End the session where that disturbs no transaction, if there is a reason to; a transaction may not last for ever."""
@@ -226,7 +242,10 @@ class ReceiverProtocol(Protocol):
             answer = await self._serve(self._duties.answer(event))
             if isinstance(event, XClient):
                 answer = as_greeting(answer)
-            self._write(self._core.send(self._duties.counted(event, answer)))
+            answer = self._duties.counted(event, answer)
+            if self._duties.is_slow:
+                await deferLater(self._clock, self._limits.error_delay_seconds)
+            self._write(self._core.send(answer))
             if self._core.is_in_content:
                 self._content_octets = 0
                 self._deadline.set(self._limits.content_seconds)

@@ -63,6 +63,7 @@ class SpoolReception:
         self._accepted_at = 0.0
         self._octets = 0
         self._head: bytearray | None = bytearray()  # the header section, until it is whole
+        self._header = b""  # it, as it came
         self._refusal: Refuse | None = None
         self._requests = _requests(mail, desk.clock.seconds(), is_trusted=origin.account is not None)
         self._needs_utf8 = False
@@ -132,7 +133,7 @@ class SpoolReception:
         assert draft is not None, "DATA was answered with 354"
         if self._head is not None and self._refusal is None:
             self._write_head(draft, bytes(self._head))
-        refuse = self._refusal or await self._desk.judge.content(self._facts, draft.content())
+        refuse = self._refusal or await self._desk.judge.content(self._facts_with_header(), draft.content())
         if refuse is None:
             refuse = await draft.commit(self._envelope())
         if refuse is not None:
@@ -151,6 +152,15 @@ class SpoolReception:
         if self._draft is not None:
             self._draft.abort()
 
+    def _facts_with_header(self) -> Transaction:
+        return Transaction(
+            origin=self._origin,
+            reverse_path=self._mail.reverse_path,
+            recipients=self._facts.recipients,
+            parameters=self._mail.parameters,
+            header=self._header,
+        )
+
     @property
     def _replies(self) -> int:
         return self._accepted if self._origin.service is Service.LMTP else 1
@@ -168,7 +178,7 @@ class SpoolReception:
 
     def _write_head(self, draft: Draft, head: bytes) -> Awaitable[None] | None:
         self._head = None
-        section = header_section(head)
+        self._header = section = header_section(head)
         self._needs_utf8 = self._mail.smtputf8 and not (section.isascii() and self._has_ascii_addresses())
         hops = self._desk.limits.hops
         # The count of the word bounds that of the fields, and is a hundred times cheaper.

@@ -10,12 +10,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import Protocol, ServerFactory
 
+from mailstack import events
 from mailstack.credentials import ScramSource
+from mailstack.lockout import Lockout
 from mailstack.mail.envelope import Service
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.protocol import POP3Protocol
 from mailstack.retrieve.view import ListsInUse
-from mailstack.sessions import Counts, Sessions, peer_address
+from mailstack.sessions import Arrivals, Caps, Counts, Full, Sessions, peer_address
 from mailstack.wire.pop3_commands import TOO_MANY_CONNECTIONS, format_pop3_reply
 
 
@@ -25,8 +27,9 @@ class POP3Factory(ServerFactory):
 
     Shape:   `portal` gives an avatar that is an `IMaildrop` or an `IMailboxPOP3`; `service` is POP3, or POP3S, whose listener
              puts TLS around this factory itself; `certificates` make STLS possible, and None does not; `start(coroutine, what)`
-             runs a coroutine; `session_names` gives a new name for the log at each call; `counts` counts the sessions, if other
-             processes have the listener, too. With `scram` SCRAM is offered, and the portal checks its proofs.
+             runs a coroutine; `session_names` gives a new name for the log at each call; `counts` counts the sessions and
+             `arrivals` their beginnings, if there are more listeners or processes than this; `lockout` knows who has guessed
+             passwords. With `scram` SCRAM is offered, and the portal checks its proofs.
     """
 
     noisy = False
@@ -44,6 +47,8 @@ class POP3Factory(ServerFactory):
         limits: POP3Limits | None = None,
         counts: Counts | None = None,
         scram: ScramSource | None = None,
+        arrivals: Arrivals | None = None,
+        lockout: Lockout | None = None,
     ) -> None:
         self.portal = portal
         self.service = service
@@ -54,8 +59,9 @@ class POP3Factory(ServerFactory):
         self.scram = scram
         self.limits = limits or POP3Limits()
         self.lists = ListsInUse()
+        self.lockout = lockout
         self._session_names = session_names
-        self._sessions: Sessions[POP3Protocol] = Sessions(counts)
+        self._sessions: Sessions[POP3Protocol] = Sessions(counts, arrivals)
 
     def __len__(self) -> int:
         """Say how many sessions there are."""
@@ -70,9 +76,16 @@ class POP3Factory(ServerFactory):
         def make() -> POP3Protocol:
             return POP3Protocol(self, self._session_names(), peer)
 
-        session = self._sessions.begin(make, peer, most=limits.sessions, most_per_peer=limits.sessions_per_peer)
-        if session is None and not self.service.is_implicit_tls:  # with implicit TLS a word would cost a handshake
-            return _Refusal()
+        caps = Caps(
+            all=limits.sessions,
+            per_peer=limits.sessions_per_peer,
+            per_network=limits.sessions_per_network,
+            per_minute=limits.sessions_per_minute,
+        )
+        session = self._sessions.begin(make, peer, caps)
+        if isinstance(session, Full):
+            events.connection_refused(self.service, peer, session.value)
+            return None if self.service.is_implicit_tls else _Refusal()  # with implicit TLS a word would cost a handshake
         return session
 
     def forget(self, session: POP3Protocol) -> None:

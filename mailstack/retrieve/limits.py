@@ -27,6 +27,8 @@ class POP3Limits:
     window_octets: int = 65_536  # unread commands at which reading from the transport pauses
     sessions: int = 2_000
     sessions_per_peer: int = 50
+    sessions_per_network: int = 200
+    sessions_per_minute: int = 1_200  # that one client begins
 
     def __post_init__(self) -> None:
         if self.idle_seconds < 600:

@@ -283,20 +283,29 @@ class POP3Protocol(Protocol):
         avatar: Any
         credentials: Any
         if isinstance(login, Prove):
-            credentials, name = ScramCredentials(login.proof), login.proof.username
+            credentials, name, password = ScramCredentials(login.proof), login.proof.username, None
         else:
-            credentials, name = UsernamePassword(login.username, login.password), login.username
+            credentials, name, password = UsernamePassword(login.username, login.password), login.username, login.password
         username = name.decode("utf-8", "replace")
+        began_at, lockout = self._clock.seconds(), self.factory.lockout
+        if lockout is not None and lockout.is_locked(self.peer, username):
+            events.login_locked_out(self.session, username, self.peer)
+            await self._reject_login(began_at)
+            return
         try:
             interface, avatar, logout = await self.factory.portal.login(credentials, None, IMaildrop, IMailboxPOP3)
         except (UnauthorizedLogin, LoginDenied):
             events.authentication_failed(self.session, username, self.peer)
-            await self._reject_login()
+            if lockout is not None:
+                lockout.has_failed(self.peer, username, password)
+            await self._reject_login(began_at)
             return
         except MaildropLocked:
             events.command_refused(self.session, str(words.IN_USE), username)
             self.send(words.IN_USE)
             return
+        if lockout is not None:
+            lockout.has_succeeded(self.peer, username)
         self._logout = logout
         try:
             maildrop: OpenMaildrop = avatar if interface is IMaildrop else MailboxMaildrop(avatar)
@@ -319,10 +328,15 @@ class POP3Protocol(Protocol):
         self._timer = self._clock.callLater(self._limits.idle_seconds, self._check_idle)
         self.send(words.ok(f"{session.view.count} messages ({session.view.octets} octets)"))
 
-    async def _reject_login(self) -> None:
-        """Answer late, the same for every cause, and at last not again (RFC 3206 §4)."""
+    async def _reject_login(self, began_at: float) -> None:
+        """
+        Answer late, the same for every cause, and at last not again (RFC 3206 §4).
+
+        Shape:   the wait counts from `began_at`, so that it does not tell whether a password was looked at.
+        """
         self._failed_logins += 1
-        await self._sleep_for(self._limits.failure_delay_seconds)
+        spent_seconds = max(0.0, self._clock.seconds() - began_at)
+        await self._sleep_for(max(0.0, self._limits.failure_delay_seconds - spent_seconds))
         self.send(words.AUTH_FAILED if self._failed_logins < self._limits.failed_logins else words.TOO_MANY_FAILURES)
 
     async def _sleep_for(self, seconds: float) -> None:

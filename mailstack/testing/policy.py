@@ -42,13 +42,18 @@ def make(maker: IPolicyMaker, house: House | None = None, **options: Any) -> Pol
 
 
 def transaction(
-    reverse_path: str | None = "carol@remote.test", *recipients: str, service: Service = Service.SMTP, **origin: Any
+    reverse_path: str | None = "carol@remote.test",
+    *recipients: str,
+    service: Service = Service.SMTP,
+    header: bytes = b"",
+    **origin: Any,
 ) -> Transaction:
     """Make a transaction; `origin` takes the fields of `Origin`: peer, hello, account, tls …"""
     return Transaction(
         origin=Origin(service=service, **{"peer": "192.0.2.1", "hello": "client.remote.test", **origin}),
         reverse_path=parse_address(reverse_path) if reverse_path else None,
         recipients=tuple(parse_address(each) for each in recipients),
+        header=header,
     )
 
 

@@ -97,6 +97,10 @@ class DotUnstuffer:
         self._held = b"\r\n"
         self._skip = 2
 
+    def would_end_in(self, octets: bytes) -> bool:
+        """Say whether the content would end in these octets, if they were fed next."""
+        return _END in self._held + octets
+
     def feed(self, octets: bytes) -> bytes:
         """Take octets from the wire and return octets of the content."""
         octets = self._held + octets if self._held else octets

@@ -14,7 +14,10 @@ RECIPIENTS: Final = 1_000  # RFC 5321 §4.5.3.1.8: at least 100
 HOPS: Final = 50  # RFC 5321 §6.3: at least 100 suggested; Postfix allows 50
 HOLD_SECONDS: Final = 2_592_000  # 30 days, of FUTURERELEASE
 MESSAGE_OCTETS: Final = 52_428_800  # 50 MiB
+FIELDS: Final = 2_000  # of a header section; what forwarders and filters add to a message is some 200
 DISCARDED_OCTETS: Final = 131_072  # of one over-long command line, before the session ends
+PIECE_OCTETS: Final = 64  # a piece of a content that is no longer may wait for others
+GATHERED_OCTETS: Final = 4_096  # so many of them
 LAST_WORD_SECONDS: Final = 5.0  # for a peer to read our 421 and to end its TLS, when we are told to stop
 CLOSE_AT_TIMES_SIZE: Final = 2  # a content is read to its end up to so many times the limit
 
@@ -41,11 +44,16 @@ class Limits:
     command_line_octets: int = COMMAND_LINE_OCTETS
     sasl_octets: int = SASL_OCTETS
     recipients: int = RECIPIENTS
+    header_octets: int = 1_048_576
+    header_fields: int = FIELDS
     hops: int = HOPS
     hold_seconds: int = HOLD_SECONDS
     bare_newline: BareNewline | None = None  # None: normalise what users submit, since some clients err; reject all else
 
     errors: int = 20
+    free_errors: int = 5  # further replies each wait error_delay_seconds, until a message is accepted
+    error_delay_seconds: float = 1.0
+    greeting_pause_seconds: float = 0.0  # who speaks meanwhile is refused; at the MX only
     authentication_failures: int = 3
     failure_delay_seconds: float = 1.0  # of the first, twice that of the second …
     idle_commands: int = 100  # NOOP, RSET, VRFY, HELP, EHLO … between two contents
@@ -59,3 +67,5 @@ class Limits:
     window_octets: int = 65_536  # unread octets at which the transport is paused
     sessions: int = 2_000
     sessions_per_peer: int = 50
+    sessions_per_network: int = 200
+    sessions_per_minute: int = 1_200  # that one peer begins

@@ -57,6 +57,15 @@ class LineBuffer:
         if self._dropping:
             self._drop()
 
+    def has_line(self) -> bool:
+        """Say whether `next_line` has something to return, so that octets that come one by one need not be asked about."""
+        if self._dropping:
+            return False
+        if len(self._octets) > self.limit_octets + 1 or self._octets.find(b"\r\n", self._searched) >= 0:
+            return True
+        self._searched = max(0, len(self._octets) - 1)
+        return False
+
     def next_line(self) -> bytes | Overlong | None:
         """
         Return the next line without its CRLF, None when it is not complete, or TOO_LONG: once for each over-long line, as soon
@@ -84,6 +93,10 @@ class LineBuffer:
     def begins_with(self, octets: bytes) -> bool:
         """Say whether what is pending begins so."""
         return self._octets.startswith(octets)
+
+    def peek(self) -> bytes:
+        """Return everything that is pending."""
+        return bytes(self._octets)
 
     def take(self) -> bytes:
         """Return everything that is pending, which then is no longer; what follows is not a line."""

@@ -8,8 +8,9 @@ further is looked at, so pipelined commands are answered one by one and in order
 The octets of a BDAT belong to it wherever it comes: also where it is out of place they are read and dropped before it is
 refused, since no octet of a content may run as a command.
 
-Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, is read to that end and
-then refused, since octets of a content must never run as commands.
+Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, or a header section beyond
+its limits, is read to that end and then refused, since octets of a content must never run as commands. A line of a content may
+have any length, and is passed on as it is: RFC 5322 §2.1.1 allows 998 octets, much mail has more, nothing waits for its end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from mailstack.mail import reply as replies
+from mailstack.mail.headers import HeaderMeter
 from mailstack.mail.reply import Reply, format_reply, reply
 from mailstack.mail.scram import ScramKeys
 from mailstack.mail.status import EnhancedStatus
@@ -27,7 +29,7 @@ from mailstack.wire.chunks import ChunkReader
 from mailstack.wire.dots import DotUnstuffer
 from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
-from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, BareNewline, Limits
+from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, GATHERED_OCTETS, PIECE_OCTETS, BareNewline, Limits
 from mailstack.wire.lines import TOO_LONG, LineBuffer, Overlong
 from mailstack.wire.mechanisms import offered_mechanisms
 from mailstack.wire.sasl import Challenge, Exchange, KeysWanted
@@ -70,6 +72,7 @@ NOT_AUTHORISED: Final = reply(550, "5.7.0", "Not authorised")
 CHUNK_STATUS: Final = EnhancedStatus(2, 0, 0)
 HELP: Final = reply(214, "2.0.0", "See RFC 5321")
 _E = TypeVar("_E", bound=Event)
+_NO_METER: Final = HeaderMeter()  # of a session that takes no content; never fed
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 §5.1, the first octet of a ClientHello
 
 
@@ -131,6 +134,7 @@ class SMTPServerCore:
         self._chunk_left = 0
         self._unread = b""
         self._content_octets = 0
+        self._meter = _NO_METER
         self._refusal: Reply | None = None
         self._lines.limit_octets = self._limits.command_line_octets
 
@@ -159,18 +163,33 @@ class SMTPServerCore:
         """The octets that were received and not looked at."""
         return len(self._unread) + self._lines.pending
 
-    def receive(self, octets: bytes) -> None:
-        """Take octets from the peer; the caller stops reading when too many are pending."""
+    def receive(self, octets: bytes) -> bool:
+        """
+        Take octets from the peer; the caller stops reading when too many are pending.
+
+        Shape:   False: it is not worth asking for the next event yet. A peer may put each octet into a TLS record of its own,
+                 and thousands of these into one packet.
+        """
         if self._state is State.CLOSED:
-            return
+            return False
         unstuffer = self._unstuffer
         if not self._chunk_left and (unstuffer is None or unstuffer.ended):
+            is_first = self._lines.is_between_lines
             self._lines.receive(octets)
-        elif not self._unread and not self._lines.pending:
+            return is_first or self._lines.has_line() or self._lines.discarded > DISCARDED_OCTETS
+        if not self._unread and not self._lines.pending:
             self._unread = octets  # the common case of a content: not copied
         else:
             self._lines.receive(self._unread + octets if self._unread else octets)
             self._unread = b""
+        if len(octets) > PIECE_OCTETS:
+            return True
+        if self._chunk is not None:
+            return self.pending >= min(self._chunk_left, GATHERED_OCTETS)
+        if self.pending >= GATHERED_OCTETS:
+            return True
+        assert unstuffer is not None, "it is content, and no chunk"
+        return b"\n" in octets and unstuffer.would_end_in(self._unread or self._lines.peek())
 
     def next_event(self) -> Event | Pause:
         """Return what the peer says next."""
@@ -277,6 +296,7 @@ class SMTPServerCore:
             self._end_transaction()
         elif self._state is State.CONTENT:
             self._unstuffer = DotUnstuffer(normalise=self._bare_newline is BareNewline.NORMALISE)
+            self._meter = HeaderMeter()
         elif self._state is State.EXCHANGE:
             self._lines.limit_octets = self._limits.sasl_octets
 
@@ -441,6 +461,7 @@ class SMTPServerCore:
                 return NEED_OCTETS
             content = unstuffer.feed(octets)
             self._content_octets += len(content)
+            self._meter.feed(content)
             self._lines.receive(unstuffer.rest)
             self._refusal = self._judge_content(unstuffer)
             if self._refusal is None and content:
@@ -474,6 +495,7 @@ class SMTPServerCore:
         if answer.code == 354:
             self._state = next_state(self._state, rule, answer)
             self._reader = ChunkReader(normalise=self._bare_newline is BareNewline.NORMALISE)
+            self._meter = HeaderMeter()
         else:
             self._refusal = answer
         return b""
@@ -495,6 +517,7 @@ class SMTPServerCore:
 
     def _judge_chunk(self, content: bytes) -> bytes:
         self._content_octets += len(content)
+        self._meter.feed(content)
         if self._refusal is None and self._reader is not None:
             self._refusal = self._judge_content(self._reader)
         return content if self._refusal is None else b""
@@ -526,6 +549,10 @@ class SMTPServerCore:
         # Size first, so that the answer does not depend on the pieces in which the content came.
         if self._content_octets > self._limits.message_octets:
             return replies.MESSAGE_TOO_BIG
+        if self._meter.octets > self._limits.header_octets:
+            return replies.HEADER_TOO_BIG
+        if self._meter.fields > self._limits.header_fields:
+            return replies.TOO_MANY_FIELDS
         if unstuffer.has_bare_newline and self._bare_newline is BareNewline.REJECT:
             return replies.BARE_NEWLINE
         return None

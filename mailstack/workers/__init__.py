@@ -9,9 +9,9 @@ Knows: processes, the line between parent and worker, and what all of them share
 nothing but what `compose`, `serving` and `system` have in store.
 
 What holds across workers, and by what: a maildrop has one session (flock); an entry is delivered once (its name has the shard
-of its spool in it); a change of an account counts at once (each worker watches the file); the limits of connections (counts in
-shared memory, `net.shared_counts`). What each worker has a part of: the limits of the relay. What each has for itself: the
-memory of passwords that were right, DNS answers.
+of its spool in it); a change of an account counts at once (each worker watches the file); the limits of connections and of
+wrong passwords (counts in shared memory, `net.shared_counts` and `net.tallies`). What each worker has a part of: the limits of
+the relay. What each has for itself: the memory of passwords that were right, DNS answers.
 
     parent      the service of twistd: sockets, secrets, reload, stop
     seat        the place of one worker: who has it, and when the next comes

@@ -32,7 +32,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import globalLogBeginner
 
 from mailstack import events
-from mailstack.compose import Composition, RefusedError
+from mailstack.compose import KINDS, TALLIES, Composition, RefusedError
 from mailstack.directory.records import DirectoryError
 from mailstack.loglines import LineObserver
 from mailstack.net.listeners import Bound
@@ -60,7 +60,7 @@ class Worker:
         self._is_stopping = False
         parts = Composition(conditions.settings, reactor, place=place, secrets=conditions.secrets)
         parts.load_certificates(conditions.secrets)
-        memory = SharedMemory(errand.memory, workers=place.workers, listeners=len(errand.sockets), key=errand.memory_key)
+        memory = SharedMemory(errand.memory, workers=place.workers, kinds=KINDS, tallies=TALLIES, key=errand.memory_key)
         self._serving = Serving(parts, conditions.settings, reactor, memory=memory)
         self._sockets = [_listening(each) for each in errand.sockets]
 

@@ -24,7 +24,7 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
-from mailstack.compose import Composition, Place, RefusedError, Secrets, read_smarthost_password
+from mailstack.compose import KINDS, TALLIES, Composition, Place, RefusedError, Secrets, read_smarthost_password
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
@@ -101,7 +101,7 @@ class Workers(TwistedService):
             self._sockets = bind_all(self._settings)
         except (CertificateError, RefusedError, ListenError) as error:
             refuse_start(error, is_daemon=self._is_daemon)
-        self._memory = SharedMemory.create(workers=self._count, listeners=len(self._sockets), key=self._key)
+        self._memory = SharedMemory.create(workers=self._count, kinds=KINDS, tallies=TALLIES, key=self._key)
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's is untyped
 
     def startService(self) -> None:

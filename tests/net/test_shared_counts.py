@@ -16,9 +16,17 @@ from mailstack.sessions import Counts, OwnCounts
 KEY = bytes(range(KEY_OCTETS))
 
 
+def admit(counts: Counts, peer: str, *, most: int, most_per_peer: int) -> bool:
+    return counts.admit({peer: most_per_peer} if peer else {}, most=most) is None
+
+
+def leave(counts: Counts, peer: str) -> None:
+    counts.leave([peer] if peer else [])
+
+
 @pytest.fixture
 def memory() -> Iterator[SharedMemory]:
-    made = SharedMemory.create(workers=3, listeners=2, key=KEY)
+    made = SharedMemory.create(workers=3, kinds=2, key=KEY)
     yield made
     made.close()
 
@@ -30,30 +38,38 @@ def counts(request: pytest.FixtureRequest, memory: SharedMemory) -> Counts:
 
 class TestContract:
     def test_a_peer_has_a_cap(self, counts: Counts) -> None:
-        assert [counts.admit("192.0.2.1", most=9, most_per_peer=2) for _ in range(4)] == [True, True, False, False]
-        assert counts.admit("192.0.2.2", most=9, most_per_peer=2)
-        counts.leave("192.0.2.1")
-        assert [counts.admit("192.0.2.1", most=9, most_per_peer=2) for _ in range(2)] == [True, False]
+        assert [admit(counts, "192.0.2.1", most=9, most_per_peer=2) for _ in range(4)] == [True, True, False, False]
+        assert admit(counts, "192.0.2.2", most=9, most_per_peer=2)
+        leave(counts, "192.0.2.1")
+        assert [admit(counts, "192.0.2.1", most=9, most_per_peer=2) for _ in range(2)] == [True, False]
 
     def test_all_have_a_cap(self, counts: Counts) -> None:
-        assert [counts.admit(f"192.0.2.{n}", most=3, most_per_peer=9) for n in range(5)] == [True, True, True, False, False]
-        counts.leave("192.0.2.1")
-        assert [counts.admit("192.0.2.9", most=3, most_per_peer=9) for _ in range(2)] == [True, False]
+        assert [admit(counts, f"192.0.2.{n}", most=3, most_per_peer=9) for n in range(5)] == [True, True, True, False, False]
+        leave(counts, "192.0.2.1")
+        assert [admit(counts, "192.0.2.9", most=3, most_per_peer=9) for _ in range(2)] == [True, False]
 
     def test_who_has_no_address_has_only_that_of_all(self, counts: Counts) -> None:
-        assert [counts.admit("", most=3, most_per_peer=1) for _ in range(4)] == [True, True, True, False]
-        counts.leave("")
-        assert counts.admit("", most=3, most_per_peer=1)
+        assert [admit(counts, "", most=3, most_per_peer=1) for _ in range(4)] == [True, True, True, False]
+        leave(counts, "")
+        assert admit(counts, "", most=3, most_per_peer=1)
+
+    def test_the_name_that_is_full_is_said_and_then_none_is_counted(self, counts: Counts) -> None:
+        caps = {"peer": 2, "network": 3}
+        assert [counts.admit(caps, most=9) for _ in range(3)] == [None, None, "peer"]
+        assert [counts.admit({"other": 2, "network": 3}, most=9) for _ in range(2)] == [None, "network"]
+        assert counts.admit({"third": 1, "fourth": 1}, most=3) == ""
+        counts.leave(["peer", "network"])
+        assert [counts.admit({"other": 2, "network": 3}, most=3) for _ in range(2)] == [None, ""]
 
     def test_against_a_plain_count(self, counts: Counts) -> None:
         chance = random.Random(7)
         peers, inside = [f"192.0.2.{n}" for n in range(6)], list[str]()
         for _ in range(2_000):
             if inside and chance.random() < 0.48:
-                counts.leave(inside.pop(chance.randrange(len(inside))))
+                leave(counts, inside.pop(chance.randrange(len(inside))))
                 continue
             peer = chance.choice(peers)
-            admitted = counts.admit(peer, most=12, most_per_peer=4)
+            admitted = admit(counts, peer, most=12, most_per_peer=4)
             assert admitted == (len(inside) < 12 and inside.count(peer) < 4)
             if admitted:
                 inside.append(peer)
@@ -62,24 +78,24 @@ class TestContract:
 class TestSharedCounts:
     def test_a_cap_is_that_of_all_workers_together(self, memory: SharedMemory) -> None:
         each = [memory.counts(worker, 0) for worker in range(3)]
-        assert [each[n % 3].admit("192.0.2.1", most=99, most_per_peer=4) for n in range(6)] == [True] * 4 + [False] * 2
-        assert [each[n % 3].admit(f"192.0.2.{n + 2}", most=6, most_per_peer=4) for n in range(4)] == [True] * 2 + [False] * 2
-        each[0].leave("192.0.2.1")
-        assert each[2].admit("192.0.2.1", most=6, most_per_peer=4)
+        assert [admit(each[n % 3], "192.0.2.1", most=99, most_per_peer=4) for n in range(6)] == [True] * 4 + [False] * 2
+        assert [admit(each[n % 3], f"192.0.2.{n + 2}", most=6, most_per_peer=4) for n in range(4)] == [True] * 2 + [False] * 2
+        leave(each[0], "192.0.2.1")
+        assert admit(each[2], "192.0.2.1", most=6, most_per_peer=4)
 
     def test_listeners_do_not_count_together(self, memory: SharedMemory) -> None:
-        assert memory.counts(0, 0).admit("192.0.2.1", most=1, most_per_peer=1)
-        assert memory.counts(0, 1).admit("192.0.2.1", most=1, most_per_peer=1)
-        assert not memory.counts(1, 0).admit("192.0.2.1", most=9, most_per_peer=1)
+        assert admit(memory.counts(0, 0), "192.0.2.1", most=1, most_per_peer=1)
+        assert admit(memory.counts(0, 1), "192.0.2.1", most=1, most_per_peer=1)
+        assert not admit(memory.counts(1, 0), "192.0.2.1", most=9, most_per_peer=1)
 
     def test_what_a_worker_counted_goes_with_it_and_nothing_else(self, memory: SharedMemory) -> None:
         zero, one = memory.counts(0, 1), memory.counts(1, 1)
         memory.set_serving(1, True)
         for _ in range(2):
-            assert zero.admit("192.0.2.1", most=9, most_per_peer=9)
-            assert one.admit("192.0.2.1", most=9, most_per_peer=9)
+            assert admit(zero, "192.0.2.1", most=9, most_per_peer=9)
+            assert admit(one, "192.0.2.1", most=9, most_per_peer=9)
         memory.clear(1)
-        assert [zero.admit("192.0.2.1", most=4, most_per_peer=4) for _ in range(3)] == [True, True, False]
+        assert [admit(zero, "192.0.2.1", most=4, most_per_peer=4) for _ in range(3)] == [True, True, False]
         assert not zero.has_many_more_than_another(), "it does not serve any more"
 
     def test_who_has_more_than_one_who_serves_knows_it(self, memory: SharedMemory) -> None:
@@ -89,7 +105,7 @@ class TestSharedCounts:
 
         def add(worker: int, sessions: int) -> list[bool]:
             for _ in range(sessions):
-                assert each[worker].admit("192.0.2.1", most=99, most_per_peer=99)
+                assert admit(each[worker], "192.0.2.1", most=99, most_per_peer=99)
             return [counts.has_many_more_than_another() for counts in each]
 
         assert add(0, MARGIN) == [False, False, False]
@@ -100,30 +116,30 @@ class TestSharedCounts:
         assert add(2, 0) == [True, True, False]
 
     def test_another_process_sees_it(self, memory: SharedMemory) -> None:
-        assert memory.counts(0, 0).admit("192.0.2.1", most=9, most_per_peer=1)
+        assert admit(memory.counts(0, 0), "192.0.2.1", most=9, most_per_peer=1)
         program = (
             "import sys; from mailstack.net.shared_counts import SharedMemory\n"
-            f"counts = SharedMemory({memory.descriptor}, workers=3, listeners=2, key={KEY!r}).counts(2, 0)\n"
-            "print(counts.admit('192.0.2.1', most=9, most_per_peer=1), counts.admit('192.0.2.2', most=9, most_per_peer=1))"
+            f"counts = SharedMemory({memory.descriptor}, workers=3, kinds=2, key={KEY!r}).counts(2, 0)\n"
+            "print([counts.admit({name: 1}, most=9) is None for name in ('192.0.2.1', '192.0.2.2')])"
         )
         done = subprocess.run(
             [sys.executable, "-c", program], pass_fds=[memory.descriptor], capture_output=True, text=True, check=True
         )
-        assert done.stdout == "False True\n"
-        assert not memory.counts(0, 0).admit("192.0.2.2", most=9, most_per_peer=1)
+        assert done.stdout == "[False, True]\n"
+        assert not admit(memory.counts(0, 0), "192.0.2.2", most=9, most_per_peer=1)
 
     def test_it_counts_too_much_for_hardly_anybody_at_ten_thousand_connections(self) -> None:
         """Of 10,000 peers with a connection each, over four workers: how many are taken for two, or for three."""
-        memory = SharedMemory.create(workers=4, listeners=1, key=os.urandom(KEY_OCTETS))
+        memory = SharedMemory.create(workers=4, kinds=1, key=os.urandom(KEY_OCTETS))
         each = [memory.counts(worker, 0) for worker in range(4)]
         peers = [f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in range(20_000)]
         for n, peer in enumerate(peers[:10_000]):
-            assert each[n % 4].admit(peer, most=20_000, most_per_peer=50)
+            assert admit(each[n % 4], peer, most=20_000, most_per_peer=50)
         refused = {1: 0, 2: 0}
         for cap in refused:
             for n, peer in enumerate(peers[10_000:]):
-                if each[n % 4].admit(peer, most=20_000, most_per_peer=cap):
-                    each[n % 4].leave(peer)
+                if admit(each[n % 4], peer, most=20_000, most_per_peer=cap):
+                    leave(each[n % 4], peer)
                 else:
                     refused[cap] += 1
         # Expected: (1 - e^(-10000/32768))^4 = 0.0048 of them meet a count of one or more that is not theirs.
@@ -132,7 +148,7 @@ class TestSharedCounts:
         memory.close()
 
     def test_a_key_changes_who_collides(self) -> None:
-        places = [SharedMemory.create(workers=1, listeners=1, key=bytes([n]) * KEY_OCTETS) for n in (1, 2)]
+        places = [SharedMemory.create(workers=1, kinds=1, key=bytes([n]) * KEY_OCTETS) for n in (1, 2)]
         one, two = (memory.counts(0, 0) for memory in places)
         assert one._places("192.0.2.1") != two._places("192.0.2.1")
         assert one._places("192.0.2.1") == one._places("192.0.2.1")

@@ -172,6 +172,22 @@ def test_a_limit_of_the_whole_listener_holds_over_all_workers(make_house: MakeHo
         assert sum(client is not None for client in clients) == 5
 
 
+def test_who_guesses_passwords_at_one_worker_is_locked_out_by_all(make_house: MakeHouse) -> None:
+    with make_house(change=two_and("limits", "failed_logins = 2")) as house:
+        dora = house.person("dora")
+
+        def fail(person: Person) -> None:
+            with pytest.raises(poplib.error_proto, match=r"-ERR \[AUTH\]"):
+                house.pop3s(person)
+
+        for guess in ("a guess", "another guess"):
+            fail(Person(dora.address, guess))
+        until_both(house, lambda: fail(dora))
+        assert len(re.findall(r"\[worker 0#warn\].* is locked out of ", house.log())) >= 1
+        assert len(re.findall(r"\[worker 1#warn\].* is locked out of ", house.log())) >= 1
+        assert house.log().count(f"authentication of {dora.address} ") == 2
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_spool_recovered(make_house: MakeHouse) -> None:
     with make_house(change=two_and("queue", "retry_first_seconds = 1")) as house:
         bob = house.person("bob")

@@ -248,7 +248,7 @@ class FlowTests(SynchronousTestCase):
     def test_reading_stops_while_the_draft_is_slow(self) -> None:
         house, session = at(4, limits=Limits(window_octets=1000, idle_commands=1000))
         house.intake.slow = slow = Deferred()
-        session.say("Subject: x", "", "y")
+        session.say("Subject: x", "", "y" * 100)
         session.protocol.dataReceived(b"x" * 2000)
         self.assertEqual("paused", session.transport.producerState)
         house.intake.slow = None

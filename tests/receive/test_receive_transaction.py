@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from receive_fakes import House, Session
@@ -12,7 +14,8 @@ from mailstack.mail.envelope import Account, BodyType, Origin, Remote, Service
 from mailstack.mail.headers import HEADER_OCTETS
 from mailstack.mail.verdict import Refuse, defer, reject
 from mailstack.receive.transaction import SpoolReception
-from mailstack.wire.limits import Limits
+from mailstack.spool.space import FreeSpace
+from mailstack.wire.limits import GATHERED_OCTETS, Limits
 from mailstack.wire.smtp_commands import Mail
 
 MESSAGE = "Subject: x\r\n\r\ntext\r\n."
@@ -113,6 +116,26 @@ class RefusalTests(SynchronousTestCase):
         house.intake.full = False
         self.assertEqual(["354", "250"], session.say("DATA", MESSAGE))
 
+    def test_space_and_inodes_as_the_disk_has_them(self) -> None:
+        house = House()
+        disk = SimpleNamespace(f_frsize=1_000, f_files=100, f_bavail=50, f_favail=50)
+        space = FreeSpace(Path(), house.clock, min_free_octets=10_000, min_free_inodes=10, statvfs=lambda path: disk)  # type: ignore[arg-type, return-value]
+        house.intake.refusal = space.refusal  # type: ignore[method-assign]
+        session = house.connect()
+        session.say("EHLO c")
+        replied = {}
+        for name, change in (("octets", {"f_bavail": 9}), ("inodes", {"f_bavail": 50, "f_favail": 9})):
+            vars(disk).update(f_bavail=50, f_favail=50)
+            house.clock.advance(2)
+            self.assertEqual(["452"], session.say("MAIL FROM:<a@example.com> SIZE=40001"))
+            self.assertEqual(["250", "250"], session.say("MAIL FROM:<a@example.com> SIZE=40000", "RCPT TO:<bob@example.org>"))
+            vars(disk).update(change)
+            house.clock.advance(2)
+            session.protocol.dataReceived(b"DATA\r\nRSET\r\nMAIL FROM:<a@example.com>\r\n")
+            replied[name] = session.take().split("\r\n")
+        said = ["452 4.3.1 Insufficient system storage, try again later", "250 2.0.0 OK"]
+        self.assertEqual({name: [*said, said[0], ""] for name in ("octets", "inodes")}, replied)
+
     def test_loops(self) -> None:
         for hops, code in ((50, "250"), (51, "554")):
             house, session = in_data()
@@ -183,10 +206,14 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(expected, house.intake.accepted[0][1], cut)
         house, session = in_data()
         for i in range(len(octets)):
-            if i == len(octets) - 3:  # the header section is not held back when it is whole
-                self.assertIn(b"Subject: x", house.intake.drafts[0].written)
             session.protocol.dataReceived(octets[i : i + 1])
         self.assertEqual(expected, house.intake.accepted[0][1])
+
+    def test_the_header_section_is_not_held_back_when_it_is_whole(self) -> None:
+        house, session = in_data()
+        for octet in b"Subject: x\r\n\r\n" + b"y" * GATHERED_OCTETS:
+            session.protocol.dataReceived(bytes([octet]))
+        self.assertIn(b"Subject: x", house.intake.drafts[0].written)
 
     def test_a_header_section_without_end_is_not_kept_for_ever(self) -> None:
         house, session = in_data()

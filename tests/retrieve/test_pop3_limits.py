@@ -10,10 +10,14 @@ from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import connectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
+from mailstack.lockout import Lockout, LockoutLimits
 from mailstack.mail.envelope import Service
+from mailstack.mail.maildrop import MaildropLocked
+from mailstack.net.tallies import Tally
 from mailstack.retrieve.limits import LAST_WORD_SECONDS, POP3Limits
 from mailstack.retrieve.session import PARTS_AT_ONCE
 from mailstack.retrieve.view import LINES_AT_ONCE
@@ -468,3 +472,70 @@ def test_commands_that_come_alone_keep_a_session_from_being_idle() -> None:
     assert not client.was_aborted
     house.clock.advance(601)
     assert client.was_aborted
+
+
+def test_a_network_and_a_client_that_comes_often() -> None:
+    clock = Clock()
+    limits = POP3Limits(sessions_per_network=2, sessions_per_minute=3)
+    house = House(limits=limits, arrivals=Tally.alone(bytes(32), clock.seconds))
+    first, _ = house.connect("192.0.2.1"), house.connect("192.0.2.2")
+    assert house.connect("192.0.2.3").hear() == b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
+    lose(first)
+    for answer in (b"+OK", b"+OK", b"-ERR [SYS/TEMP]"):
+        client = house.connect("192.0.2.1")
+        assert client.hear().startswith(answer)
+        if client.connected:
+            lose(client)
+    clock.advance(60)
+    assert house.connect("192.0.2.1").hear().startswith(b"+OK")
+
+
+GUESSES = [b"USER alice\r\nPASS guess %d\r\n" % number for number in range(3)]
+RIGHT = b"USER alice\r\nPASS sec ret\r\n"
+
+
+def a_lockout(clock: Clock) -> Lockout:
+    limits = LockoutLimits(failures=2, failures_per_network=9, window_seconds=600)
+    return Lockout(*(Tally.alone(bytes(32), clock.seconds) for _ in range(2)), limits)
+
+
+def test_after_some_failures_nobody_is_asked_and_the_client_sees_no_difference() -> None:
+    clock = Clock()
+    house = House(SMALL, lockout=a_lockout(clock))
+    for credentials in (*GUESSES, RIGHT):
+        client = house.connect()
+        client.hear()
+        assert client.say(credentials) == b"+OK Send PASS\r\n"
+        house.clock.advance(1.9)
+        assert client.hear() == b""
+        house.clock.advance(0.1)
+        assert client.hear() == b"-ERR [AUTH] Authentication failed\r\n"
+    elsewhere = house.connect("198.51.100.1")
+    elsewhere.hear()
+    assert elsewhere.say(RIGHT).endswith(b"+OK 1 messages (11 octets)\r\n")
+    lose(elsewhere)
+    clock.advance(600)
+    client = house.connect()
+    client.hear()
+    assert client.say(RIGHT).endswith(b"+OK 1 messages (11 octets)\r\n")
+
+
+def test_who_is_locked_out_is_counted_and_sent_away_like_who_guesses() -> None:
+    house = House(SMALL, lockout=a_lockout(Clock()))
+    client = house.connect()
+    client.hear()
+    for guess in GUESSES:
+        client.say(guess)
+        house.clock.advance(2)
+    assert client.was_closed
+    assert client.hear() == b"-ERR [AUTH] Authentication failed\r\n"
+
+
+def test_a_maildrop_in_use_is_no_failure() -> None:
+    lockout = a_lockout(Clock())
+    house = House(SMALL, lockout=lockout)
+    house.realm.fault = MaildropLocked("/var/mail/alice")
+    client = house.connect()
+    for _ in range(3):
+        assert client.say(RIGHT).endswith(b"-ERR [IN-USE] Another session has the maildrop open\r\n")
+    assert not lockout.is_locked("192.0.2.1", "alice")

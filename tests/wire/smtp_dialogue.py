@@ -2,7 +2,8 @@
 Dialogues as text, run against the core of the SMTP server.
 
     role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
-                                      `scram: unbound | bound`, `trusted: yes | no`)
+                                      `scram: unbound | bound`, `trusted: yes | no`, `header: n` octets of the header section,
+                                      `fields: n` of it)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -48,6 +49,7 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
+ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 # The example of RFC 7677 §3; its user is called "user".
 SCRAM_KEYS = make_keys(b"pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
@@ -67,8 +69,9 @@ class Session:
         self.unanswered = 0  # events whose answer is said later: the first of a content by BDAT
 
     def feed(self, octets: bytes) -> None:
-        self.core.receive(octets)
+        is_worth_a_look = self.core.receive(octets)
         while not isinstance(event := self.core.next_event(), Pause):
+            assert is_worth_a_look or isinstance(event, ContentChunk) or event == ENDLESS
             self.take(event)
 
     def feed_ahead(self, pieces: list[bytes]) -> None:
@@ -152,6 +155,8 @@ class Dialogue:
         limits = Limits(
             message_octets=int(self.options.get("size", "10000000")),
             recipients=int(self.options.get("recipients", "100")),
+            header_octets=int(self.options.get("header", "1000000")),
+            header_fields=int(self.options.get("fields", "1000")),
             bare_newline=BareNewline(self.options.get("bare", "reject")),
         )
         tls = self.options.get("tls", "")
@@ -194,7 +199,7 @@ def load(path: Path) -> list[Dialogue]:
             kind, colon, text = line.partition(":")
             assert colon, line
             text = text.removeprefix(" ")
-            if kind in ("role", "tls", "bare", "size", "recipients", "scram", "trusted"):
+            if kind in ("role", "tls", "bare", "size", "recipients", "scram", "trusted", "header", "fields"):
                 (dialogues[-1].options if dialogues else options)[kind] = text
             else:
                 assert kind in ("C", "R", "S", "S+", "S-", "CONTENT"), line

@@ -1,0 +1,100 @@
+"""
+The lockout: who has failed to log in too often is not asked for a password again for a while.
+
+Used by the sessions of `receive` and `retrieve`, which share one: a guess by SMTP counts for POP3. Failures count for a *pair*,
+the network from which they come (IPv4 /24, IPv6 /64) with the account, and for the network with whatever account:
+
+    failures of the pair, as many as allowed    that network is locked out of that account
+    failures of the network, many more          that network is locked out of every account but those that it is known to have
+
+Nothing is counted for an account alone: a stranger could lock its owner out. A pair that logged in within GOOD_SECONDS is
+known, and what others in its network did is not held against it. The same wrong password again is no further guess, and
+attempts while locked out do not count: so a telephone that has the old password does not keep everybody at home out.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mailstack.mail.address import AddressError, parse_address
+from mailstack.sessions import peer_key, peer_network
+
+GOOD_SECONDS: Final = 2_592_000  # 30 days
+
+
+class Tally(Protocol):
+    """Counts what happens within a while, by name."""
+
+    def add(self, name: str, window_seconds: int) -> int:
+        """Count one more, and return how many there are now."""
+        ...
+
+    def count(self, name: str, window_seconds: int) -> int:
+        """Return how many there are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockoutLimits:
+    """How many failures are allowed within `window_seconds`."""
+
+    failures: int = 10
+    failures_per_network: int = 50
+    window_seconds: int = 900
+
+
+class Lockout:
+    """
+    Knows who is locked out.
+
+    Shape:   `failed` counts what failed, `good` what succeeded; both may be those of several processes. `limits` may be
+             replaced at any time. A peer is an IP address, or "" for a UNIX socket, which is never locked out.
+    """
+
+    def __init__(self, failed: Tally, good: Tally, limits: LockoutLimits | None = None) -> None:
+        self._failed = failed
+        self._good = good
+        self.limits = limits or LockoutLimits()
+
+    def is_locked(self, peer: str, username: str) -> bool:
+        """Say whether the peer must not try the account now."""
+        if not peer:
+            return False
+        limits, network = self.limits, login_network(peer)
+        pair = _pair(network, username)
+        if self._failed.count(pair, limits.window_seconds) >= limits.failures:
+            return True
+        if self._failed.count(network, limits.window_seconds) < limits.failures_per_network:
+            return False
+        return not self._good.count(pair, GOOD_SECONDS)
+
+    def has_failed(self, peer: str, username: str, password: bytes | None = None) -> None:
+        """Take note of a wrong name or password; None: of which password it was, nobody knows."""
+        if not peer:
+            return
+        network, window_seconds = login_network(peer), self.limits.window_seconds
+        pair = _pair(network, username)
+        # Nothing of it is kept but what the tally keeps of any name: a short hash, with a key that was made at the start.
+        if password is not None and self._failed.add(f"{pair}\0{password.hex()}", window_seconds) > 1:
+            return
+        self._failed.add(pair, window_seconds)
+        self._failed.add(network, window_seconds)
+
+    def has_succeeded(self, peer: str, username: str) -> None:
+        """Take note of a login."""
+        if peer:
+            self._good.add(_pair(login_network(peer), username), GOOD_SECONDS)
+
+
+def login_network(peer: str) -> str:
+    """Return the network whose failures count together."""
+    return peer_key(peer) if ":" in peer else peer_network(peer) or peer
+
+
+def _pair(network: str, username: str) -> str:
+    # In one form, whatever quotes, capitals and final dots a guesser varies; two names that become one are counted as one.
+    with suppress(AddressError):
+        username = str(parse_address(username))
+    return f"{network} {username.casefold()}"
