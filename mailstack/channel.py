@@ -1,7 +1,7 @@
 """
-What binds a login to the TLS session in which it happens: octets that only its two ends have in common.
+What a TLS session says of its two ends: octets that only they have in common, and whom the client's certificate names.
 
-Source:  RFC 9266 (tls-exporter), RFC 5929 §4 (tls-server-end-point).
+Source:  RFC 9266 (tls-exporter), RFC 5929 §4 (tls-server-end-point); RFC 5280 §4.2.1.6 (addresses in certificates).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import MD5, SHA1, SHA256, Hash, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import Certificate
+from cryptography.x509 import Certificate, ExtensionNotFound, RFC822Name, SubjectAlternativeName
+from OpenSSL import SSL
 
 _LABEL: Final = b"EXPORTER-Channel-Binding"
 _EXPORTED_OCTETS: Final = 32
@@ -35,6 +36,21 @@ def channel_bindings(transport: Any, *, is_client: bool = False) -> dict[str, by
     if end_point is not None:
         bindings["tls-server-end-point"] = end_point
     return bindings
+
+
+def certified_names(transport: Any) -> tuple[str, ...]:
+    """Return the mail addresses in the certificate that the client has shown; none, if it was not verified."""
+    handle: Any = getattr(transport, "getHandle", lambda: None)()
+    if not hasattr(handle, "get_peer_certificate") or not handle.get_context().get_verify_mode() & SSL.VERIFY_PEER:
+        return ()
+    certificate: Certificate | None = handle.get_peer_certificate(as_cryptography=True)
+    if certificate is None:
+        return ()
+    try:
+        names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    except (ExtensionNotFound, ValueError):  # the latter: an extension that cannot be parsed
+        return ()
+    return tuple(names.get_values_for_type(RFC822Name))
 
 
 def server_end_point(certificate: Certificate) -> bytes | None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from twisted.plugin import getPlugins
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
@@ -28,7 +28,7 @@ import mailstack.plugins
 from mailstack import events
 from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
-from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
+from mailstack.directory.cred import CertificateChecker, DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.directory import Directory
 from mailstack.directory.passwords import Argon2Hasher, Verifier
 from mailstack.doors import IPolicyMaker
@@ -167,7 +167,7 @@ class Composition:
         self._spools = [self._spool]
         self._portal = Portal(
             Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}),
-            [DirectoryChecker(self.directory), ProofChecker(self.directory)],
+            [DirectoryChecker(self.directory), ProofChecker(self.directory), CertificateChecker(self.directory)],
         )
         self._scram = ScramSource(self.directory.scram_keys, _nonce)
         self._session_names = _session_names()
@@ -260,7 +260,7 @@ class Composition:
                 clock=self._reactor,
                 start=self.supervisor.start,
                 session_names=self._session_names,
-                certificates=self.certificates,
+                certificates=self._certificates_for(service),
                 counts=self._counts[kind],
                 arrivals=None if service is Service.LMTP else self._arrivals[kind],  # a neighbour may be busy
                 lockout=self._lockout,
@@ -323,8 +323,14 @@ class Composition:
     def _with_tls(self, factory: Mail) -> Any:
         if not factory.service.is_implicit_tls:
             return factory
-        assert self.certificates is not None, "implicit TLS without certificates: the settings see to it that there are some"
-        return TLSMemoryBIOFactory(self.certificates, False, factory)
+        certificates = self._certificates_for(factory.service)
+        assert certificates is not None, "implicit TLS without certificates: the settings see to it that there are some"
+        return TLSMemoryBIOFactory(certificates, False, factory)
+
+    def _certificates_for(self, service: Service) -> IOpenSSLServerConnectionCreator | None:
+        if self.certificates is None or not service.is_submission:
+            return self.certificates
+        return self.certificates.for_users
 
     # How they are made
 
@@ -431,7 +437,7 @@ class Submitter:
 def _certificates(settings: Settings) -> CertificateStore | None:
     if settings.tls.certificate is None or settings.tls.key is None:
         return None
-    return CertificateStore(settings.tls.certificate, settings.tls.key)
+    return CertificateStore(settings.tls.certificate, settings.tls.key, settings.tls.client_authority)
 
 
 def read_smarthost_password(settings: Settings) -> str | None:

@@ -1,8 +1,9 @@
 """
-What twisted.cred is shown of somebody who has proved to know a password without telling it.
+What twisted.cred is shown of somebody who has proved to know a password without telling it, or has shown a certificate.
 
-A realm's checkers for user names and passwords know nothing of it. Where such proofs are to be taken, there is a ScramSource,
-which says what the exchange needs in its midst, and a checker for IScramProof, which says in the end whose the proof is.
+A realm's checkers for user names and passwords know nothing of these. Where proofs are to be taken, there is a ScramSource,
+which says what the exchange needs in its midst, and a checker for IScramProof, which says in the end whose the proof is. Where
+certificates are to be taken, there is a checker for ICertified.
 """
 
 from __future__ import annotations
@@ -28,6 +29,22 @@ class ScramCredentials:
     """A proof as credentials."""
 
     proof: ScramProof
+
+
+class ICertified(ICredentials):
+    """What a client has shown in its TLS session: a certificate of an authority that we trust."""
+
+    names: tuple[str, ...] = Attribute("The mail addresses in it.")
+    authorization_id: bytes = Attribute("Which of them the client wants to be, or b'' when it does not say.")
+
+
+@implementer(ICertified)
+@dataclass(frozen=True, slots=True)
+class CertificateCredentials:
+    """A certificate as credentials."""
+
+    names: tuple[str, ...]
+    authorization_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,8 @@ class Tls(Table):
     """Path of the certificate with its chain, PEM."""
     key: SecretPath | None = Field(default=None, examples=["privkey.pem"])
     """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
+    client_authority: FolderPath | None = Field(default=None, examples=["users-ca.pem"])
+    """Path of the authorities, PEM, whose certificates let users submit without a password: the address stands in them."""
 
 
 class Limits(Table):
@@ -376,6 +378,8 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     for one, other in (("certificate", "key"), ("key", "certificate")):
         if one in tls and other not in tls:
             yield ("tls", one), f"needs tls.{other} beside it: both or none"
+    if "client_authority" in tls and "certificate" not in tls:
+        yield ("tls", "client_authority"), "needs tls.certificate and tls.key beside it"
     if not tls:
         for service in _TLS_SERVICES:
             if listen.get(service.value):

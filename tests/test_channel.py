@@ -12,14 +12,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
 
-from mailstack.channel import channel_bindings, server_end_point
+from mailstack.channel import certified_names, channel_bindings, server_end_point
 
 
-def a_certificate(algorithm: Any, key: Any) -> x509.Certificate:
+def a_certificate(algorithm: Any, key: Any, *names: x509.GeneralName) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.example.org")])
     begin = datetime.datetime(2026, 1, 1)  # noqa: DTZ001
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -27,8 +28,10 @@ def a_certificate(algorithm: Any, key: Any) -> x509.Certificate:
         .serial_number(1)
         .not_valid_before(begin)
         .not_valid_after(begin + datetime.timedelta(days=1))
-        .sign(key, algorithm)
     )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, algorithm)
 
 
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -39,8 +42,16 @@ ED25519 = a_certificate(None, ed25519.Ed25519PrivateKey.generate())
 class Handle:
     """The TLS session of a transport, as pyOpenSSL has it."""
 
-    def __init__(self, version: str = "TLSv1.3", ours: Any = CERTIFICATE, theirs: Any = None) -> None:
-        self.version, self.ours, self.theirs = version, ours, theirs
+    def __init__(
+        self, version: str = "TLSv1.3", ours: Any = CERTIFICATE, theirs: Any = None, mode: int = SSL.VERIFY_PEER
+    ) -> None:
+        self.version, self.ours, self.theirs, self.mode = version, ours, theirs, mode
+
+    def get_context(self) -> Handle:
+        return self
+
+    def get_verify_mode(self) -> int:
+        return self.mode
 
     def getHandle(self) -> Handle:
         return self
@@ -94,3 +105,26 @@ def test_the_exporter_only_with_tls_1_3() -> None:
 @pytest.mark.parametrize("transport", [object(), None])
 def test_nothing_without_tls(transport: Any) -> None:
     assert channel_bindings(transport) == {}
+    assert certified_names(transport) == ()
+
+
+ALICE = a_certificate(
+    hashes.SHA256(), EC, x509.RFC822Name("alice@x.test"), x509.DNSName("x.test"), x509.RFC822Name("sales@x.test")
+)
+
+
+def test_whom_a_certificate_names() -> None:
+    assert certified_names(Handle(theirs=ALICE)) == ("alice@x.test", "sales@x.test")
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        Handle(theirs=ALICE, mode=SSL.VERIFY_NONE),
+        Handle(theirs=None),
+        Handle(theirs=CERTIFICATE),
+        Handle(theirs=a_certificate(hashes.SHA256(), EC, x509.DNSName("alice@x.test"))),
+    ],
+)
+def test_nobody_is_named(handle: Handle) -> None:
+    assert certified_names(handle) == ()

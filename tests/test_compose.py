@@ -9,6 +9,7 @@ import re
 import smtplib
 import ssl
 import tempfile
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,11 +18,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from harness.certificates import make_user
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailstack.compose import House
+from mailstack.console.certificates import make_authority
 from mailstack.console.command import main
 from mailstack.directory import editing
 from mailstack.directory.directory import Directory
@@ -138,6 +141,41 @@ class RunningTests(TestCase):
         await self.until_fetched(BOB)
         self.assertEqual(["-ERR [AUTH] Authentication failed", "+OK 1 messages"], await deferToThread(self._fetch_by_scram))
         await system.stopService()
+
+    async def test_who_shows_a_certificate_needs_no_password(self) -> None:
+        folder = self.installation.folder
+        authority = make_authority("users.test", time.time())
+        (folder / "users.pem").write_bytes(authority.certificate_pem())
+        self.installation.change(lambda text: text.replace("\n[tls]\n", '\n[tls]\nclient_authority = "users.pem"\n'))
+        make_user(folder / "alice.pem", authority, ALICE)
+        make_user(folder / "stranger.pem", make_authority("other.test", time.time()), ALICE)
+        system = self.begin()
+        for service in ("submission", "submissions"):
+            offered, code = await deferToThread(self._show, service, "alice.pem")
+            self.assertEqual((["EXTERNAL", "SCRAM-SHA-256-PLUS"], 235), (offered[:2], code))
+            offered, code = await deferToThread(self._show, service, None)
+            self.assertEqual(("SCRAM-SHA-256-PLUS", 504), (offered[0], code))
+            with self.assertRaises((OSError, smtplib.SMTPException)):
+                await deferToThread(self._show, service, "stranger.pem")
+        offered, code = await deferToThread(self._show, "smtp", "stranger.pem")
+        self.assertEqual(([], 502), (offered, code), "another server may show what it likes")
+        editing.set_enabled(folder / "directory.db", ALICE, False)
+        self.assertEqual(535, (await deferToThread(self._show, "submission", "alice.pem"))[1])
+        await system.stopService()
+
+    def _show(self, service: str, user: str | None) -> tuple[list[str], int]:
+        """Show a certificate and log in by it; return what was offered, and the answer."""
+        context = self.installation.trusting()
+        if user is not None:
+            context.load_cert_chain(self.installation.folder / user)
+        if service == "submissions":
+            client: smtplib.SMTP = smtplib.SMTP_SSL("localhost", self.ports[service], timeout=20, context=context)
+        else:
+            client = smtplib.SMTP("localhost", self.ports[service], timeout=20)
+            client.starttls(context=context)
+        with client:
+            client.ehlo()
+            return client.esmtp_features.get("auth", "").split(), client.docmd("AUTH", "EXTERNAL =")[0]
 
     async def test_it_is_offered_until_the_configuration_says_otherwise(self) -> None:
         system = self.begin()

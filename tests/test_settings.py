@@ -224,6 +224,10 @@ class TestOneError:
             (HOSTNAME + '[listen]\nsubmission = ["[::1]:25"]\n', "3: listen.submission: needs TLS"),
             (HOSTNAME + '[listen]\nsubmissions = ["[::1]:25"]\n', "3: listen.submissions: needs TLS"),
             (HOSTNAME + '[tls]\ncertificate = "x"\n', "3: tls.certificate: needs tls.key beside it: both or none"),
+            (
+                HOSTNAME + '[tls]\nclient_authority = "x"\n',
+                "3: tls.client_authority: needs tls.certificate and tls.key beside it",
+            ),
             (HOSTNAME + "[queue]\nretry_first_seconds = 14401\n", "3: queue.retry_first_seconds: the first wait (14401) is"),
             (HOSTNAME + "[queue]\nretry_most_seconds = 299\n", "3: queue.retry_most_seconds: the first wait (300) is longer"),
             (HOSTNAME + '[policy]\nuse = "x"\n', '3: policy.use: must be a list, not "x"'),

@@ -67,9 +67,11 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     from mailstack.net.tls import CertificateError, CertificateStore
 
     try:
-        CertificateStore(settings.tls.certificate, settings.tls.key).load()
+        CertificateStore(settings.tls.certificate, settings.tls.key, settings.tls.client_authority).load()
     except CertificateError as error:
-        yield "tls.key" if str(error).startswith(str(settings.tls.key)) else "tls.certificate", str(error)
+        keys = ("key", "client_authority")
+        named = (f"tls.{key}" for key in keys if str(error).startswith(f"{getattr(settings.tls, key)}: "))
+        yield next(named, "tls.certificate"), str(error)
         return
     leaf = load_pem_x509_certificate(settings.tls.certificate.read_bytes())
     if leaf.not_valid_after_utc < datetime.now(UTC):

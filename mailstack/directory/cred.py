@@ -7,7 +7,7 @@ Only a wrong name or password becomes UnauthorizedLogin. Everything else passes 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.cred.checkers import ANONYMOUS, ICredentialsChecker
@@ -17,7 +17,7 @@ from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
-from mailstack.credentials import IScramProof
+from mailstack.credentials import ICertified, IScramProof
 from mailstack.mail.scram import ScramProof
 
 Avatars = Mapping[Any, Callable[[str], Any]]
@@ -84,6 +84,37 @@ class ProofChecker:
 
     async def _check(self, proof: ScramProof) -> bytes | tuple[()]:
         account = await self._directory.verify_proof(proof)
+        if account is None:
+            raise UnauthorizedLogin
+        return account.encode()
+
+
+class FindsCertified(Protocol):
+    """What the checker of certificates asks: a `directory.Directory`."""
+
+    async def find_certified(self, names: Sequence[str], authorization_id: bytes) -> str | None:
+        """Return the account's name, or None."""
+
+
+@implementer(ICredentialsChecker)
+class CertificateChecker:
+    """Checks whom a certificate names; the avatar's id as `DirectoryChecker` has it."""
+
+    credentialInterfaces = (ICertified,)
+
+    def __init__(self, directory: FindsCertified) -> None:
+        self._directory = directory
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """
+        Return the account's name.
+
+        Raises:  UnauthorizedLogin: it names no account, or several and the client does not say which, or a disabled one.
+        """
+        return Deferred.fromCoroutine(self._check(credentials))
+
+    async def _check(self, credentials: Any) -> bytes | tuple[()]:
+        account = await self._directory.find_certified(credentials.names, credentials.authorization_id)
         if account is None:
             raise UnauthorizedLogin
         return account.encode()

@@ -14,8 +14,8 @@ what the command reported as done stays done.
     no directory.db                           never made, or moved away   refuses; `mailstack init` makes it
     directory.db of an earlier format         made by an earlier version  brings it to the present format, then goes on
 
-The present format is made of an earlier one in one transaction, step by step (`_UPGRADES`); whoever opens the file first does
-it, a reader too.
+The present format is made of an earlier one in one transaction, step by step (`_UPGRADES`), by the first who writes or serves;
+who only looks, sees an earlier one as if it were the present, and leaves it as it is (`_VIEWS`).
 """
 
 from __future__ import annotations
@@ -113,16 +113,19 @@ def changing(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, *, upgrade: bool = False) -> Iterator[sqlite3.Connection]:
     """
-    Open one transaction that reads a single state of the file.
+    Open one transaction that reads a single state of the file; `upgrade` brings it to the present format before.
 
     Nobody can write the file while it is open, so a stamp taken inside belongs to exactly what is read.
 
     Raises:  DirectoryError: the file is missing, busy, damaged or not ours.
     """
     with _explained(path), closing(_connect(path)) as connection:
-        _open(connection, path)
+        if upgrade:
+            _open(connection, path)
+        elif (version := _check(connection, path)) != SCHEMA_VERSION:
+            connection.execute(_VIEWS[version])
         connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
         _check(connection, path)
@@ -204,6 +207,11 @@ def _add_decoy(connection: sqlite3.Connection) -> None:
 
 _UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {1: _add_scram}
 """What makes of each earlier format the next one."""
+
+_VIEWS: Final[Mapping[int, str]] = {
+    1: "CREATE TEMP VIEW accounts AS SELECT name, domain, password, enabled, created_at, NULL AS scram FROM main.accounts"
+}
+"""What makes each earlier format look like the present one, to this connection alone."""
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:

@@ -27,7 +27,7 @@ from mailstack.mail.envelope import Account
 from mailstack.mail.scram import ScramKeys, ScramProof, parse_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from twisted.python.failure import Failure
 
@@ -124,6 +124,19 @@ class Directory:
         if record is None or keys is None or not record.enabled or proof.acts_for_other:
             return None
         return record.name if proof.is_by(keys) else None
+
+    async def find_certified(self, names: Sequence[str], authorization_id: bytes) -> str | None:
+        """
+        Return the enabled account that a certificate names, or None.
+
+        Without an authorization identity the certificate must name exactly one; with it, that one among others.
+        """
+        accounts = (await self._current()).accounts
+        named = {_name_of(each) for each in names}
+        if authorization_id:
+            named &= {_name_of(authorization_id)}
+        found = [record.name for name in named if (record := accounts.get(name)) is not None and record.enabled]
+        return found[0] if len(found) == 1 else None
 
     def close(self) -> None:
         """Let go of the file."""

@@ -77,13 +77,14 @@ class Snapshot:
 
 def read_snapshot(path: Path, watch: Watch) -> tuple[Snapshot, Stamp]:
     """
-    Read the whole file, with the stamp of exactly the state that was read. Blocks.
+    Read the whole file, with the stamp of exactly the state that was read. Blocks. A file of an earlier format is brought to
+    the present one.
 
     Raises:  DirectoryError.
     """
     try:
         before = watch.stamp()
-        with reading(path) as connection:
+        with reading(path, upgrade=True) as connection:
             snapshot = _read(connection)
             after = watch.stamp()
     except OSError as error:

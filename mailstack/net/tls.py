@@ -2,6 +2,9 @@
 Certificates: the TLS contexts of our services, which a reload swaps under running listeners.
 
 A new connection takes the contexts that are in force at that moment, so a renewed certificate needs no restart.
+
+Users' programs may be asked for a certificate, too. One that no authority of ours has signed ends the handshake; to have none
+is no harm. Other servers are never asked: many show theirs to whoever asks, and could not send to us any more.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from zope.interface import implementer
@@ -27,20 +31,28 @@ class CertificateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """A certificate with its chain, and its private key, both PEM."""
+    """A certificate with its chain, its private key, and the authorities of our users' certificates, if any; all PEM."""
 
     certificate: bytes
     key: bytes = field(repr=False)
+    authority: bytes | None = None
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class CertificateStore:
-    """Makes the server side of TLS connections from a certificate chain and its key, both PEM."""
+    """
+    Makes the server side of TLS connections from a certificate chain and its key, both PEM.
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    Shape:  `for_users` does so for the programs of our users: it asks for a certificate where there is an `authority`.
+    """
+
+    def __init__(self, certificate: Path, key: Path, authority: Path | None = None) -> None:
         self._certificate = certificate
         self._key = key
+        self._authority = authority
         self._options: CertificateOptions | None = None
+        self._asking_options: CertificateOptions | None = None
+        self.for_users = _ForUsers(self)
         self.pem: Pem | None = None
 
     def load(self) -> None:
@@ -49,7 +61,8 @@ class CertificateStore:
 
         Raises:  CertificateError.
         """
-        self.use(Pem(_read(self._certificate), _read(self._key)))
+        authority = None if self._authority is None else _read(self._authority)
+        self.use(Pem(_read(self._certificate), _read(self._key), authority))
 
     def use(self, pem: Pem) -> None:
         """
@@ -57,15 +70,51 @@ class CertificateStore:
 
         Raises:  CertificateError.
         """
-        self._options = _options(self._certificate, self._key, pem)
-        self.pem = pem
+        options = asking = _options(self._certificate, self._key, pem)
+        if self._authority is not None and pem.authority is not None:
+            asking = _options(self._certificate, self._key, pem)
+            _ask(asking.getContext(), self._authority, pem.authority)
+        self._options, self._asking_options, self.pem = options, asking, pem
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the connection object for one TLS session."""
-        if self._options is None:
-            raise CertificateError("certificates were not loaded")
-        connection: SSL.Connection = self._options.serverConnectionForTLS(protocol)
-        return connection
+        return _made(self._options, protocol)
+
+    def asking_connection(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Make one in which the client is asked for a certificate, if there is an authority for them."""
+        return _made(self._asking_options, protocol)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _ForUsers:
+    """The side of a store for the programs of our users."""
+
+    def __init__(self, store: CertificateStore) -> None:
+        self._store = store
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return self._store.asking_connection(protocol)
+
+
+def _made(options: CertificateOptions | None, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+    if options is None:
+        raise CertificateError("certificates were not loaded")
+    connection: SSL.Connection = options.serverConnectionForTLS(protocol)
+    return connection
+
+
+def _ask(context: SSL.Context, path: Path, authority: bytes) -> None:
+    """Ask clients for a certificate of these authorities."""
+    try:
+        certificates = load_pem_x509_certificates(authority)
+    except ValueError as error:
+        raise CertificateError(f"{path}: {error}") from error
+    store = context.get_cert_store()
+    assert store is not None, "every context has one"
+    for each in certificates:
+        store.add_cert(X509.from_cryptography(each))
+        context.add_client_ca(each)  # who has several certificates then knows which of them we mean
+    context.set_verify(SSL.VERIFY_PEER, lambda connection, certificate, error, depth, is_right: bool(is_right))
 
 
 def _read(path: Path) -> bytes:

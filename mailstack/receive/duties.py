@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.credentials import ScramCredentials
+from mailstack.credentials import CertificateCredentials, ScramCredentials
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Origin
 from mailstack.mail.reply import Reply
@@ -28,7 +28,7 @@ from mailstack.receive.interfaces import ISubmitter
 from mailstack.receive.message_delivery import DELIVERY_INTERFACES, DeliveryReception
 from mailstack.receive.ports import Reception
 from mailstack.receive.transaction import Desk, SpoolReception
-from mailstack.wire.sasl import KeysWanted
+from mailstack.wire.sasl import External, KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -63,6 +63,7 @@ class Duties:
         self._protocol = protocol
         self._judge = factory.judge
         self.scram = factory.scram
+        self.certified: tuple[str, ...] = ()  # the addresses in the certificate that the peer has shown
         self._origin = Origin(service=factory.service, peer=peer, session=session)
         self._delivery: Any = factory.delivery
         self._logouts: list[Callable[[], Any]] = []
@@ -223,9 +224,19 @@ class Duties:
 
     async def _authenticate(self, event: Authenticate) -> Reply:
         credentials = event.credentials
-        username = credentials.username.decode("utf-8")
-        if credentials.acts_for_other:
-            return await self._reject_login(username)
+        claim: Any
+        password = None
+        if isinstance(credentials, External):
+            claim = CertificateCredentials(self.certified, credentials.authorization_id)
+            username = credentials.authorization_id.decode("utf-8") or ", ".join(self.certified)
+        else:
+            username = credentials.username.decode("utf-8")
+            if credentials.acts_for_other:
+                return await self._reject_login(username)
+            if isinstance(credentials, ScramProof):
+                claim = ScramCredentials(credentials)
+            else:
+                claim, password = UsernamePassword(credentials.username, credentials.password), credentials.password
         if self._factory.portal is None:
             return replies.AUTH_UNAVAILABLE
         began_at, lockout = self._factory.clock.seconds(), self._factory.lockout
@@ -233,12 +244,6 @@ class Duties:
             events.login_locked_out(self._origin.session, username, self._origin.peer)
             return await self._answer_late(began_at)
         try:
-            claim: Any
-            password: bytes | None
-            if isinstance(credentials, ScramProof):
-                claim, password = ScramCredentials(credentials), None
-            else:
-                claim, password = UsernamePassword(credentials.username, credentials.password), credentials.password
             interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
         except LoginFailed:
             if lockout is not None:

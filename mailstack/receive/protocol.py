@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailstack import events
-from mailstack.channel import channel_bindings
+from mailstack.channel import certified_names, channel_bindings
 from mailstack.deadline import Deadline
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Service
@@ -123,6 +123,9 @@ class ReceiverProtocol(Protocol):
         self._duties.tls_started(describe_tls(self.transport))
         if self._duties.scram is not None:
             self._core.bind_channel(channel_bindings(self.transport))
+        self._duties.certified = certified_names(self.transport)
+        if self._duties.certified:
+            self._core.certificate_shown()
         self._deadline.set(self._limits.command_seconds)
         self._wake()
 

@@ -6,18 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mailstack.wire.sasl import Exchange, LoginExchange, PlainExchange
+from mailstack.wire.sasl import Exchange, ExternalExchange, LoginExchange, PlainExchange
 from mailstack.wire.scram import Bindings, ScramExchange
 
 
-def offered_mechanisms(bindings: Bindings, *, scram: bool, login: bool = True) -> Mapping[str, Callable[[], Exchange]]:
+def offered_mechanisms(
+    bindings: Bindings, *, scram: bool, external: bool = False, login: bool = True
+) -> Mapping[str, Callable[[], Exchange]]:
     """
     Return what begins an exchange of each mechanism, by name.
 
-    Shape:  `scram`: the keys of users can be had; `bindings` is what is known of the TLS session, if it can be bound; `login`:
-            LOGIN is offered beside PLAIN.
+    Shape:  `scram`: the keys of users can be had; `bindings` is what is known of the TLS session, if it can be bound;
+            `external`: the client has shown a certificate; `login`: LOGIN is offered beside PLAIN.
     """
     offered: dict[str, Callable[[], Exchange]] = {}
+    if external:
+        offered["EXTERNAL"] = ExternalExchange
     if scram and bindings:
         offered["SCRAM-SHA-256-PLUS"] = lambda: ScramExchange(bindings, plus=True)
     if scram:

@@ -35,7 +35,7 @@ from mailstack.wire.pop3_commands import (
     format_pop3_reply,
 )
 from mailstack.wire.pop3_table import RULES, Guard, Rule, State, Step, next_state
-from mailstack.wire.sasl import Challenge, Exchange, KeysWanted
+from mailstack.wire.sasl import Challenge, Exchange, External, KeysWanted
 from mailstack.wire.scram import Bindings, ScramExchange
 
 _KEYS_WANTED: Final = Rule(State.AUTHORIZATION, State.AUTHORIZATION, State.SASL)  # a +OK to that would log nobody in
@@ -291,6 +291,8 @@ class POP3ServerCore:
         if isinstance(said, KeysWanted):
             self._rule = _KEYS_WANTED
             return said
+        if isinstance(said, External):
+            raise LocalProtocolError("EXTERNAL is not offered here")
         if said.acts_for_other:
             return Refused(words.AUTH_FAILED)  # nobody may here
         return Prove(said) if isinstance(said, ScramProof) else Login(said.username, said.password)

@@ -1,9 +1,9 @@
 """
-SASL exchanges: what they have in common, and PLAIN and LOGIN (RFC 4422).
+SASL exchanges: what they have in common, and PLAIN, LOGIN and EXTERNAL (RFC 4422).
 
 An exchange of the server is a small object: `step(line)` takes the client's base64 line (or None when there was no initial
-response) and returns the next Challenge or, at the end, Credentials or a ScramProof. Whether they are right is for others to
-say. In the midst it may want the keys of a user; it goes on when `give_keys` brings them.
+response) and returns the next Challenge or, at the end, Credentials, a ScramProof or External. Whether they are right is for
+others to say. In the midst it may want the keys of a user; it goes on when `give_keys` brings them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,18 @@ class KeysWanted:
     username: bytes
 
 
-Said = Challenge | Credentials | ScramProof | KeysWanted
+@dataclass(frozen=True, slots=True)
+class External:
+    """
+    The client claims to be whom its certificate names, and perhaps which of them.
+
+    Shape:  as in Credentials.
+    """
+
+    authorization_id: bytes = b""
+
+
+Said = Challenge | Credentials | ScramProof | KeysWanted | External
 """What an exchange says to a line."""
 
 
@@ -109,6 +120,18 @@ class LoginExchange:
         return _credentials(self._username, decode_response(line), b"")
 
 
+class ExternalExchange:
+    """EXTERNAL: one message, whom to act for, and mostly nothing (RFC 4422, appendix A)."""
+
+    def step(self, line: bytes | None) -> Said:
+        """Take the message; an empty challenge asks for it."""
+        if line is None:
+            return Challenge(b"")
+        authorization_id = decode_response(line)
+        _check_name(authorization_id)
+        return External(authorization_id)
+
+
 def decode_response(line: bytes) -> bytes:
     """
     Decode one base64 line of a client; `=` alone is an empty initial response (RFC 4954 §4).
@@ -130,16 +153,27 @@ def decode_response(line: bytes) -> bytes:
 def _credentials(username: bytes, password: bytes, authorization_id: bytes) -> Credentials:
     if not username or not password:
         raise SaslMalformedError("empty user name or password")
-    if len(username) > IDENTITY_OCTETS or len(authorization_id) > IDENTITY_OCTETS:
-        raise SaslMalformedError("name too long")
-    if b"\0" in password or _CONTROL.search(username) or _CONTROL.search(authorization_id):
+    if b"\0" in password:
         raise SaslMalformedError("control octets")
+    _check_name(username)
+    _check_name(authorization_id)
+    _check_utf8(password)
+    return Credentials(username, password, authorization_id)
+
+
+def _check_name(octets: bytes) -> None:
+    if len(octets) > IDENTITY_OCTETS:
+        raise SaslMalformedError("name too long")
+    if _CONTROL.search(octets):
+        raise SaslMalformedError("control octets")
+    _check_utf8(octets)
+
+
+def _check_utf8(octets: bytes) -> None:
     try:
-        for each in (username, password, authorization_id):
-            each.decode("utf-8")
+        octets.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SaslMalformedError("not UTF-8") from error
-    return Credentials(username, password, authorization_id)
 
 
 def plain_initial_response(username: str, password: str, authorization_id: str = "") -> bytes:

@@ -2,7 +2,7 @@
 The exchange of SCRAM-SHA-256, with and without channel binding: the server's side and the client's.
 
     client   n,,n=alice,r=C                    who I am, and a nonce
-    server   r=CS,s=salt,i=100000              what to salt the password with, and a nonce
+    server   r=CS,s=salt,i=60000               what to salt the password with, and a nonce
     client   c=biws,r=CS,p=proof               what nobody could make without the password
     server   v=signature                       what nobody could make without the keys
     client   (nothing)                         RFC 4954 §4 has no room for the signature beside the 235

@@ -18,7 +18,7 @@ from mailstack.mail.reply import Reply
 from mailstack.mail.requests import Notify, OriginalRecipient, Return
 from mailstack.mail.scram import ScramProof
 from mailstack.wire import grammar
-from mailstack.wire.sasl import Credentials, KeysWanted
+from mailstack.wire.sasl import Credentials, External, KeysWanted
 from mailstack.wire.smtp_parameters import By, mail_fields, rcpt_fields, split_parameters
 
 
@@ -188,7 +188,7 @@ class Authenticate:
     """
 
     mechanism: str
-    credentials: Credentials | ScramProof
+    credentials: Credentials | ScramProof | External
 
 
 @dataclass(frozen=True, slots=True)

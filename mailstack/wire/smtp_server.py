@@ -106,6 +106,7 @@ class SMTPServerCore:
         self._scram = scram
         self._bindings: Bindings = {}
         self._is_trusted = is_trusted
+        self._has_certificate = False
         self._opened_at = opened_at
         default = BareNewline.NORMALISE if role is Role.SUBMISSION else BareNewline.REJECT
         self._bare_newline = limits.bare_newline or default
@@ -258,6 +259,10 @@ class SMTPServerCore:
         """Take what is known of the TLS session, once it is there; without it no -PLUS is offered."""
         self._bindings = bindings
 
+    def certificate_shown(self) -> None:
+        """Take note that the client has shown a certificate in TLS that names somebody: EXTERNAL is offered."""
+        self._has_certificate = True
+
     def give_keys(self, keys: ScramKeys, nonce: str) -> Event:
         """
         Go on with the exchange that wanted the keys of a user, and return the next event; it is answered like any other.
@@ -369,7 +374,7 @@ class SMTPServerCore:
         elif self._tls_available:
             extensions["STARTTLS"] = ""
         if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
-            extensions["AUTH"] = " ".join(offered_mechanisms(self._bindings, scram=self._scram))
+            extensions["AUTH"] = " ".join(self._mechanisms())
         if self._is_trusted:
             extensions |= {"XCLIENT": " ".join(XCLIENT), "XFORWARD": " ".join(XFORWARD)}
         if self._role is not Role.LMTP:
@@ -422,11 +427,14 @@ class SMTPServerCore:
         if not grammar.SASL_MECHANISM.match(mechanism):
             return replies.BAD_ARGUMENTS
         self._mechanism = mechanism.decode("ascii").upper()
-        make = offered_mechanisms(self._bindings, scram=self._scram).get(self._mechanism)
+        make = self._mechanisms().get(self._mechanism)
         if make is None:
             return replies.UNKNOWN_MECHANISM
         self._exchange = make()
         return self._step(initial.lstrip(b" ") or None)
+
+    def _mechanisms(self) -> Mapping[str, Callable[[], Exchange]]:
+        return offered_mechanisms(self._bindings, scram=self._scram, external=self._has_certificate)
 
     def _respond(self, line: bytes | Overlong) -> Event:
         """Take a line of an exchange."""

@@ -49,6 +49,7 @@ class Conditions:
             "settings": _plain(self.settings.model_dump()),
             "certificate": None if pem is None else pem.certificate.decode("latin-1"),
             "key": None if pem is None else pem.key.decode("latin-1"),
+            "authority": None if pem is None or pem.authority is None else pem.authority.decode("latin-1"),
             "smarthost_password": self.secrets.smarthost_password,
         }
 
@@ -57,7 +58,8 @@ class Conditions:
         """Read it."""
         pem = None
         if told["certificate"] is not None:
-            pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"))
+            authority = told["authority"].encode("latin-1") if told["authority"] is not None else None
+            pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"), authority)
         return cls(Settings.model_validate(_rich(told["settings"])), Secrets(pem, told["smarthost_password"]))
 
 

@@ -323,6 +323,14 @@ class TestCheck:
         result = run("check", "--config", tmp_path / "none.toml", expect=1)
         assert result.stderr == f"{tmp_path}/none.toml: cannot be read: No such file or directory\n"
 
+    def test_authorities_of_users(self, house: Path) -> None:
+        config = house / "mailstack.toml"
+        config.write_text(config.read_text().replace("\n[tls]\n", '\n[tls]\nclient_authority = "tls/users.pem"\n'))
+        (found,) = self.problems(house)
+        assert re.match(r"\d+: tls\.client_authority: .*users\.pem: ", found)
+        (house / "tls" / "users.pem").write_bytes(make_authority("x.test", 0.0).certificate_pem())
+        assert run("check", "--config", config).exit_code == 0
+
     def test_another_key(self, house: Path, tmp_path: Path) -> None:
         key = make_authority("x.test", 0.0).key_pem()
         (house / "tls" / "server.key").write_bytes(key)

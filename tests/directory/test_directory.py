@@ -307,6 +307,36 @@ class TestScram:
             self.keys(house, b"alice@x.test")
 
 
+class TestCertified:
+    @pytest.mark.parametrize(
+        ("names", "wanted", "found"),
+        [
+            (["alice@x.test"], b"", "alice@x.test"),
+            (["Alice@X.test"], b"", "alice@x.test"),
+            (["alice@x.test", "nobody@x.test"], b"", "alice@x.test"),
+            (["alice@x.test", "bob@x.test"], b"bob@x.test", "bob@x.test"),
+            (["alice@x.test", "bob@x.test"], b"Alice@x.test", "alice@x.test"),
+            (["alice@x.test", "bob@x.test"], b"", None),
+            (["alice@x.test"], b"bob@x.test", None),
+            (["alice@x.test"], b"\xff", None),
+            (["nobody@x.test"], b"", None),
+            (["not an address"], b"", None),
+            (["not an address"], b"not one either", None),
+            ([], b"", None),
+            ([], b"alice@x.test", None),
+        ],
+    )
+    def test_whom_a_certificate_lets_in(
+        self, house: House, path: Path, names: list[str], wanted: bytes, found: str | None
+    ) -> None:
+        add_account(path, "bob@x.test", "h:1", 1.0)
+        assert now(house.directory.find_certified(names, wanted)) == found
+
+    def test_a_disabled_account(self, house: House, path: Path) -> None:
+        set_enabled(path, "alice@x.test", False)
+        assert now(house.directory.find_certified(["alice@x.test"], b"")) is None
+
+
 class TestFresh:
     def test_the_file_is_not_looked_at_for_each_question_of_one_moment(self, path: Path) -> None:
         clock, looks = Clock(), []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
-from mailstack.credentials import IScramProof, ScramCredentials
-from mailstack.directory.cred import DirectoryChecker, ProofChecker, Realm
+from mailstack.credentials import CertificateCredentials, ICertified, IScramProof, ScramCredentials
+from mailstack.directory.cred import CertificateChecker, DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.records import DirectoryUnavailable
 from mailstack.mail.scram import ScramProof
 
@@ -49,6 +50,11 @@ class FakeDirectory:
             raise self.failure
         return "älice@x.test" if proof == PROOF else None
 
+    async def find_certified(self, names: Sequence[str], authorization_id: bytes) -> str | None:
+        if self.failure is not None:
+            raise self.failure
+        return "älice@x.test" if tuple(names) == ("alice",) and authorization_id in (b"", b"alice") else None
+
 
 class TestCred(SynchronousTestCase):
     def setUp(self) -> None:
@@ -60,7 +66,7 @@ class TestCred(SynchronousTestCase):
 
         self.realm = Realm({IDrop: drop, ISend: lambda account: f"sender {account}"})
         self.checker = DirectoryChecker(self.directory)
-        self.portal = Portal(self.realm, [self.checker, ProofChecker(self.directory)])
+        self.portal = Portal(self.realm, [self.checker, ProofChecker(self.directory), CertificateChecker(self.directory)])
 
     def login(self, *interfaces: Any, password: bytes = b"secret") -> Deferred[Any]:
         return self.portal.login(UsernamePassword(b"alice", password), None, *interfaces)
@@ -68,7 +74,9 @@ class TestCred(SynchronousTestCase):
     def test_interfaces(self) -> None:
         verifyObject(ICredentialsChecker, self.checker)
         verifyObject(IRealm, self.realm)
-        self.assertEqual(list(self.portal.listCredentialsInterfaces()), [IUsernamePassword, IScramProof])
+        self.assertEqual(list(self.portal.listCredentialsInterfaces()), [IUsernamePassword, IScramProof, ICertified])
+        verifyObject(ICredentialsChecker, CertificateChecker(self.directory))
+        verifyObject(ICertified, CertificateCredentials(("alice",)))
         verifyObject(ICredentialsChecker, ProofChecker(self.directory))
         verifyObject(IScramProof, ScramCredentials(PROOF))
 
@@ -107,6 +115,12 @@ class TestCred(SynchronousTestCase):
         wrong = self.portal.login(ScramCredentials(replace(PROOF, username=b"bob")), None, ISend)
         self.failureResultOf(wrong, UnauthorizedLogin)
 
+    def test_a_certificate(self) -> None:
+        right = self.portal.login(CertificateCredentials(("alice",), b"alice"), None, ISend)
+        self.assertEqual(self.successResultOf(right)[1], "sender älice@x.test")
+        for wrong in (CertificateCredentials(("alice",), b"bob"), CertificateCredentials(())):
+            self.failureResultOf(self.portal.login(wrong, None, ISend), UnauthorizedLogin)
+
     def test_a_wait_for_the_directory(self) -> None:
         self.directory.wait = Deferred()
         result = self.login(ISend)
@@ -119,7 +133,8 @@ class TestCred(SynchronousTestCase):
             self.directory.failure = failure
             found = self.failureResultOf(self.login(ISend), type(failure))
             self.assertFalse(found.check(UnauthorizedLogin))
-            self.failureResultOf(self.portal.login(ScramCredentials(PROOF), None, ISend), type(failure))
+            for other in (ScramCredentials(PROOF), CertificateCredentials(("alice",))):
+                self.failureResultOf(self.portal.login(other, None, ISend), type(failure))
 
     def test_an_avatar_that_fails_passes_through(self) -> None:
         def fail(account: str) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -26,6 +28,7 @@ from mailstack.directory.editing import (
     set_password,
 )
 from mailstack.directory.records import DirectoryError
+from mailstack.directory.snapshot import Snapshot, read_snapshot
 
 FIRST_FORMAT = f"""
 PRAGMA application_id = {database.APPLICATION_ID};
@@ -55,6 +58,16 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "directory.db"
     create(path)
     add_domain(path, "x.test", 1.0)
+    return path
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Make a directory of the first format."""
+    path = tmp_path / "old.db"
+    path.touch(0o600)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(FIRST_FORMAT)
     return path
 
 
@@ -104,50 +117,57 @@ class TestFile:
         with pytest.raises(DirectoryError, match="format 99"):
             list_domains(path)
 
-    def test_one_of_the_first_format_is_brought_to_the_present_one(self, tmp_path: Path) -> None:
-        path = tmp_path / "old.db"
-        path.touch(0o600)
-        connection = sqlite3.connect(path)
-        connection.executescript(FIRST_FORMAT)
-        connection.close()
-        found = find_account(path, "alice@x.test")
+    def test_one_of_the_first_format_is_left_as_it_is_by_who_only_looks(self, old: Path) -> None:
+        before = old.read_bytes()
+        found = find_account(old, "alice@x.test")
         assert (found.password, found.enabled, found.created_at, found.scram) == ("h", True, 2.0, None)
-        set_password(path, "alice@x.test", "h2", "keys")
-        assert find_account(path, "alice@x.test").scram == "keys"
-        with database.reading(path) as connection:
+        assert list_accounts(old) == [found]
+        assert list_domains(old)[0].accounts == 1
+        assert old.read_bytes() == before
+
+    def test_one_of_the_first_format_is_brought_to_the_present_one_by_a_change(self, old: Path) -> None:
+        set_password(old, "alice@x.test", "h2", "keys")
+        assert find_account(old, "alice@x.test").scram == "keys"
+        with database.reading(old) as connection:
             assert connection.execute("PRAGMA user_version").fetchone() == (database.SCHEMA_VERSION,)
             ((secret,),) = connection.execute("SELECT secret FROM decoy").fetchall()
         assert len(secret) == database.DECOY_OCTETS
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(old.stat().st_mode) == 0o600
 
-    def test_the_first_format_becomes_what_is_made_new(self, path: Path, tmp_path: Path) -> None:
-        old = tmp_path / "old.db"
-        with sqlite3.connect(old) as connection:
-            connection.executescript(FIRST_FORMAT)
-        connection.close()
+    def test_and_by_who_serves(self, old: Path) -> None:
+        (one, _), (other, _) = read_snapshot(old, Watch(old)), read_snapshot(old, Watch(old))
+        assert one == other
+        assert one.accounts["alice@x.test"].scram is None
+        assert len(one.decoy_secret) == database.DECOY_OCTETS
+
+    def test_several_who_serve_make_one_secret(self, old: Path) -> None:
+        snapshots: list[Snapshot] = []
+        threads = [Thread(target=lambda: snapshots.append(read_snapshot(old, Watch(old))[0])) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(snapshots) == 4
+        assert len({each.decoy_secret for each in snapshots}) == 1
+
+    def test_the_first_format_becomes_what_is_made_new(self, path: Path, old: Path) -> None:
         columns = []
         for each in (path, old):
-            with database.reading(each) as connection:
+            with database.reading(each, upgrade=True) as connection:
                 tables = [
                     name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")
                 ]
                 columns.append([(name, connection.execute(f"PRAGMA table_info({name})").fetchall()) for name in tables])
         assert columns[0] == columns[1]
 
-    def test_an_upgrade_that_fails_in_the_middle_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "old.db"
-        with sqlite3.connect(path) as connection:
-            connection.executescript(FIRST_FORMAT)
-        connection.close()
+    def test_an_upgrade_that_fails_in_the_middle_changes_nothing(self, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = old.read_bytes()
         with monkeypatch.context() as patched:
             patched.setattr(database, "_add_decoy", lambda connection: connection.execute("no SQL"))
             with pytest.raises(DirectoryError):
-                list_domains(path)
-        with sqlite3.connect(path) as connection:
-            assert connection.execute("PRAGMA user_version").fetchone() == (1,)
-            assert len(connection.execute("PRAGMA table_info(accounts)").fetchall()) == 5
-        connection.close()
-        assert [each.name for each in list_domains(path)] == ["x.test"]
+                set_password(old, "alice@x.test", "h2")
+        assert old.read_bytes() == before
+        set_password(old, "alice@x.test", "h2")
 
     def test_a_journal_mode_in_which_changes_go_unseen_is_refused(self, path: Path) -> None:
         connection = sqlite3.connect(path)

@@ -9,6 +9,8 @@ import pytest
 
 from mailstack.mail.saslprep import saslprep
 from mailstack.mail.scram import (
+    ITERATIONS,
+    MIN_ITERATIONS,
     ScramProof,
     client_proof,
     make_keys,
@@ -46,6 +48,9 @@ class TestKeys:
     def test_who_steals_the_keys_cannot_log_in_with_them(self) -> None:
         for key in (KEYS.stored_key, KEYS.server_key):
             assert not ScramProof(b"user", MESSAGE, key).is_by(KEYS)
+
+    def test_iterations_that_every_client_does(self) -> None:
+        assert MIN_ITERATIONS <= ITERATIONS <= 65_536, "Cyrus SASL, and so Postfix, gives up at more"
 
     def test_kept_as_text(self) -> None:
         text = KEYS.to_text()

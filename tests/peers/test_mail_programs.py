@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness import messages
+from harness.certificates import make_user
 from harness.clients import fetch_by_curl, fetch_by_fetchmail, fetch_by_mpop, send_by_curl, send_by_msmtp
-from harness.house import House, Person
+from harness.house import House, Person, with_lines
 from harness.programs import needs, wait_for
+
+from mailstack.console.certificates import make_authority
 
 SPLIT_BY_FETCHMAIL = {"long_line"}  # fetchmail itself cuts lines beyond 8 kB
 
@@ -57,6 +62,24 @@ def test_mpop_fetches(house: House, bob: Person, folder: Path, tls_at_once: bool
     (later,) = fetch_by_mpop(folder, port, bob, ca=house.ca, tls_at_once=tls_at_once, keep=False)
     assert messages.without_trace(later) == messages.plain("later")
     wait_for(lambda: not house.files(bob.address), "mpop removed them all")
+
+
+@needs("msmtp")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_msmtp_shows_a_certificate(make_house: Callable[..., House], folder: Path, workers: int) -> None:
+    house = make_house(change=lambda text: with_lines("tls", 'client_authority = "users.pem"')(f"workers = {workers}\n{text}"))
+    authority = make_authority("users.test", time.time())
+    (house.folder / "users.pem").write_bytes(authority.certificate_pem())
+    alice, user = house.start().person("alice"), folder / "alice.pem"
+    make_user(user, authority, alice.address)
+    nobody = Person(alice.address, "not asked for")
+    for tls_at_once, port in ((False, house.ports.submission), (True, house.ports.submissions)):
+        sent = messages.plain(f"at once: {tls_at_once}", alice.address, alice.address)
+        before = len(house.files(alice.address))
+        send_by_msmtp(
+            folder, port, nobody, alice.address, sent, ca=house.ca, tls_at_once=tls_at_once, auth="external", user=user
+        )
+        house.wait_for_files(alice.address, before + 1)
 
 
 @needs("mpop")

@@ -172,3 +172,26 @@ def test_mail_waits_while_the_mx_is_down_over_a_restart_of_ours(make_house: Call
                 wait_for(mx.stored, "the message at the MX", timeout_seconds=90)
                 (stored,) = mx.stored()
                 assert without_trace_of_postfix(stored) == sent
+
+
+def test_postfix_submits_to_us_and_proves_its_password_by_cyrus_sasl(internet: Internet) -> None:
+    if not any(Path("/usr/lib").glob("*/sasl2/libscram.so")):
+        pytest.skip("needs SCRAM of Cyrus SASL: apt-get install libsasl2-modules")
+    alice, bob, port = internet.alice, internet.house.person("bob"), internet.house.ports.submission
+    settings = {
+        "smtp_tls_security_level": "encrypt",
+        "smtp_sasl_auth_enable": "yes",
+        "smtp_sasl_security_options": "noanonymous",
+        "smtp_sasl_mechanism_filter": "scram-sha-256",
+        "smtp_sasl_password_maps": f"inline:{{ {{[127.0.0.1]:{port}={alice.address}:{alice.password}}} }}",
+    }
+    before = len(internet.house.files(bob.address))
+    with (
+        open_folder("submitter") as folder,
+        Postfix(
+            folder / "postfix", domain="submitter.test", routes={internet.house.domain: port}, settings=settings
+        ) as postfix,
+        smtplib.SMTP("127.0.0.1", postfix.port) as client,
+    ):
+        client.sendmail(alice.address, [bob.address], messages.plain("proved", alice.address, bob.address))
+        internet.house.wait_for_files(bob.address, before + 1)

@@ -2,8 +2,8 @@
 Dialogues as text, run against the core of the SMTP server.
 
     role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
-                                      `scram: unbound | bound`, `trusted: yes | no`, `header: n` octets of the header section,
-                                      `fields: n` of it)
+                                      `scram: unbound | bound`, `certificate: shown`, `trusted: yes | no`, `header: n` octets of
+                                      the header section, `fields: n` of it)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -26,7 +26,7 @@ from mailstack.mail.reply import Reply, reply
 from mailstack.mail.scram import ScramProof, make_keys
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import BareNewline, Limits
-from mailstack.wire.sasl import KeysWanted
+from mailstack.wire.sasl import External, KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -49,6 +49,7 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
+KEYS = ("role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields")
 ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 # The example of RFC 7677 §3; its user is called "user".
@@ -114,6 +115,8 @@ class Session:
                 return [replies.AUTH_UNAVAILABLE]
             case KeysWanted():
                 return self.answer(self.core.give_keys(SCRAM_KEYS, SCRAM_NONCE))
+            case Authenticate(credentials=External(authorization_id=wanted)):
+                return [replies.AUTHENTICATED if wanted in (b"", b"alice@example.org") else replies.AUTH_FAILED]
             case Authenticate(credentials=ScramProof() as proof):
                 right = proof.username == b"user" and not proof.acts_for_other and proof.is_by(SCRAM_KEYS)
                 return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
@@ -170,6 +173,8 @@ class Dialogue:
             is_trusted=self.options.get("trusted") == "yes",
         )
         core.bind_channel(BINDINGS if self.options.get("scram") == "bound" else {})
+        if "certificate" in self.options:
+            core.certificate_shown()
         return core
 
 
@@ -199,7 +204,7 @@ def load(path: Path) -> list[Dialogue]:
             kind, colon, text = line.partition(":")
             assert colon, line
             text = text.removeprefix(" ")
-            if kind in ("role", "tls", "bare", "size", "recipients", "scram", "trusted", "header", "fields"):
+            if kind in KEYS:
                 (dialogues[-1].options if dialogues else options)[kind] = text
             else:
                 assert kind in ("C", "R", "S", "S+", "S-", "CONTENT"), line

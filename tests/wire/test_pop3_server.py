@@ -426,7 +426,8 @@ OCTETS = st.lists(
     st.binary(max_size=30)
     | st.sampled_from([b"\r\n", b"\n", b"\r", b" ", b"1", b"*\r\n", b"x" * 13_000, plain(b"a", b"b") + b"\r\n"])
     | st.sampled_from([verb.value.encode() + tail for verb in Verb for tail in (b"", b" ", b"\r\n", b" 1\r\n", b" 1 1\r\n")])
-    | st.sampled_from([b"AUTH PLAIN\r\n", b"USER a\r\nPASS b\r\n", b"AUTH PLAIN " + plain(b"a", b"b") + b"\r\n"]),
+    | st.sampled_from([b"AUTH PLAIN\r\n", b"USER a\r\nPASS b\r\n", b"AUTH PLAIN " + plain(b"a", b"b") + b"\r\n"])
+    | st.sampled_from([b"AUTH SCRAM-SHA-256 ", base64.b64encode(b"n,,n=a,r=b") + b"\r\n"]),
     max_size=25,
 )
 
@@ -436,13 +437,15 @@ OCTETS = st.lists(
 def test_any_octets_are_events_or_refusals(
     parts: list[bytes], secure: bool, tls_offered: bool, require_tls: bool, agree: bool
 ) -> None:
-    core = POP3ServerCore(secure=secure, tls_offered=tls_offered, require_tls=require_tls)
+    core = POP3ServerCore(secure=secure, tls_offered=tls_offered, require_tls=require_tls, scram=True)
     core.send(words.GREETING)
     for octets in parts:
         core.receive(octets)
         while not isinstance(event := core.next_event(), Pause):
             if isinstance(event, Login):
                 assert secure or not require_tls
+            if isinstance(event, KeysWanted) and agree:
+                event = core.give_keys(KEYS, "server")
             sent = answer(core, event) if agree or isinstance(event, Answered | Refused) else core.send(words.LOCAL_ERROR)
             assert sent.startswith((b"+OK", b"-ERR", b"+ "))
             assert sent.endswith(b"\r\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mailstack.mail.scram import ScramProof, make_keys
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError, SaslBindingError, SaslError, SaslMalformedError
@@ -214,3 +216,56 @@ def test_what_is_offered() -> None:
     assert list(offered_mechanisms(BOTH, scram=False, login=False)) == ["PLAIN"]
     assert list(offered_mechanisms({}, scram=True)) == ["SCRAM-SHA-256", "PLAIN", "LOGIN"]
     assert list(offered_mechanisms(BOTH, scram=True)) == ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"]
+
+
+PIECES = st.sampled_from(
+    [
+        b"n,,",
+        b"y,,",
+        b"p=tls-exporter,,",
+        b"n,a=user,",
+        b"n=user",
+        b"n==2C",
+        b",r=",
+        CLIENT.encode(),
+        SERVER.encode(),
+        b",",
+        b"=",
+        b"c=biws",
+        b"c=",
+        b",p=",
+        b"A" * 43 + b"=",
+        b",x=y",
+        b"m=",
+        b"\x00",
+        b"\xff",
+        b"x" * 300,
+    ]
+)
+MESSAGES = st.one_of(
+    st.lists(PIECES, max_size=8).map(b"".join),
+    st.binary(max_size=60),
+    st.sampled_from([f"n,,n=user,r={CLIENT}".encode(), FINAL, b""]),
+)
+
+
+@given(st.lists(MESSAGES, max_size=4), st.sampled_from([{}, BOTH]), st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_whatever_a_client_says_nobody_is_let_in_but_by_the_proof(
+    messages: list[bytes], bindings: Bindings, plus: bool
+) -> None:
+    exchange = ScramExchange(bindings, plus=plus)
+    challenges = 0
+    for message in messages:
+        try:
+            said = exchange.step(encoded(message))
+        except SaslError:
+            return
+        if isinstance(said, ScramProof):
+            assert not said.is_by(KEYS) or (said.username, challenges) == (b"user", 1)
+            return
+        if isinstance(said, KeysWanted):
+            exchange.give_keys(KEYS, SERVER)
+        else:
+            challenges += 1
+            assert said.octets.startswith(b"v=")

@@ -71,8 +71,10 @@ AFTER = {
 }
 
 
-def a_core(role: Role = Role.MX, limits: Limits | None = None, *, tls_active: bool = False) -> SMTPServerCore:
-    return SMTPServerCore(role, limits or Limits(), "mx.example.org", tls_active=tls_active, tls_available=True)
+def a_core(
+    role: Role = Role.MX, limits: Limits | None = None, *, tls_active: bool = False, scram: bool = False
+) -> SMTPServerCore:
+    return SMTPServerCore(role, limits or Limits(), "mx.example.org", tls_active=tls_active, tls_available=True, scram=scram)
 
 
 def session_in(state: State) -> Session:
@@ -334,6 +336,9 @@ PIECES = st.one_of(
             b"STARTTLS\r\n",
             b"AUTH PLAIN\r\n",
             b"AUTH LOGIN\r\n",
+            b"AUTH SCRAM-SHA-256\r\n",
+            b"AUTH SCRAM-SHA-256 biwsbj1hLHI9Yg==\r\n",
+            b"biwsbj1hLHI9Yg==\r\n",
             b"*\r\n",
             b"AGFsaWNlAHNlY3JldA==\r\n",
             b"x" * 3000,
@@ -346,7 +351,7 @@ PIECES = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(pieces=st.lists(PIECES, max_size=40), role=st.sampled_from(Role), secure=st.booleans())
 def test_whatever_comes_is_an_event_and_every_reply_is_in_its_place(pieces: list[bytes], role: Role, secure: bool) -> None:
-    session = Session(a_core(role, Limits(message_octets=5000, recipients=3), tls_active=secure))
+    session = Session(a_core(role, Limits(message_octets=5000, recipients=3), tls_active=secure, scram=True))
     for piece in pieces:
         session.feed(piece)
         if session.core.state is State.STARTING_TLS:

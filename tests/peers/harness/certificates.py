@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from mailstack.console.certificates import Pair
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -18,6 +20,26 @@ class Certificate:
 
     chain: Path
     key: Path
+
+
+def make_user(file: Path, authority: Pair, address: str) -> None:
+    """Write the certificate of a user, which names the address, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.RFC822Name(address)]), critical=True)
+        .sign(authority.key, hashes.SHA256())
+    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.touch(0o600)
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
 
 
 def make_certificate(folder: Path, hostname: str) -> Certificate:

@@ -19,13 +19,27 @@ def _write_secret(file: Path, text: str) -> Path:
 
 
 def send_by_msmtp(
-    folder: Path, port: int, person: Person, recipient: str, content: bytes, *, ca: Path, tls_at_once: bool, auth: str = "on"
+    folder: Path,
+    port: int,
+    person: Person,
+    recipient: str,
+    content: bytes,
+    *,
+    ca: Path,
+    tls_at_once: bool,
+    auth: str = "on",
+    user: Path | None = None,
 ) -> None:
-    """Send a message by msmtp, over TLS and with a password; `auth` is the mechanism, or "on" for what msmtp likes best."""
+    """
+    Send a message by msmtp, over TLS and with a password.
+
+    Shape:  `auth` is the mechanism, or "on" for what msmtp likes best; `user` holds a certificate to show, and its key.
+    """
+    shown = f"tls_cert_file {user}\ntls_key_file {user}\n" if user else ""
     rc = _write_secret(
         folder / "msmtprc",
         f"account default\nhost localhost\nport {port}\ntls on\ntls_starttls {'off' if tls_at_once else 'on'}\n"
-        f"tls_trust_file {ca}\nauth {auth}\nuser {person.address}\npassword {person.password}\nfrom {person.address}\n",
+        f"tls_trust_file {ca}\n{shown}auth {auth}\nuser {person.address}\npassword {person.password}\nfrom {person.address}\n",
     )
     run(["msmtp", f"--file={rc}", recipient], octets=content.replace(b"\r\n", b"\n"))
 

@@ -1,0 +1,184 @@
+"""Certificates of users: asked for where there is an authority, verified, and never asked of other servers."""
+
+from __future__ import annotations
+
+import datetime
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
+from test_tls import write_pair
+from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+
+from mailstack.channel import certified_names, channel_bindings
+from mailstack.console.certificates import Pair, make_authority, make_server
+from mailstack.net.tls import CertificateError, CertificateStore
+
+NOW = datetime.datetime.now(datetime.UTC)
+OURS, THEIRS = (make_authority(name, NOW.timestamp()) for name in ("ours.test", "theirs.test"))
+
+
+def a_user(
+    authority: Pair = OURS, *, days: int = 1, usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH
+) -> tuple[x509.Certificate, Any]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Alice")]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - datetime.timedelta(days=3))
+        .not_valid_after(NOW + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.RFC822Name("alice@x.test")]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .sign(authority.key, hashes.SHA256())
+    )
+    return certificate, key
+
+
+class Ends:
+    """Both ends of a TLS session in memory."""
+
+    def __init__(self, creator: Any, user: tuple[x509.Certificate, Any] | None, version: int) -> None:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(version)
+        context.set_max_proto_version(version)
+        if user is not None:
+            context.use_certificate(user[0])
+            context.use_privatekey(user[1])
+        self.client = SSL.Connection(context, None)
+        self.client.set_connect_state()
+        self.server = creator.serverConnectionForTLS(
+            TLSMemoryBIOProtocol(TLSMemoryBIOFactory(creator, False, Factory()), Protocol())
+        )
+        self.server.set_accept_state()
+
+    def shake_hands(self) -> None:
+        for one, other in [(self.client, self.server), (self.server, self.client)] * 4:
+            try:
+                one.do_handshake()
+            except SSL.WantReadError:
+                pass
+            finally:
+                with suppress(SSL.WantReadError):
+                    other.bio_write(one.bio_read(1 << 16))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        class Transport:
+            getHandle = lambda _: self.server  # noqa: E731 (as a transport has it)
+
+        return certified_names(Transport())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CertificateStore:
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "users.pem").write_bytes(OURS.certificate_pem())
+    store = CertificateStore(*write_pair(folder, "mx.test"), folder / "users.pem")
+    store.load()
+    return store
+
+
+versions = pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+
+
+@versions
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_a_user_is_known_by_the_certificate(store: CertificateStore, version: int) -> None:
+    ends = Ends(store.for_users, a_user(), version)
+    ends.shake_hands()
+    assert ends.names == ("alice@x.test",)
+
+
+@versions
+def test_who_has_none_comes_in_without(store: CertificateStore, version: int) -> None:
+    ends = Ends(store.for_users, None, version)
+    ends.shake_hands()
+    assert ends.names == ()
+
+
+@versions
+@pytest.mark.parametrize(
+    "user",
+    [a_user(THEIRS), a_user(days=-1), a_user(usage=ExtendedKeyUsageOID.SERVER_AUTH)],
+    ids=["of another authority", "expired", "for servers"],
+)
+def test_a_wrong_one_ends_the_handshake(store: CertificateStore, version: int, user: Any) -> None:
+    ends = Ends(store.for_users, user, version)
+    with pytest.raises(SSL.Error):
+        ends.shake_hands()
+
+
+@versions
+def test_one_that_is_its_own_authority_ends_the_handshake(store: CertificateStore, version: int) -> None:
+    forged = a_user(Pair(OURS.certificate, ec.generate_private_key(ec.SECP256R1())))
+    with pytest.raises(SSL.Error):
+        Ends(store.for_users, forged, version).shake_hands()
+
+
+@versions
+def test_other_servers_are_not_asked(store: CertificateStore, version: int) -> None:
+    ends = Ends(store, a_user(THEIRS), version)
+    ends.shake_hands()
+    assert ends.server.get_peer_certificate() is None
+    assert ends.names == ()
+
+
+@versions
+def test_the_client_is_told_which_authority_is_meant(store: CertificateStore, version: int) -> None:
+    ends = Ends(store.for_users, a_user(), version)
+    ends.shake_hands()
+    assert [name.CN for name in ends.client.get_client_ca_list()] == ["mailstack authority of ours.test"]
+
+
+@versions
+def test_without_an_authority_nobody_is_asked(tmp_path: Path, version: int) -> None:
+    store = CertificateStore(*write_pair(tmp_path, "mx.test"))
+    store.load()
+    ends = Ends(store.for_users, a_user(THEIRS), version)
+    ends.shake_hands()
+    assert ends.names == ()
+
+
+def test_an_authority_that_cannot_be_used_is_named_and_changes_nothing(tmp_path: Path) -> None:
+    users = tmp_path / "users.pem"
+    users.write_bytes(OURS.certificate_pem())
+    store = CertificateStore(*write_pair(tmp_path, "mx.test"), users)
+    store.load()
+    before = store.pem
+    for octets in (b"", b"nonsense"):
+        users.write_bytes(octets)
+        with pytest.raises(CertificateError, match=r"users\.pem: "):
+            store.load()
+    users.unlink()
+    with pytest.raises(CertificateError, match=r"users\.pem: "):
+        store.load()
+    assert store.pem is before
+    ends = Ends(store.for_users, a_user(), SSL.TLS1_3_VERSION)
+    ends.shake_hands()
+    assert ends.names == ("alice@x.test",)
+
+
+def test_both_ends_know_the_same_of_their_session(store: CertificateStore) -> None:
+    ends = Ends(store.for_users, a_user(), SSL.TLS1_3_VERSION)
+    ends.shake_hands()
+    ours, theirs = (type("Transport", (), {"getHandle": lambda _, end=end: end})() for end in (ends.server, ends.client))
+    assert channel_bindings(ours) == channel_bindings(theirs, is_client=True)
+    assert set(channel_bindings(ours)) == {"tls-exporter", "tls-server-end-point"}
+
+
+def test_a_certificate_of_a_server_is_none_of_a_user(store: CertificateStore) -> None:
+    pair = make_server(OURS, "x.test", NOW.timestamp())
+    with pytest.raises(SSL.Error):
+        Ends(store.for_users, (pair.certificate, pair.key), SSL.TLS1_3_VERSION).shake_hands()
+    assert pair.certificate.public_bytes(Encoding.PEM)
