@@ -75,6 +75,7 @@ class ScramExchange:
         self._authorization_id = b""
         self._nonce = b""
         self._first = b""
+        self._wants_keys = False
         self._keys: ScramKeys | None = None
         self._proof: ScramProof | None = None
 
@@ -93,9 +94,9 @@ class ScramExchange:
 
         Raises:  LocalProtocolError: they were not asked for.
         """
-        if self._next != self._out_of_turn:
+        if not self._wants_keys:
             raise LocalProtocolError("no keys were asked for")
-        self._keys = keys
+        self._wants_keys, self._keys = False, keys
         self._nonce += nonce.encode("ascii")
         salt = base64.b64encode(keys.salt)
         self._first = b"r=%b,s=%b,i=%d" % (self._nonce, salt, keys.iterations)
@@ -110,7 +111,7 @@ class ScramExchange:
         self._username = _read_name(found["user"])
         self._authorization_id = _read_name(found["other"]) if found["other"] else b""
         self._bare, self._nonce = found["bare"], found["nonce"]
-        self._next = self._out_of_turn
+        self._wants_keys, self._next = True, self._out_of_turn
         return KeysWanted(self._username)
 
     def _bound(self, flag: bytes, kind: bytes | None) -> bytes:

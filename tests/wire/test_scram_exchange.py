@@ -120,6 +120,9 @@ class TestServer:
         exchange.give_keys(KEYS, SERVER)
         with pytest.raises(LocalProtocolError):
             exchange.give_keys(KEYS, SERVER)
+        exchange.step(encoded(f"c=biws,r=abc{SERVER},p={'A' * 43}=".encode()))
+        with pytest.raises(LocalProtocolError):
+            exchange.give_keys(KEYS, SERVER)
 
 
 class TestBinding:
