@@ -151,7 +151,9 @@ class XClientTests(Case):
         house = self.house()
         session = house.connect(CLIENT)
         session.say("EHLO c")
-        self.assertEqual(["550", "550"], session.say("XCLIENT ADDR=127.0.0.1 LOGIN=alice@example.org", "XFORWARD ADDR=127.0.0.1"))
+        self.assertEqual(
+            ["550", "550"], session.say("XCLIENT ADDR=127.0.0.1 LOGIN=alice@example.org", "XFORWARD ADDR=127.0.0.1")
+        )
         self.assertEqual(CLIENT, self.deliver(session).peer)
         house.factory.trusts = House().factory.trusts
         self.assertEqual(["550"], self.begin(house).say("XCLIENT ADDR=127.0.0.1"), "without a word nobody is")
@@ -159,7 +161,9 @@ class XClientTests(Case):
 
 class XForwardTests(Case):
     def test_it_is_in_the_log_with_the_message_and_nowhere_else(self) -> None:
-        session = self.begin(self.house(), "EHLO f", f"XFORWARD ADDR={CLIENT} NAME=spike", "XFORWARD NAME=spike.example IDENT=7")
+        session = self.begin(
+            self.house(), "EHLO f", f"XFORWARD ADDR={CLIENT} NAME=spike", "XFORWARD NAME=spike.example IDENT=7"
+        )
         self.assertEqual([], self.logged("forwards"))
         origin = self.deliver(session)
         self.assertEqual((PROXY, "", "f"), (origin.peer, origin.name, origin.hello))
@@ -183,7 +187,9 @@ class LMTPTests(Case):
         stranger = house.connect(CLIENT)
         self.assertEqual("554 5.7.1 No mail is taken from this address\r\n", stranger.take())
         self.assertFalse(stranger.is_connected)
-        self.assertEqual([(Service.LMTP.value, CLIENT)], [(each["service"], each["peer"]) for each in self.logged("peer_refused")])
+        self.assertEqual(
+            [(Service.LMTP.value, CLIENT)], [(each["service"], each["peer"]) for each in self.logged("peer_refused")]
+        )
         self.assertEqual(1, len(house.factory))
 
     def test_it_relays_nothing(self) -> None:
@@ -191,7 +197,9 @@ class LMTPTests(Case):
         session = house.connect(PROXY)
         session.say("LHLO c", "MAIL FROM:<a@example.com>")
         self.assertEqual(["550"], session.say("RCPT TO:<x@remote.example>"))
-        self.assertEqual(["220", "250", "250"], session.say("RSET", "XCLIENT LOGIN=bob@example.org", "LHLO c", "MAIL FROM:<>")[1:])
+        self.assertEqual(
+            ["220", "250", "250"], session.say("RSET", "XCLIENT LOGIN=bob@example.org", "LHLO c", "MAIL FROM:<>")[1:]
+        )
         self.assertEqual(["550", "250"], session.say("RCPT TO:<x@remote.example>", "RCPT TO:<bob@example.org>"))
 
     def test_each_recipient_has_his_reply_and_they_say_the_same(self) -> None:

@@ -98,7 +98,9 @@ def test_what_is_none_is_refused_as_soon_as_it_is_known(octets: bytes, why: str)
 
 
 @given(st.ip_addresses(), st.integers(0, 65_535), st.binary(max_size=60))
-def test_what_a_proxy_says_is_what_is_read(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, rest: bytes) -> None:
+def test_what_a_proxy_says_is_what_is_read(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, rest: bytes
+) -> None:
     line = f"PROXY TCP{address.version} {address.exploded} {address} {port} 25\r\n".encode()
     for header in (line, tcp(str(address), port, tlvs=rest)):
         read = parse_proxy_header(header + rest)

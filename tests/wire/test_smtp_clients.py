@@ -84,7 +84,12 @@ def test_of_one_only() -> None:
 
 @given(st.binary(max_size=80), st.text(max_size=40))
 def test_no_value_can_carry_more_than_it_should(octets: bytes, text: str) -> None:
-    for argument in (octets, b"NAME=" + octets, b"HELO=" + octets, f"LOGIN={encode_xtext(text)} HELO={encode_xtext(text)}".encode()):
+    for argument in (
+        octets,
+        b"NAME=" + octets,
+        b"HELO=" + octets,
+        f"LOGIN={encode_xtext(text)} HELO={encode_xtext(text)}".encode(),
+    ):
         attributes = parse_attributes(argument, XCLIENT)
         if not isinstance(attributes, Reply):
             assert all(value.isprintable() and " " not in value and len(value) <= 255 for value in attributes.values())
