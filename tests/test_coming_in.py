@@ -71,6 +71,7 @@ class ComingInTests(TestCase):
         system.privilegedStartService()
         self.ports = system.ports
         system.startService()
+        self.addCleanup(lambda: system.stopService() if system.running else None)
         return system
 
     def logged(self, event: str) -> list[dict[str, Any]]:
@@ -78,7 +79,7 @@ class ComingInTests(TestCase):
 
     def files(self, user: str) -> list[Path]:
         name, _, domain = user.partition("@")
-        return list((self.installation.folder / "mail" / domain / name / "new").iterdir())
+        return list((self.installation.folder / "mail" / domain / name).glob("new/*"))
 
     def one(self, user: str) -> bytes:
         (file,) = self.files(user)
