@@ -164,7 +164,9 @@ class ComingInTests(TestCase):
         self.assertIn(f"\r\nReceived: from c ([{CLIENT}])\r\n".encode(), first)
         self.assertIn(b"\r\nReceived: from c ([127.0.0.1])\r\n", second)
         self.assertIn(CLIENT, [each["peer"] for each in self.logged("session_opened")])
-        held = [await deferToThread(proxied(smtplib.SMTP, BLOCK), "127.0.0.1", self.ports["smtp"], timeout=20) for _ in range(2)]
+        held = [
+            await deferToThread(proxied(smtplib.SMTP, BLOCK), "127.0.0.1", self.ports["smtp"], timeout=20) for _ in range(2)
+        ]
         with self.assertRaises(smtplib.SMTPConnectError) as caught:
             await deferToThread(proxied(smtplib.SMTP, LINE), "127.0.0.1", self.ports["smtp"], timeout=20)
         self.assertEqual(421, caught.exception.smtp_code, "of one client there are two already")
@@ -200,7 +202,9 @@ class ComingInTests(TestCase):
     async def test_from_elsewhere_a_header_is_an_unknown_command(self) -> None:
         system = self.begin('[proxy]\nsmtp_from = ["10.0.0.0/8", "::1"]\n')
         self.assertRegex(await deferToThread(self._said_to, LINE + b"QUIT\r\n"), rb"\A220 .*\r\n500 .*\r\n221 .*\r\n\Z")
-        self.assertRegex(await deferToThread(self._said_to, BLOCK + b"\r\nQUIT\r\n"), rb"\A220 .*\r\n(500 .*\r\n){4}221 .*\r\n\Z")
+        self.assertRegex(
+            await deferToThread(self._said_to, BLOCK + b"\r\nQUIT\r\n"), rb"\A220 .*\r\n(500 .*\r\n){4}221 .*\r\n\Z"
+        )
         self.assertEqual([TO_ME] * 2, [each["peer"] for each in self.logged("session_opened")])
         self.installation.change(lambda text: text.replace('"10.0.0.0/8"', '"127.0.0.0/8"'))
         system.reload()
