@@ -1,7 +1,7 @@
 """
 THE NETWORK AND THE MACHINE: what the rooms need of them, made once.
 
-For: the resolver, certificates, listeners, batches and threads, counts that several processes share, the reactor of the
+For: the resolver, certificates, listeners, connections through proxies, batches and threads, counts that several processes share, the reactor of the
 workers and how late it is, and the one place where coroutines are started.
 Knows: Twisted, sockets, TLS and threads; nothing of mail but its values.
 
