@@ -69,8 +69,8 @@ class Policy:
         """
         Judge a connection; only `origin.service`, `origin.peer` and `origin.session` are known.
 
-        It is asked again when a peer that is trusted says who its client is (XCLIENT): with that one's address and whatever else
-        was said of it, an account among them.
+        It is asked again when a peer that is trusted says who its client is (XCLIENT): with the client's address and whatever
+        else was said of it, an account among them.
         """
 
     def on_hello(self, origin: Origin) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import socket
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from harness import messages
 from harness.house import House, Person, with_lines
+from harness.postfix import Postfix
 from harness.programs import needs, open_folder, run, wait_for
 
 PROXY = "127.0.0.9"
@@ -89,6 +91,37 @@ def test_curl_from_a_proxy_that_says_nothing(house: House, bob: Person, folder: 
         curl(house, folder, "--mail-rcpt", bob.address)
     house.wait_for_line(f"smtp: connection from the proxy {PROXY} dropped, no PROXY header: none after 5 s")
     assert not house.files(bob.address)
+
+
+def submit(postfix: Postfix, recipient: str) -> None:
+    with smtplib.SMTP("127.0.0.1", postfix.port, local_hostname="client.test", timeout=60) as client:
+        client.sendmail("someone@elsewhere.test", [recipient], messages.plain("through Postfix"))
+
+
+@needs("postfix")
+def test_postfix_says_of_whom_it_has_the_mail(house: House, bob: Person, folder: Path) -> None:
+    settings = {"smtp_send_xforward_command": "yes"}
+    with Postfix(folder, routes={house.domain: house.ports.smtp}, settings=settings) as postfix:
+        submit(postfix, bob.address)
+        assert b"from mx.remote.test ([127.0.0.1])" in one(house, bob)
+    said = re.search(r" forwards for (.*)", house.log())
+    assert said
+    assert {"addr=127.0.0.1", "proto=ESMTP", "helo=client.test"} < set(said[1].split(" "))
+    assert " source=" in said[1]
+
+
+@needs("postfix")
+def test_postfix_delivers_by_lmtp_to_a_socket_of_its_group(make_house: Callable[..., House], folder: Path) -> None:
+    path = folder / "lmtp"
+    house = make_house(change=with_lines("listen", f'lmtp = ["unix:{path}"]\nlmtp_group = "postfix"')).start()
+    ann, ben = house.person("ann"), house.person("ben")
+    settings = {"transport_maps": f"inline:{{{house.domain}=lmtp:unix:{path}}}", "relay_domains": house.domain}
+    with Postfix(folder / "postfix", settings=settings) as postfix:
+        for each in (ann.address, f"nobody-here@{house.domain}", ben.address):
+            submit(postfix, each)
+        assert b"\r\nReceived: from mx.remote.test (local)\r\n" in one(house, ann)
+        assert one(house, ben)
+        postfix.wait_for_line(r"to=<nobody-here@.*status=bounced .*550 5\.1\.1 ")
 
 
 def test_both_workers_serve_one_socket(house: House, bob: Person) -> None:
