@@ -68,7 +68,12 @@ class Policy:
     """Set before the first call."""
 
     def on_connect(self, origin: Origin) -> Answer:
-        """Judge a connection; only `origin.service`, `origin.peer` and `origin.session` are known."""
+        """
+        Judge a connection; only `origin.service`, `origin.peer` and `origin.session` are known.
+
+        It is asked again when a peer that is trusted says who its client is (XCLIENT): with the client's address and whatever
+        else was said of it, an account among them.
+        """
 
     def on_hello(self, origin: Origin) -> Answer:
         """Judge EHLO, HELO or LHLO."""

@@ -41,6 +41,21 @@ class SessionsTests(SynchronousTestCase):
         self.assertIsNotNone(self.begin(sessions, "192.0.2.1", most_per_peer=1))
         self.assertEqual(2, len(sessions))
 
+    def test_a_session_may_become_another_peer_s(self) -> None:
+        sessions: Sessions[Recorded] = Sessions()
+        first, second = self.begin(sessions, "192.0.2.1"), self.begin(sessions, "192.0.2.1")
+        assert first is not None
+        assert second is not None
+        self.assertTrue(sessions.move(first, "192.0.2.2", most=2, most_per_peer=1))
+        self.assertTrue(sessions.move(first, "192.0.2.2", most=2, most_per_peer=1))
+        self.assertFalse(sessions.move(second, "192.0.2.2", most=2, most_per_peer=1))
+        self.assertIsNone(self.begin(sessions, "192.0.2.1", most_per_peer=1), "it still counts where it was")
+        sessions.remove(second)
+        self.assertIsNotNone(self.begin(sessions, "192.0.2.1", most_per_peer=1))
+        sessions.remove(first)
+        self.assertIsNotNone(self.begin(sessions, "192.0.2.2", most_per_peer=1))
+        self.assertEqual(2, len(sessions))
+
     def test_one_customer_s_network_is_one_peer(self) -> None:
         sessions: Sessions[Recorded] = Sessions()
         self.assertIsNotNone(self.begin(sessions, "2001:db8::1", most_per_peer=1))

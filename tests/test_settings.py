@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from mailstack.mail.envelope import Service
-from mailstack.settings import Endpoint, Settings, SettingsError, fields, load, problem_at, read_secret
+from mailstack.settings import Endpoint, Settings, SettingsError, SocketFile, fields, load, problem_at, read_secret
 from mailstack.settings_problems import lines_of_keys
 
 HOSTNAME = 'hostname = "mail.example.org"\n'
@@ -103,6 +103,25 @@ class TestGood:
         assert settings.listen.smtp == (Endpoint("0.0.0.0", 25), Endpoint("::", 25), Endpoint("::1", 0))
         assert [str(endpoint) for endpoint in settings.listen.smtp] == ["0.0.0.0:25", "[::]:25", "[::1]:0"]
         assert list(settings.listen.each())[-1] == (Service.LMTP, Endpoint("127.0.0.1", 24))
+
+    def test_lmtp(self, file: Path) -> None:
+        text = '[listen]\nlmtp = ["unix:run/lmtp", "unix:/run/x", "[::1]:24"]\nlmtp_group = "postfix"\n'
+        settings = loaded(file, text)
+        assert [str(each) for each in settings.listen.lmtp] == [f"unix:{file.parent}/run/lmtp", "unix:/run/x", "[::1]:24"]
+        assert next(settings.listen.each()) == (Service.LMTP, SocketFile(file.parent / "run" / "lmtp"))
+        assert settings.listen.lmtp_group == "postfix"
+        assert loaded(file, '[listen]\nlmtp = ["0.0.0.0:24"]\n[receive]\nlmtp_from = ["10.0.0.1"]').listen.lmtp
+
+    def test_networks(self, file: Path) -> None:
+        settings = loaded(
+            file,
+            '[receive]\nxclient_from = ["127.0.0.1", "::1", "10.0.0.0/8"]\n[proxy]\nsmtp_from = ["2001:db8::/32"]\n'
+            'pop3s_from = ["192.0.2.0/24"]\n',
+        )
+        assert [str(each) for each in settings.receive.xclient_from] == ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]
+        assert [str(each) for each in settings.proxy.of(Service.SMTP)] == ["2001:db8::/32"]
+        assert [str(each) for each in settings.proxy.of(Service.POP3S)] == ["192.0.2.0/24"]
+        assert settings.proxy.of(Service.LMTP) == ()
 
     @pytest.mark.parametrize(("text", "cores", "count"), [("1", 8, 1), ("32", 1, 32), ('"auto"', 3, 3), ('"auto"', 200, 32)])
     def test_workers(self, file: Path, monkeypatch: pytest.MonkeyPatch, text: str, cores: int, count: int) -> None:
@@ -240,6 +259,26 @@ class TestOneError:
             (HOSTNAME + "[limits]\ndrain_seconds = 5\n", "3: limits.drain_seconds: unknown key here; it belongs at the top"),
             (HOSTNAME + "[pop3]\nrecipients = 5\n", "3: pop3.recipients: unknown key here; it belongs under [limits]"),
             (HOSTNAME + "[pop3]\nxyzzy = 5\n", "3: pop3.xyzzy: unknown key"),
+            (HOSTNAME + '[listen]\nlmtp = ["127.0.0.1:25"]\n', "3: listen.lmtp[0]: LMTP may not be spoken at port 25"),
+            (
+                HOSTNAME + '[listen]\nlmtp = ["0.0.0.0:24"]\n',
+                "3: listen.lmtp[0]: 0.0.0.0:24 is not on loopback: name in receive.",
+            ),
+            (HOSTNAME + '[listen]\nlmtp = ["[2001:db8::1]:24"]\n', "3: listen.lmtp[0]: [2001:db8::1]:24 is not on loopback"),
+            (
+                HOSTNAME + '[listen]\nlmtp = ["unix:"]\n',
+                '3: listen.lmtp[0]: must be text of the form "unix:/run/mailstack/lmtp"',
+            ),
+            (HOSTNAME + '[listen]\nlmtp = ["unix:/a", "unix:/a"]\n', "3: listen.lmtp[1]: unix:/a is already taken"),
+            (HOSTNAME + f'[listen]\nlmtp = ["unix:/{"x" * 107}"]\n', "3: listen.lmtp[0]: "),
+            (HOSTNAME + '[listen]\nsmtp = ["unix:/a"]\n', "3: listen.smtp[0]: must be text of the form"),
+            (HOSTNAME + '[listen]\nlmtp_group = "a b"\n', '3: listen.lmtp_group: "a b" is not the name of a group'),
+            (
+                HOSTNAME + '[receive]\nxclient_from = ["10.0.0.1/8"]\n',
+                '3: receive.xclient_from[0]: "10.0.0.1/8" is an address within',
+            ),
+            (HOSTNAME + '[receive]\nxclient_from = ["localhost"]\n', "3: receive.xclient_from[0]: must be an IP address or"),
+            (HOSTNAME + "[proxy]\nsmtp_from = [1]\n", '3: proxy.smtp_from[0]: must be text of the form "192.0.2.1"'),
             (HOSTNAME + '"a\\nb" = 5\n', "2: a?b: unknown key"),
             (HOSTNAME + '[relay]\nsmarthost_passwort = "hush"\n', "3: relay.smarthost_passwort: unknown key; did you mean"),
         ],

@@ -92,14 +92,15 @@ def bind_unix(path: Path, group: str | None = None) -> Bound:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
+        group_id = None if group is None else _group_id(group)
         _clear_away(path)
         mask = os.umask(0o177)
         try:
             made.bind(os.fspath(path))
         finally:
             os.umask(mask)
-        if group is not None:
-            os.chown(path, -1, _group_id(group), follow_symlinks=False)
+        if group_id is not None:
+            os.chown(path, -1, group_id, follow_symlinks=False)
             path.chmod(0o660)
         inode = path.lstat().st_ino
         made.listen(BACKLOG)  # from now on somebody can connect

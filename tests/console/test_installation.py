@@ -346,6 +346,13 @@ class TestCheck:
         (found,) = self.problems(house)
         assert found.startswith(f"{line}: tls.certificate: {house}/tls/none.pem: ")
 
+    def test_a_socket_that_cannot_be_made(self, house: Path) -> None:
+        line = self.change(house, "#lmtp = []", 'lmtp = ["unix:run/lmtp"]\nlmtp_group = "nobody-is-in-it"')
+        assert self.problems(house) == [
+            f"{line}: listen.lmtp: {house}/run is no folder; make it for the user of the server",
+            f"{line + 1}: listen.lmtp_group: there is no group nobody-is-in-it",
+        ]
+
     def test_an_expired_certificate(self, house: Path) -> None:
         server = make_server(make_authority("mail.example.test", 0.0), "mail.example.test", 0.0)
         (house / "tls" / "server.pem").write_bytes(server.certificate_pem())

@@ -71,7 +71,14 @@ class TestRecords:
     @given(ADDRESSES, ADDRESSES, TEXT, st.one_of(st.none(), TEXT), st.floats(0, 1e11), st.booleans())
     def test_are_read_back(self, one, other, text, optional, moment, flag):
         origin = Origin(
-            service=Service.SUBMISSION, peer=text, hello=text, extended=flag, tls=optional, account=optional, session=text
+            service=Service.SUBMISSION,
+            peer=text,
+            hello=text,
+            extended=flag,
+            tls=optional,
+            account=optional,
+            session=text,
+            name=text,
         )
         recipients = (
             dataclasses.replace(remote("a@x.net"), address=one, original=other),

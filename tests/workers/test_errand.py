@@ -21,7 +21,13 @@ postmaster = "alice@example.org"
 workers = "auto"
 [listen]
 smtp = ["0.0.0.0:25", "[::]:25"]
-lmtp = ["127.0.0.1:24"]
+lmtp = ["127.0.0.1:24", "unix:lmtp"]
+lmtp_group = "postfix"
+[receive]
+lmtp_from = ["10.0.0.0/8"]
+xclient_from = ["::1"]
+[proxy]
+smtp_from = ["192.0.2.1"]
 [relay]
 smarthost = "smtp.example.net:587"
 smarthost_username = "us"
@@ -51,7 +57,7 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
     return Errand(
         place=Place(1, 3),
         conditions=Conditions(settings, secrets),
-        sockets=(Socket("smtp", "127.0.0.1", 25, 7), Socket("pop3s", "::1", 995, 8)),
+        sockets=(Socket("smtp", "127.0.0.1", 25, 7), Socket("pop3s", "::1", 995, 8), Socket("lmtp", "/run/lmtp", 0, 9)),
         memory=9,
         memory_key=b"\0\xff" * 8,
         is_log_shared=True,
