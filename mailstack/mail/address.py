@@ -103,7 +103,7 @@ def parse_domain(text: str) -> str:
     """
     if text.startswith("["):
         return _parse_literal(text)
-    name = text[:-1] if text.endswith(".") else text
+    name = (text[:-1] if text.endswith(".") else text).lower()  # first, since some letters are longer then
     if not name or len(name.encode()) > DOMAIN_OCTETS:
         raise AddressError("bad domain")
     for label in name.split("."):
@@ -111,7 +111,7 @@ def parse_domain(text: str) -> str:
             raise AddressError("bad domain")
     if re.fullmatch(r"[0-9.]+", name):
         raise AddressError("an IP address must stand in brackets")
-    return name.lower()
+    return name
 
 
 def _parse_literal(text: str) -> str:

@@ -127,6 +127,8 @@ def _original_recipient(value: str) -> Mapping[str, Any] | None:
     if address is None or not address:
         return None
     if kind.lower() == "utf-8":
+        if "\\" in _UNICODE_POINT.sub("", address):  # RFC 6533 §3: elsewhere it is an escape itself, six times as long
+            return None
         try:
             address = _UNICODE_POINT.sub(lambda point: chr(int(point[1], 16)), address)
         except (ValueError, OverflowError):
