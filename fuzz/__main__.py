@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -79,8 +80,8 @@ def main(words: list[str]) -> int:
             target.run(arguments.replay.read_bytes())
         return 0
     if importlib.util.find_spec("atheris") is None:
-        sys.stderr.write("fuzz: atheris is not installed: pip install -e '.[fuzz]' (Linux, Python 3.11 to 3.14)\n")
-        return 2
+        sys.stderr.write("fuzz: skipped, since atheris is not installed: pip install -e '.[fuzz]' (Linux on x86-64)\n")
+        return 2 if os.environ.get("CI", "").lower() in ("1", "true", "yes") else 0
     share = max(1, round(arguments.seconds * min(arguments.jobs, len(targets)) / len(targets)))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = list(pool.map(lambda target: _fuzz(target, share, is_kept=arguments.corpus), targets))

@@ -68,6 +68,7 @@ class Conversation:
         self.is_slow = is_slow  # the content is sent by `send_content`, and not at once
         self.asked: list[str] = ["the greeting"]
         self.heard = b""
+        self.heard_early = 0  # how many replies had come when the end of the content was sent
         self.done = 0
         self.is_over = False
 
@@ -115,10 +116,11 @@ class Conversation:
         self._look()
 
     def _write_content(self) -> None:
+        self.heard_early = len(self._codes())
         wire = self.core.content(CONTENT) + self.core.end_content()
         reader = DotUnstuffer()
         assert (reader.feed(wire), reader.ended, reader.rest) == (WHOLE, True, b"")
-        accepted = sum(200 <= code < 300 for code, line in self._answers() if line.startswith("RCPT"))
+        accepted = sum(200 <= code < 300 for code, line, _ in self._answers() if line.startswith("RCPT"))
         self.asked += [END] * (accepted if self.lmtp else 1)
 
     def _go_on(self) -> None:
@@ -128,30 +130,33 @@ class Conversation:
             self.done += 1
             self.core.begin(self.mail)
 
-    def _answers(self) -> list[tuple[int, str]]:
-        """Say what the server answered to each command of the last transaction, as far as it has answered."""
+    def _codes(self) -> list[int]:
         lines = self.heard.split(b"\r\n")[:-1]
-        codes = [int(line[:3]) for line in lines if line[:3].isdigit() and line[3:4] != b"-"]
-        answers = list(zip(codes, self.asked, strict=False))
+        return [int(line[:3]) for line in lines if line[:3].isdigit() and line[3:4] != b"-"]
+
+    def _answers(self) -> list[tuple[int, str, int]]:
+        """Say what the server answered to each command of the last transaction, and as which of all its replies."""
+        answers = [(code, line, number) for number, (code, line) in enumerate(zip(self._codes(), self.asked, strict=False))]
         starts = [number for number, line in enumerate(self.asked) if line.startswith("MAIL ")]
         return answers[starts[-1] :] if starts else []
 
     def _judge(self) -> None:
         """Check that what counts as accepted was accepted, and what the server has said of each."""
         answers = self._answers()
-        ends = [code for code, line in answers if line == END]
-        taken = [line for code, line in answers if line.startswith("RCPT") and 200 <= code < 300]
+        ends = [(code, number) for code, line, number in answers if line == END]
+        taken = [line for code, line, _ in answers if line.startswith("RCPT") and 200 <= code < 300]
         for recipient, result in zip(self.mail.recipients, self.core.results, strict=True):
             assert result is not None
             own = [line for line in taken if f"<{recipient}>" in line]
             if result.is_accepted:
                 assert own, recipient
-                assert (354, "DATA") in answers
-                end = ends[taken.index(own[0])] if self.lmtp else ends[0]
-                assert result.reply.code == end
                 assert 200 <= answers[0][0] < 300
+                assert (354, "DATA") in [(code, line) for code, line, _ in answers]
+                code, number = ends[taken.index(own[0])] if self.lmtp else ends[0]
+                assert result.reply.code == code
+                assert number >= self.heard_early, "it was accepted before it had been sent"
             elif not result.is_local:
-                assert result.reply.code in [code for code, _ in answers], result
+                assert result.reply.code in [code for code, _, _ in answers], result
 
     def end(self) -> None:
         """Let the connection go."""

@@ -128,6 +128,7 @@ class Model:
             assert self.dropped <= DISCARDED_OCTETS
         elif self.place is Place.CONTENT:
             assert b"\r\n.\r\n" not in b"\r\n" + self.unread
+            assert len(self.unread) < 3 * self.limits.message_octets, "it goes on for ever"
         elif self.place is Place.CHUNK:
             assert len(self.unread) < self.left
 

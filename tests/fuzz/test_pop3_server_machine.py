@@ -57,6 +57,12 @@ class POP3ServerMachine(RuleBasedStateMachine):
     def log_in(self, in_one: bool) -> None:
         self.conversation.receive(b"AUTH PLAIN AGEAYg==\r\n" if in_one else b"USER a\r\nPASS b\r\n")
 
+    @rule(octets=st.sampled_from(COMMANDS) | st.binary(max_size=4).map(lambda octets: octets + b"\r\n"))
+    def exchange(self, octets: bytes) -> None:
+        self.conversation.receive(b"AUTH PLAIN\r\n" + octets)
+        while self.conversation.owes or self.conversation.look():
+            self.give(0, 0)
+
     @rule()
     def look(self) -> None:
         if not self.conversation.owes:

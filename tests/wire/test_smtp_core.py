@@ -190,7 +190,6 @@ class TestReplies:
         core.receive(b"LO c\r\n")
         assert core.next_event() == Refused(replies.UNKNOWN_COMMAND)
 
-
     def test_a_refused_chunk_ends_the_transaction(self) -> None:
         core = session_in(State.RECIPIENTS).core
         core.receive(b"BDAT 2\r\n\r\nBDAT 2 LAST\r\n\r\n")
