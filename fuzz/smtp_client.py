@@ -91,7 +91,8 @@ class Conversation:
                 lines = octets.split(b"\r\n")
                 assert lines.pop() == b""
                 assert all(_COMMAND.fullmatch(line + b"\r\n") for line in lines)
-                self.asked += [line.decode() for line in lines]
+                # RFC 2033 §4.2: a content that nobody gets has no answer.
+                self.asked += [line.decode() for line in lines if line != b"." or not self.lmtp]
             case StartTLS():
                 self.asked, self.heard = [], b""  # what comes now is a session of its own
                 self.core.tls_started()

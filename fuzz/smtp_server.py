@@ -570,4 +570,5 @@ TARGET: Final = Target(
     "smtp-server",
     "the core of the SMTP, submission and LMTP server, beside a model of it",
     run,
+    most_octets=600,
 )

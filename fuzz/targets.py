@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz import contents, notices, pop3_server, smtp_client, smtp_server, values
+from fuzz import configuration, contents, notices, pop3_server, smtp_client, smtp_server, values
 from fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
@@ -16,6 +16,7 @@ TARGETS: Final[dict[str, Target]] = {
         *values.TARGETS,
         *contents.TARGETS,
         *notices.TARGETS,
+        configuration.TARGET,
     )
 }
 """By their names; those of whole sessions first, since most can be wrong there."""

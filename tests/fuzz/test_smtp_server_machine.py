@@ -43,23 +43,9 @@ COMMANDS = [
     b"GET / HTTP/1.0\r\n",
     b"\x16\x03\x01",
 ]
-PIECES = [
-    b"\r",
-    b"\n",
-    b"\r\n",
-    b".",
-    b"..",
-    b"\r\n.\r\n",
-    b"\n.\n",
-    b"x",
-    b"MAIL",
-    b" ",
-    b"\0",
-    b"\xff",
-    b"BDAT 3\r\n",
-    b"QUIT\r\n",
-]
-CONTENTS = st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join)
+PIECES = [b"\r", b"\n", b"\r\n", b".", b"..", b"\r\n.\r\n", b"\n.\r\n", b"\r\n.\n", b"x", b"\xff", b"BDAT 3\r\n", b"QUIT\r\n"]
+CLEAN = [b"x", b"\r\n", b".", b"..", b"QUIT\r\n", b"BDAT 3\r\n", b"\r\n..\r\n"]
+CONTENTS = st.one_of(st.lists(st.sampled_from(each), max_size=12).map(b"".join) for each in (CLEAN, PIECES))
 
 
 class SMTPServerMachine(RuleBasedStateMachine):
@@ -73,6 +59,22 @@ class SMTPServerMachine(RuleBasedStateMachine):
     @rule(octets=st.sampled_from(COMMANDS) | CONTENTS | st.binary(max_size=20))
     def say(self, octets: bytes) -> None:
         self.conversation.receive(octets)
+
+    @rule(
+        octets=st.lists(st.sampled_from(COMMANDS), max_size=8).map(b"".join), events=st.integers(0, 8), which=st.integers(0, 3)
+    )
+    def say_commands(self, octets: bytes, events: int, which: int) -> None:
+        self.conversation.receive(octets)
+        self.agree_but_once(events, which)
+
+    @rule(
+        mechanism=st.sampled_from([b"PLAIN", b"LOGIN"]),
+        octets=st.sampled_from([*COMMANDS, b"A" * 130]),
+        which=st.integers(0, 3),
+    )
+    def authenticate(self, mechanism: bytes, octets: bytes, which: int) -> None:
+        self.conversation.receive(b"RSET\r\nAUTH " + mechanism + b"\r\n" + octets)
+        self.agree_but_once(2, which)
 
     @rule(octets=st.sampled_from(COMMANDS), cut=st.integers(1, 10))
     def say_half(self, octets: bytes, cut: int) -> None:
@@ -98,6 +100,11 @@ class SMTPServerMachine(RuleBasedStateMachine):
         else:
             body = b"DATA\r\n" + content + b"\r\n.\r\n"
         self.conversation.receive(hello + login + mail + body)
+        self.agree_but_once(events, which)
+
+    @rule(behind=st.sampled_from([b"", b"", b"E", b"\r\n", b"EHLO x\r\n"]), events=st.integers(0, 3), which=st.integers(0, 2))
+    def ask_for_tls(self, behind: bytes, events: int, which: int) -> None:
+        self.conversation.receive(b"RSET\r\nSTARTTLS\r\n" + behind)
         self.agree_but_once(events, which)
 
     @rule(octets=CONTENTS, last=st.sampled_from([b"", b" LAST"]), more=st.sampled_from([0, 0, 1, -1]))
@@ -151,7 +158,7 @@ class SMTPServerMachine(RuleBasedStateMachine):
         self.conversation.check_memory()
 
 
-SMTPServerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+SMTPServerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestSMTPServerMachine = SMTPServerMachine.TestCase
 
 
