@@ -140,6 +140,8 @@ class Model:
             self.close()
         elif isinstance(event, Login):
             self.place = "transaction" if answer.is_success else "authorization"
+        elif isinstance(event, Order) and event.verb is Verb.STLS and answer.is_success and self.unread:
+            self.close()
         elif isinstance(event, Order) and event.verb is Verb.STLS:
             self.place = "tls" if answer.is_success else "authorization"
         elif isinstance(event, Answered) and self.place in ("authorization", "user") and word in (b"USER", b"AUTH"):

@@ -63,6 +63,13 @@ class POP3ServerMachine(RuleBasedStateMachine):
         while self.conversation.owes or self.conversation.look():
             self.give(0, 0)
 
+    @rule(late=st.sampled_from([b"", b"U", b"\r\n", b"USER a\r\n"]))
+    def ask_for_tls(self, late: bytes) -> None:
+        if not self.conversation.owes:
+            self.conversation.receive(b"STLS\r\n")
+            self.conversation.look()
+        self.conversation.receive(late)
+
     @rule()
     def look(self) -> None:
         if not self.conversation.owes:
