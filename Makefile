@@ -11,6 +11,7 @@ ONLY ?=
 WORKERS ?=
 JSON ?=
 MINUTES ?= 30
+SECONDS ?= 60
 
 BIN := $(VENV)/bin
 RELEASE := tests/test_packaging.py tests/test_readme.py
@@ -19,11 +20,12 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint unit release peers crash bench soak wheel clean
+.PHONY: help run test lint unit fuzz release peers crash bench soak wheel clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=$(PYTHON) VAR=$(VAR) BASE_PORT=$(or $(BASE_PORT),(mailstack's own)) CRASH_ROUNDS=$(CRASH_ROUNDS)"
+	@echo "           of fuzz: SECONDS=$(SECONDS)"
 	@echo "           of bench and soak: ROUNDS=$(ROUNDS) ONLY=(all) WORKERS=(2, or the cores) JSON=(file) MINUTES=$(MINUTES)"
 
 run: $(VENV)/run.stamp ## Start a demonstration server in the foreground; Ctrl-C ends it, its state stays in var/
@@ -31,7 +33,7 @@ run: $(VENV)/run.stamp ## Start a demonstration server in the foreground; Ctrl-C
 	@$(BIN)/mailstack demo $(VAR)
 	@exec $(TWISTD) --config $(VAR)/mailstack.toml
 
-test: lint unit release peers ## Pass everything: linters, types, import directions, unit tests, packaging, real peers, a few crashes
+test: lint unit fuzz release peers ## Pass everything: linters, types, import directions, unit tests, fuzzing, packaging, real peers, a few crashes
 
 lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/ruff check .
@@ -41,6 +43,9 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 
 unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
 	$(PYTEST) tests --numprocesses=2 --dist=loadfile --ignore=tests/peers --ignore=tests/bench --ignore=tests/crash $(RELEASE:%=--ignore=%)
+
+fuzz: $(VENV)/fuzz.stamp ## Fuzz the parsers and the protocol cores, all of them together for SECONDS
+	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 release: $(VENV)/dev.stamp ## Packages, the README's commands in a fresh clone, the example plugin
 	$(PYTEST) $(RELEASE)
@@ -85,4 +90,8 @@ $(VENV)/run.stamp: setup.cfg
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
+	@touch $@
+
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' --config-settings editable_mode=compat
 	@touch $@

@@ -366,6 +366,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         why = re.sub(r" \(at [^()]*\)$", "", str(error))
         line = line_of_syntax_error(str(error), text)
         raise SettingsError((Problem(str(path), line, "", f"is not TOML: {why}"),)) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, hundreds of brackets
+        raise SettingsError((Problem(str(path), 0, "", "holds a value that is too long or too deep"),)) from None
 
 
 def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

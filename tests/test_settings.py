@@ -296,6 +296,8 @@ class TestOneError:
             (HOSTNAME + "x = 1\nx = 2\n", "3: is not TOML: Cannot overwrite a value"),
             (HOSTNAME + 'x = """\n\n', "2: is not TOML: "),
             (HOSTNAME + "a\n", "2: is not TOML: "),
+            (HOSTNAME + "a = " + "[" * 2_000, " holds a value that is too long or too deep"),
+            (HOSTNAME + "a = " + "9" * 5_000, " holds a value that is too long or too deep"),
         ],
     )
     def test_syntax(self, file: Path, text: str, said: str) -> None:

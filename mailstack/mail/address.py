@@ -109,7 +109,7 @@ def parse_domain(text: str) -> str:
     """
     if text.startswith("["):
         return _parse_literal(text)
-    name = text[:-1] if text.endswith(".") else text
+    name = (text[:-1] if text.endswith(".") else text).lower()  # first, since some letters are longer then
     if not name or len(name.encode()) > DOMAIN_OCTETS:
         raise AddressError("bad domain")
     if not name.isascii():
@@ -119,10 +119,7 @@ def parse_domain(text: str) -> str:
             raise AddressError("bad domain")
     if re.fullmatch(r"[0-9.]+", name):
         raise AddressError("an IP address must stand in brackets")
-    lowered = name.lower()
-    if lowered.isascii() and not name.isascii():  # the Kelvin sign becomes a k: another name, which did not stand there
-        raise AddressError("bad domain")
-    return lowered
+    return name
 
 
 def _in_ascii(name: str) -> str:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-_FORM: Final = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})")
+_FORM: Final = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})")
 
 
 @dataclass(frozen=True, slots=True, order=True)

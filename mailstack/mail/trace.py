@@ -16,7 +16,8 @@ from mailstack.mail.address import Address, format_path
 from mailstack.mail.envelope import Origin, Service
 from mailstack.mail.headers import fields
 
-_ODD: Final = re.compile(r"[^!-'*-\[\]-~]")  # printable, without space, parentheses and backslash (comments of RFC 5322 §3.2.2)
+# Printable, without space, and without what begins a comment, a quoted string or the date (RFC 5322 §3.2.2, §3.2.4, §3.6.7).
+_ODD: Final = re.compile(r"[^!#-'*-:<-\[\]-~]")
 _ODD_IN_COMMENT: Final = re.compile(r"[^ -'*-\[\]-~]")
 HELLO_CHARACTERS: Final = 255
 

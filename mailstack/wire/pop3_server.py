@@ -139,6 +139,8 @@ class POP3ServerCore:
         """
         self._state = self._next_state(reply)
         self._rule = None
+        if self._state is State.STARTING_TLS and self._lines.pending:
+            self._state, reply = State.CLOSED, words.TLS_INJECTION  # it has come since; see `_event`
         if self._state is State.CLOSED:
             self._lines.clear()
         return format_pop3_reply(reply)

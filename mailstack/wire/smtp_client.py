@@ -184,7 +184,9 @@ class SMTPClientCore:
         """
         if self.phase is not Phase.CONTENT:
             raise LocalProtocolError("content out of place")
-        if self._replies.pending and not self._replies.begins_with_refusal():
+        # In LMTP several replies are to come, and behind a refusal that came early an acceptance would count.
+        is_refused = self._replies.holds_refusals_only() if self._lmtp else self._replies.begins_with_refusal()
+        if self._replies.pending and not is_refused:
             raise RemoteProtocolError("a reply before the end of the content")
         self._await_end()
         return self._stuffer.finish()

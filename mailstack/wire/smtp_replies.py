@@ -64,6 +64,12 @@ class ReplyReader:
             return self._code >= 400
         return self._buffer.begins_with(b"4") or self._buffer.begins_with(b"5")
 
+    def holds_refusals_only(self) -> bool:
+        """Say whether each line that is pending begins like one of a 4yz or 5yz reply."""
+        octets = self._buffer.take()
+        self._buffer.receive(octets)
+        return self.begins_with_refusal() and all(line[:1] in (b"", b"4", b"5") for line in octets.split(b"\r\n"))
+
     def next_reply(self) -> Reply | None:
         """
         Return the next reply, or None when it is not complete.

@@ -72,6 +72,7 @@ NOT_AUTHORISED: Final = reply(550, "5.7.0", "Not authorised")
 CHUNK_STATUS: Final = EnhancedStatus(2, 0, 0)
 HELP: Final = reply(214, "2.0.0", "See RFC 5321")
 _E = TypeVar("_E", bound=Event)
+_BDAT: Final = b"BDAT"
 _NO_METER: Final = HeaderMeter()  # of a session that takes no content; never fed
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 §5.1, the first octet of a ClientHello
 
@@ -213,8 +214,7 @@ class SMTPServerCore:
             return self._refuse(replies.LINE_TOO_LONG)
         command = parse_command(line)
         if isinstance(command, Reply):
-            # Of a BDAT that cannot be read nobody knows what follows it: commands, or octets of a content.
-            return self._refuse(command, closes=line[:4].upper() == b"BDAT")
+            return self._refuse(command, closes=line[:4].upper() == _BDAT)  # nobody knows how many octets of a content follow
         return self._take_chunk(command) if command.verb is Verb.BDAT else self._obey(command)
 
     def send(self, answer: Reply) -> bytes:
@@ -548,7 +548,8 @@ class SMTPServerCore:
             refusal = self._refusal
         self._chunk = None
         if refusal is None and not chunk.is_last:
-            return self._owe(ChunkEnd(Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS), chunk.octets), REFUSAL)
+            end_of_chunk = ChunkEnd(Reply(250, (f"{chunk.octets} octets received",), CHUNK_STATUS), chunk.octets)
+            return self._owe(end_of_chunk, RULES[State.CHUNKS, Verb.BDAT])
         self._owed = self._recipients if self._role is Role.LMTP and chunk.is_last else 1
         end = ContentEnd(self._content_octets, self._owed, refusal)
         return self._owe(end, RULES[State.CHUNKS, Step.END_CONTENT])

@@ -36,6 +36,7 @@ def test_parses(text: str, expected: Address) -> None:
         '"a\nb"@x.test', '"a\0b"@x.test', '"unclosed@x.test', '""@x.test', '"a"b@x.test', "<bob@x.test>", "bob@x@y.test",
         "a(comment)@x.test", "a@x.test ", "a\x85b@x.test", "a\u2028b@x.test", '"a\\\nb"@x.test', "bob@x.test,carol@x.test",
         "bob@x_.test-", "\\bob@x.test", "bob@[127.0.0.1]x",
+        "bob@" + "İ" * 31 + ".test",  # in lower case each is an octet longer, and the label too long
     ],
 )  # fmt: skip
 def test_refuses(text: str) -> None:

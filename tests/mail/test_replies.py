@@ -48,7 +48,7 @@ def test_code_and_status_must_agree() -> None:
     ("text", "expected"),
     [
         ("5.1.1 no", EnhancedStatus(5, 1, 1)), ("4.7.999", EnhancedStatus(4, 7, 999)), ("3.1.1 x", None), ("5.1", None),
-        ("5.1.1000", None), ("5.1.1no", None), ("", None),
+        ("5.1.1000", None), ("5.1.1no", None), ("", None), ("5.\u0661.1", None),
     ],
 )  # fmt: skip
 def test_statuses_are_read(text: str, expected: EnhancedStatus | None) -> None:

@@ -41,6 +41,10 @@ def test_nothing_from_outside_can_make_a_second_field_or_close_the_comment() -> 
     assert re.fullmatch(r"Received: from [^\s()]+ \(\[192\.0\.2\.1\]\)\r\n\tby .*; .*\r\n", text)
 
 
+def test_nothing_from_outside_begins_a_quoted_string_or_the_date() -> None:
+    assert _field(hello='evil";x').startswith("Received: from evil??x ([192.0.2.1])")
+
+
 def test_long_and_missing_names() -> None:
     assert "from unknown ([" in _field(hello="")
     assert len(_field(hello="x" * 3000)) < 500

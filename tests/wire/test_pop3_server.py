@@ -13,7 +13,19 @@ from mailstack.mail.scram import make_keys
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
-from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Verb, ok
+from mailstack.wire.pop3_commands import (
+    Answered,
+    Event,
+    Leave,
+    Login,
+    Order,
+    POP3Reply,
+    Prove,
+    Refused,
+    Verb,
+    format_pop3_reply,
+    ok,
+)
 from mailstack.wire.pop3_server import POP3ServerCore
 from mailstack.wire.pop3_table import RULES, Rule, State, Step, next_state
 from mailstack.wire.sasl import KeysWanted
@@ -143,6 +155,16 @@ def test_quit_after_login_commits_and_ends() -> None:
     assert ask(core, b"QUIT\r\nNOOP\r\n") == [Leave(True)]
     assert core.state is State.CLOSED
     assert ask(core, b"NOOP\r\n") == []
+
+
+def test_octets_that_come_while_the_reply_to_stls_is_made() -> None:
+    core = fresh(secure=False, tls_offered=True)
+    core.receive(b"STLS\r\n")
+    assert core.next_event() == Order(Verb.STLS)
+    core.receive(b"USER evil\r\n")
+    assert core.send(words.START_TLS) == format_pop3_reply(words.TLS_INJECTION)
+    assert core.is_closed
+    assert (core.next_event(), core.waiting_octets) == (NEED_OCTETS, 0)
 
 
 def test_a_failed_login_forgets_the_user() -> None:

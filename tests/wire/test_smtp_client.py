@@ -605,6 +605,23 @@ class TestRefusals:
         session.core.connection_lost()
         assert session.core.results == (None, None)
 
+    def test_by_lmtp_an_early_acceptance_behind_a_refusal_accepts_nothing(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n552 no\r\n250 queued\r\n")
+        with pytest.raises(RemoteProtocolError):
+            session.core.end_content()
+        session.core.connection_lost()
+        assert not any(each and each.is_accepted for each in session.core.results)
+
+    def test_by_lmtp_early_refusals_are_the_answers(self):
+        session = ready(PIPELINING, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test"))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n552-no\r\n552 no\r\n452 no\r\n")
+        session.core.end_content()
+        session.look()
+        assert session.codes() == [("end of content", 552), ("end of content", 452)]
+
     def test_pipelined_acceptance_accepts_nothing(self):
         session = ready(PIPELINING)
         session.begin()

@@ -21,6 +21,7 @@ from mailstack.wire.limits import Limits
 from mailstack.wire.sasl import LoginExchange, PlainExchange, plain_initial_response
 from mailstack.wire.smtp_commands import (
     Answered,
+    ChunkEnd,
     Command,
     ContentChunk,
     ContentEnd,
@@ -191,6 +192,17 @@ class TestReplies:
         core.tls_started()
         core.receive(b"LO c\r\n")
         assert core.next_event() == Refused(replies.UNKNOWN_COMMAND)
+
+    def test_a_refused_chunk_ends_the_transaction(self) -> None:
+        core = session_in(State.RECIPIENTS).core
+        core.receive(b"BDAT 2\r\n\r\nBDAT 2 LAST\r\n\r\n")
+        assert isinstance(core.next_event(), Data)
+        core.send(replies.START_CONTENT)
+        assert isinstance(core.next_event(), ContentChunk)
+        assert isinstance(core.next_event(), ChunkEnd)
+        assert core.send(replies.LOCAL_ERROR).startswith(b"451")
+        assert core.state is State.READY
+        assert core.next_event() == Answered(replies.BAD_SEQUENCE)
 
 
 class TestValues:

@@ -1,0 +1,222 @@
+"""Values that are parsed from a word or a line: what is taken can be written, and read again as the same."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Final
+
+from fuzz.target import Choices, Target, kept, pieces
+from mailstack.mail.address import DOMAIN_OCTETS, LOCAL_PART_OCTETS, Address, AddressError, format_path, parse_address
+from mailstack.mail.envelope import BodyType
+from mailstack.mail.reply import LINE_OCTETS, Reply, format_reply
+from mailstack.mail.requests import Requests
+from mailstack.mail.status import EnhancedStatus
+from mailstack.wire import grammar
+from mailstack.wire.errors import RemoteProtocolError, SaslError
+from mailstack.wire.limits import COMMAND_LINE_OCTETS
+from mailstack.wire.mechanisms import offered_mechanisms
+from mailstack.wire.sasl import Credentials, plain_initial_response
+from mailstack.wire.smtp_commands import Mail, Rcpt, parse_mail, parse_rcpt
+from mailstack.wire.smtp_mailing import Asked, Mailing
+from mailstack.wire.smtp_parameters import ENVELOPE_ID_OCTETS, ORIGINAL_RECIPIENT_OCTETS
+from mailstack.wire.smtp_replies import PENDING_OCTETS, REPLY_LINES, ReplyReader, capabilities
+from mailstack.wire.smtp_transaction import Transaction
+
+ANNOUNCED: Final = frozenset(
+    ("SIZE", "8BITMIME", "SMTPUTF8", "AUTH", "DSN", "REQUIRETLS", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY")
+)
+OFFERED: Final = dict.fromkeys(ANNOUNCED, ())
+MECHANISMS: Final = offered_mechanisms({}, scram=False)
+SIZE_OCTETS: Final = 1_000_000
+_MAILBOX: Final = Address("x", "y.example")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_REPLY: Final = re.compile(rb"(?:([2-5][0-9]{2})-[ -~]*\r\n)*([2-5][0-9]{2})(?: [ -~]*)?\r\n")
+
+
+def check_address(address: Address) -> None:
+    """Check what every room relies on, whatever the address came from."""
+    text = str(address)
+    assert not _CONTROL.search(text)
+    assert 0 < len(address.local_part.encode()) <= LOCAL_PART_OCTETS
+    assert len(address.domain.encode()) <= DOMAIN_OCTETS
+    assert len(f"x{text}x".splitlines()) == 1
+    found = grammar.PATH.fullmatch(format_path(address).encode())
+    assert found is not None, "its path is not one"
+    assert found[1] == text.encode()
+    if address.domain:
+        assert parse_address(text) == address, "it is read as another"
+    else:
+        assert address.local_part == "postmaster"
+
+
+def run_address(octets: bytes) -> None:
+    """Parse an address."""
+    try:
+        address = parse_address(octets.decode("utf-8", "replace"))
+    except AddressError as error:
+        assert str(error).isascii()
+        return
+    check_address(address)
+
+
+def run_parameters(octets: bytes) -> None:
+    """Parse what follows MAIL and RCPT; what our client makes of it must be read as the same by our server."""
+    mail = parse_mail(octets, announced=ANNOUNCED, size_limit_octets=SIZE_OCTETS)
+    rcpt = parse_rcpt(octets, announced=ANNOUNCED, is_utf8=True)
+    if isinstance(mail, Mail):
+        _check_mail(mail)
+    else:
+        assert mail.is_permanent
+    if isinstance(rcpt, Rcpt):
+        _check_rcpt(rcpt)
+    else:
+        assert rcpt.is_permanent
+    assert not isinstance(mail, Mail) or not isinstance(rcpt, Rcpt)
+    assert isinstance(parse_mail(octets, announced=frozenset(), size_limit_octets=0), Reply | Mail)
+
+
+def _written(mailing: Mailing, number: int) -> bytes:
+    """Return what our client writes behind the verb."""
+    line = list(Transaction(mailing, OFFERED).commands())[number][2]
+    assert line.endswith(b"\r\n")
+    assert len(line) <= COMMAND_LINE_OCTETS + 2, "a line that our own server does not take"
+    return line[:-2].partition(b" ")[2]
+
+
+def _check_mail(mail: Mail) -> None:
+    if mail.reverse_path is not None:
+        check_address(mail.reverse_path)
+    assert mail.size_octets is None or 0 <= mail.size_octets <= SIZE_OCTETS
+    assert mail.envelope_id is None or 0 < len(mail.envelope_id) <= ENVELOPE_ID_OCTETS
+    assert mail.envelope_id is None or not _CONTROL.search(mail.envelope_id)
+    assert mail.hold_seconds is None or mail.hold_until is None
+    assert mail.priority is None or -9 <= mail.priority <= 9
+    mailing = Mailing(
+        reverse_path=mail.reverse_path,
+        recipients=(_MAILBOX,),
+        octets=mail.size_octets or 0,
+        eight_bit=mail.body is BodyType.EIGHT_BIT_MIME,
+        smtputf8=mail.smtputf8,
+        requests=Requests(returns=mail.returns, envelope_id=mail.envelope_id, priority=mail.priority or 0),
+    )
+    again = parse_mail(_written(mailing, 0), announced=ANNOUNCED, size_limit_octets=SIZE_OCTETS)
+    assert isinstance(again, Mail), again
+    assert (again.reverse_path, again.size_octets or 0, again.body) == (mail.reverse_path, mail.size_octets or 0, mail.body)
+    assert (again.returns, again.envelope_id) == (mail.returns, mail.envelope_id)
+    assert (again.smtputf8, again.priority or 0) == (mail.smtputf8, mail.priority or 0)
+
+
+def _check_rcpt(rcpt: Rcpt) -> None:
+    check_address(rcpt.forward_path)
+    original = rcpt.original_recipient
+    assert original is None or (
+        0 < len(original.address) <= ORIGINAL_RECIPIENT_OCTETS and not _CONTROL.search(original.address)
+    )
+    mailing = Mailing(
+        reverse_path=None,
+        recipients=(rcpt.forward_path,),
+        octets=0,
+        smtputf8=True,
+        asked=(Asked(rcpt.notify, original),),
+    )
+    written = _written(mailing, 1)
+    assert len(written.partition(b" ORCPT=")[2]) <= ORIGINAL_RECIPIENT_OCTETS, "the next host would refuse it"
+    again = parse_rcpt(written, announced=ANNOUNCED, is_utf8=True)
+    assert again == rcpt
+
+
+def run_sasl(octets: bytes) -> None:
+    """Lead an exchange with these lines, the first of which may be empty: then there is no initial response."""
+    choices = Choices(octets)
+    exchange = list(MECHANISMS.values())[choices.number() % len(MECHANISMS)]()
+    first, *others = choices.rest().split(b"\n")
+    lines = [first or None, *others[:2]]
+    try:
+        for number, line in enumerate(lines):
+            said = exchange.step(line)
+            if isinstance(said, Credentials):
+                _check_credentials(said, [each for each in lines[: number + 1] if each is not None])
+                break
+            assert base64.b64decode(said.encoded) == said.octets
+    except SaslError as error:
+        assert str(error).isascii()
+
+
+def _check_credentials(said: Credentials, lines: list[bytes]) -> None:
+    username, password = said.username.decode(), said.password.decode()
+    assert username
+    assert password
+    assert not re.search("[\x00-\x1f\x7f]", username)
+    proof = b"\0".join(base64.b64decode(line) for line in lines if line != b"=")
+    assert proof.split(b"\0")[-2:] == [said.username, said.password]
+    assert repr(said) == repr(Credentials(said.username, b"", said.authorization_id)), "the password is shown"
+    again = MECHANISMS["PLAIN"]().step(plain_initial_response(username, password, said.authorization_id.decode()))
+    assert again == said
+
+
+def run_status(octets: bytes) -> None:
+    """Parse an enhanced status, and xtext."""
+    text = octets.decode("utf-8", "replace")
+    status = EnhancedStatus.parse(text)
+    if status is not None:
+        assert text.partition(" ")[0].isascii()
+        assert EnhancedStatus.parse(str(status)) == status
+        assert [int(part) for part in text.partition(" ")[0].split(".")] == [status.kind, status.subject, status.detail]
+    decoded = grammar.decode_xtext(octets)
+    if decoded is not None and decoded.isascii():
+        again = grammar.encode_xtext(decoded.decode("ascii")).encode("ascii")
+        assert grammar.decode_xtext(again) == decoded
+        assert len(again) <= len(octets)
+
+
+def run_replies(octets: bytes) -> None:
+    """Read replies, whole and octet by octet; write what was read, and any text as a reply, and read it again."""
+    whole, single = _replies(octets, 0), _replies(octets, 2)
+    assert whole == single
+    for reply in whole[0]:
+        offered = capabilities(reply)
+        assert all(keyword and keyword == keyword.upper() and " " not in keyword for keyword in offered)
+        _check_written(reply)
+    lines = tuple(octets.decode("utf-8", "replace").split("\n"))
+    status = EnhancedStatus.parse(lines[0]) or EnhancedStatus(5, 1, 1)
+    _check_written(Reply(status.kind * 100 + 50, lines, status))
+
+
+def _replies(octets: bytes, cut: int) -> tuple[list[Reply], str]:
+    reader, found = ReplyReader(), []
+    try:
+        for piece in pieces(octets, cut):
+            reader.receive(piece)
+            while (reply := reader.next_reply()) is not None:
+                found.append(reply)
+        assert kept(reader) <= 2 * PENDING_OCTETS
+    except RemoteProtocolError as error:
+        assert str(error).isascii()
+        assert str(error).isprintable()
+        return found, str(error)
+    return found, ""
+
+
+def _check_written(reply: Reply) -> None:
+    wire = format_reply(reply)
+    found = _REPLY.fullmatch(wire)
+    assert found is not None, wire
+    lines = wire.split(b"\r\n")[:-1]
+    assert all(len(line) + 2 <= LINE_OCTETS for line in lines)
+    assert {line[:3] for line in lines} == {str(reply.code).encode()}
+    if len(lines) <= REPLY_LINES:
+        (again,), error = _replies(wire, 0)
+        assert not error
+        assert again.code == reply.code
+        if reply.enhanced is not None and reply.enhanced.kind == reply.code // 100:
+            assert again.enhanced == reply.enhanced
+
+
+TARGETS: Final = (
+    Target("address", "addresses of the envelope", run_address, most_octets=400),
+    Target("parameters", "the paths and parameters of MAIL and RCPT, read and written", run_parameters),
+    Target("sasl", "SASL exchanges of the server, PLAIN and LOGIN", run_sasl),
+    Target("status", "enhanced status codes, and xtext", run_status, most_octets=100),
+    Target("replies", "replies that a client reads, and those that we write", run_replies),
+)
