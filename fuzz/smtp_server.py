@@ -315,6 +315,11 @@ class Model:
         assert len(self.unread) >= self.left, f"{event} before its octets"
         chunk, self.unread = self.unread[: self.left], self.unread[self.left :]
         self.place = Place.LINE
+        if not self.in_chunks and self.recipients and self.is_last and self.role is Role.LMTP:
+            assert isinstance(event, ContentEnd), event
+            assert event.refusal is self.refusal
+            assert event.replies == self.recipients
+            return
         if not self.in_chunks:
             assert isinstance(event, Answered), event
             assert event.reply.code >= 400

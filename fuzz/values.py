@@ -16,7 +16,7 @@ from mailstack.wire import grammar
 from mailstack.wire.errors import RemoteProtocolError, SaslError
 from mailstack.wire.limits import COMMAND_LINE_OCTETS
 from mailstack.wire.mechanisms import offered_mechanisms
-from mailstack.wire.sasl import Credentials, plain_initial_response
+from mailstack.wire.sasl import Challenge, Credentials, plain_initial_response
 from mailstack.wire.smtp_commands import Mail, Rcpt, parse_mail, parse_rcpt
 from mailstack.wire.smtp_mailing import Asked, Mailing
 from mailstack.wire.smtp_parameters import ENVELOPE_ID_OCTETS, ORIGINAL_RECIPIENT_OCTETS
@@ -138,6 +138,7 @@ def run_sasl(octets: bytes) -> None:
             if isinstance(said, Credentials):
                 _check_credentials(said, [each for each in lines[: number + 1] if each is not None])
                 break
+            assert isinstance(said, Challenge), "PLAIN and LOGIN know nothing else"
             assert base64.b64decode(said.encoded) == said.octets
     except SaslError as error:
         assert str(error).isascii()
