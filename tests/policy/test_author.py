@@ -46,7 +46,7 @@ def is_refused(header: bytes, service: Service = Service.SUBMISSION, account: st
         (b"From: alice@example.test\r\n" + b"x" * HEADER_OCTETS, True),
     ],
 )
-def test_the_nameof_a_submission_is_the_account(header: bytes, refused: bool) -> None:
+def test_the_author_of_a_submission_is_the_account(header: bytes, refused: bool) -> None:
     assert is_refused(header) is refused
 
 
