@@ -523,11 +523,18 @@ class Conversation:
         assert kept(self.core) <= most, (kept(self.core), most)
 
 
-def converse(octets: bytes, cut: int, answers: Sequence[int], role: Role, limits: Limits, *, tls: bool) -> Conversation:
-    """Let a client say this, in pieces, to a shell that chooses its replies so."""
+def converse(
+    octets: bytes, cut: int, answers: Sequence[int], role: Role, limits: Limits, *, tls: bool, is_slow: bool = False
+) -> Conversation:
+    """
+    Let a client say this, in pieces, to a shell that chooses its replies so.
+
+    Shape:  a shell that `is_slow` takes one event after each piece, and only at the end what is left.
+    """
     conversation = Conversation(role, limits, tls=tls)
     given = 0
-    for piece in pieces(octets, cut):
+    said = pieces(octets, cut)
+    for number, piece in enumerate(said, 1):
         conversation.receive(piece)
         while conversation.look() or conversation.owed:
             while conversation.owed:
@@ -535,6 +542,8 @@ def converse(octets: bytes, cut: int, answers: Sequence[int], role: Role, limits
                 choices = fitting(conversation.event)
                 conversation.answer(choices[answers[given % len(answers)] % len(choices) if answers else 0])
                 given += 1
+            if is_slow and number < len(said):
+                break
         if conversation.core.state is State.STARTING_TLS:
             conversation.start_tls()
     conversation.check_memory()
@@ -558,7 +567,7 @@ def said_octet_by_octet(octets: bytes, answers: Sequence[int], role: Role, limit
 
 def run(octets: bytes) -> None:
     """
-    Run one: `role, tls and bare newlines` as an octet, `cut` as another, the answers as a line, and then what the client says.
+    Run one: role, bare newlines, tls and pace as an octet, the cut as another, the answers as a line, and what the client says.
 
     Without STARTTLS, where it matters what has come already, the cut changes no reply.
     """
@@ -567,8 +576,8 @@ def run(octets: bytes) -> None:
     role = list(Role)[number % 3]
     limits = SMALL if number // 3 % 2 == 0 else Limits(message_octets=200, bare_newline=BareNewline.NORMALISE)
     cut, answers, said = choices.number(), [each - ord("0") for each in choices.line()], choices.rest()
-    tls = number // 6 % 2 == 1
-    conversation = converse(said, cut, answers, role, limits, tls=tls)
+    tls, is_slow = number // 6 % 2 == 1, number // 12 % 2 == 1
+    conversation = converse(said, cut, answers, role, limits, tls=tls, is_slow=is_slow)
     if tls or b"starttls" not in said.lower():
         assert conversation.output == said_octet_by_octet(said, answers, role, limits, tls=tls)
 

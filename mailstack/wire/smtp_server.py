@@ -532,6 +532,8 @@ class SMTPServerCore:
 
     def _end_chunk(self, chunk: Chunk) -> Event:
         """Say what has come with the last octet of a chunk."""
+        self._lines.receive(self._unread)  # it came after that octet
+        self._unread = b""
         reader, refusal = self._reader, self._refusal
         if reader is None:
             assert refusal is not None, "it is either content or refused"

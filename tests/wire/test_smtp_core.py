@@ -193,6 +193,19 @@ class TestReplies:
         core.receive(b"LO c\r\n")
         assert core.next_event() == Refused(replies.UNKNOWN_COMMAND)
 
+    @pytest.mark.parametrize("chunk", [b"BDAT 2 LAST\r\n\r\n", b"BDAT 1 LAST\r\nx", b"BDAT 2\r\n\r\n"])
+    def test_what_comes_while_the_end_of_a_chunk_is_taken_is_kept(self, chunk: bytes) -> None:
+        core = session_in(State.RECIPIENTS).core
+        core.receive(chunk)
+        assert isinstance(core.next_event(), Data)
+        core.send(replies.START_CONTENT)
+        while isinstance(event := core.next_event(), ContentChunk):
+            core.receive(b"NO" if core.pending == 0 else b"OP\r\n")
+        assert isinstance(event, ContentEnd | ChunkEnd)
+        core.send(replies.OK)
+        core.receive(b"OP\r\n" if core.pending == 2 else b"")
+        assert core.next_event() == Answered(replies.OK)
+
     def test_a_refused_chunk_ends_the_transaction(self) -> None:
         core = session_in(State.RECIPIENTS).core
         core.receive(b"BDAT 2\r\n\r\nBDAT 2 LAST\r\n\r\n")
