@@ -152,7 +152,6 @@ class Duties:
         self.abort()
         origin = self._origin
         self._client = {name: value for name, value in self._client.items() if name in _OF_CONNECTION}
-        self._forwarded = {}
         self._origin = Origin(service=origin.service, peer=origin.peer, session=origin.session, name=origin.name)
 
     def leave(self) -> None:
@@ -205,7 +204,7 @@ class Duties:
             return replies.TOO_MANY_CONNECTIONS
         self.abort()
         self._log_out()
-        self._origin, self._client, self._forwarded, self._delivery = origin, client, {}, self._factory.delivery
+        self._origin, self._client, self._delivery = origin, client, self._factory.delivery
         events.speaks_for(origin.session, client)
         return self._greeting
 

@@ -293,7 +293,6 @@ class SMTPServerCore:
             elif isinstance(event, Authenticate):
                 self._authenticated = True
             elif isinstance(event, XClient):
-                self._forget()
                 self._authenticated = bool(event.attributes.get("LOGIN"))
         if self._state is before:
             return

@@ -141,7 +141,7 @@ class ProxiedTests(SynchronousTestCase):
         self.clock.advance(HEADER_SECONDS / 10)
         self.assertTrue(transport.aborted)
         self.assertEqual([(PROXY, "none after 5 s")], self.dropped)
-        transport.protocol.dataReceived(LINE)
+        transport.protocol.dataReceived(LINE[9:])
         self.assertEqual([], self.inner.made, "too late")
         self.nothing_is_left()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from receive_fakes import FakeRealm, House, Session, a_portal
+from receive_fakes import FakeRealm, House, Session, a_portal, certificates
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
@@ -84,6 +84,18 @@ class XClientTests(Case):
         origin = self.deliver(session, "EHLO f")
         self.assertEqual(("", "", "f", None), (origin.peer, origin.name, origin.hello, origin.account))
         self.assertIn(b"from f (unknown)", self.content)
+
+    def test_starttls_forgets_what_was_said_but_not_for_whom(self) -> None:
+        house = self.house(certificates=certificates())
+        session = self.begin(
+            house, "EHLO f", f"XCLIENT ADDR={CLIENT} NAME=spike.example HELO=spike PROTO=SMTP LOGIN=a@example.org"
+        )
+        session.transport.startTLS = lambda contexts: None  # type: ignore[attr-defined]  # a StringTransport has none
+        self.assertEqual(["220"], session.say("STARTTLS"))
+        session.protocol.handshakeCompleted()
+        origin = self.deliver(session, "EHLO f")
+        self.assertEqual((CLIENT, "spike.example"), (origin.peer, origin.name))
+        self.assertEqual(("f", True, None), (origin.hello, origin.extended, origin.account))
 
     def test_a_policy_that_refuses_the_client_ends_the_session(self) -> None:
         for verdict, code in ((reject("no"), "554"), (defer("later"), "421"), (RuntimeError("a bug"), "421")):
