@@ -120,13 +120,14 @@ def _fuzz(target: Target, seconds: int, *, is_kept: bool) -> Run:
 
 def _libfuzzer(target: Target, *words: str, patience_seconds: float) -> tuple[int, str]:
     command = [
-        sys.executable, "-m", "fuzz.one", target.name,
+        sys.executable, "-m", "fuzz.one",
         f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MEGABYTES}", *words,
     ]  # fmt: skip
     try:
         done = subprocess.run(
             command,
             cwd=ROOT,
+            env=dict(os.environ, MAILSTACK_FUZZ_TARGET=target.name, PYTHONPATH=os.pathsep.join((str(ROOT), *sys.path))),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=patience_seconds,
@@ -141,7 +142,7 @@ def _libfuzzer(target: Target, *words: str, patience_seconds: float) -> tuple[in
 
 def _keep(target: Target, found: Path) -> None:
     """Add to the corpus the fewest and smallest inputs that reach what no other did."""
-    _libfuzzer(target, "-merge=1", "-verbosity=0", str(target.folder), str(found), patience_seconds=600)
+    _libfuzzer(target, "-merge=1", "-use_counters=0", "-verbosity=0", str(target.folder), str(found), patience_seconds=600)
 
 
 def _say(run: Run) -> None:
