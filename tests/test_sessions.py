@@ -46,9 +46,9 @@ class SessionsTests(SynchronousTestCase):
         first, second = self.begin(sessions, "192.0.2.1"), self.begin(sessions, "192.0.2.1")
         assert first is not None
         assert second is not None
-        self.assertTrue(sessions.move(first, "192.0.2.2", most=2, most_per_peer=1))
-        self.assertTrue(sessions.move(first, "192.0.2.2", most=2, most_per_peer=1))
-        self.assertFalse(sessions.move(second, "192.0.2.2", most=2, most_per_peer=1))
+        self.assertTrue(sessions.move(first, "192.0.2.2", caps(2, 1)))
+        self.assertTrue(sessions.move(first, "192.0.2.2", caps(2, 1)))
+        self.assertFalse(sessions.move(second, "192.0.2.2", caps(2, 1)))
         self.assertIsNone(self.begin(sessions, "192.0.2.1", most_per_peer=1), "it still counts where it was")
         sessions.remove(second)
         self.assertIsNotNone(self.begin(sessions, "192.0.2.1", most_per_peer=1))
