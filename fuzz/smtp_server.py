@@ -157,6 +157,7 @@ class Model:
         if not found or len(line) > self._most:
             assert isinstance(event, Refused), event
             assert event.reply.code == 500
+            assert event.closes == (self.exchange is None and line[:4].upper() == b"BDAT")
             assert len(self.unread) > self._most + (0 if found else 1)
             self.unread = rest
             if not found:
