@@ -29,7 +29,7 @@ An input that fails is written to fuzz/corpus/TARGET/failed-…, where the unit 
 --replay, mend what is wrong, give the file a better name, and commit it.
 """
 ROOT: Final = Path(__file__).resolve().parent.parent
-INPUT_SECONDS: Final = 5  # an input that takes longer is a finding
+INPUT_SECONDS: Final = 20  # an input that takes longer is a finding, on a busy machine too
 MEMORY_MEGABYTES: Final = 1_024
 GRACE_SECONDS: Final = 60
 _RUNS: Final = re.compile(r"^(?:Done (\d+) runs|stat::number_of_executed_units: (\d+))", re.MULTILINE)

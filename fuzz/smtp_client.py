@@ -39,6 +39,7 @@ CONTENT: Final = b"Subject: x\r\n\r\n.\r\n..\nbare\rend"
 WHOLE: Final = b"Subject: x\r\n\r\n.\r\n..\r\nbare\r\nend\r\n"
 OVERHEAD_OCTETS: Final = 4_000  # a mailing with its names
 MAILINGS: Final = 3
+SLOW_PIECES: Final = 3  # of the server, while a slow shell has the content ready
 END: Final = "the end of the content"
 
 _COMMAND: Final = re.compile(rb"[^\x00-\x1f\x7f]+\r\n")
@@ -171,7 +172,7 @@ class Conversation:
 def run(octets: bytes) -> None:
     """Run one: three octets of choices, then what the server says."""
     choices = Choices(octets)
-    lmtp, has_login, in_clear, utf8, tls_active = choices.flags(5)
+    lmtp, has_login, in_clear, utf8, tls_active, is_slow = choices.flags(6)
     number = choices.number()
     core = SMTPClientCore(
         "us.example",
@@ -181,11 +182,14 @@ def run(octets: bytes) -> None:
         login_in_clear=in_clear,
         lmtp=lmtp,
     )
-    conversation = Conversation(core, mailing(1 + number // 3 % 3, utf8=utf8), lmtp=lmtp)
-    cut = choices.number()
+    conversation = Conversation(core, mailing(1 + number // 3 % 3, utf8=utf8), lmtp=lmtp, is_slow=is_slow)
+    cut, waited = choices.number(), 0
     try:
         for piece in pieces(choices.rest(), cut):
             conversation.receive(piece)
+            waited = waited + 1 if core.phase is Phase.CONTENT else 0
+            if waited == SLOW_PIECES:
+                conversation.send_content()
     except RemoteProtocolError as error:
         assert str(error).isprintable()
         assert str(error).isascii()

@@ -158,6 +158,7 @@ class Model:
         if not found or len(line) > self._most:
             assert isinstance(event, Refused), event
             assert event.reply.code == 500
+            assert event.closes == (self.exchange is None and line[:4].upper() == b"BDAT")
             assert len(self.unread) > self._most + (0 if found else 1)
             self.unread = rest
             if not found:
@@ -271,6 +272,7 @@ class Model:
         assert end, "it has not ended"
         lines = re.split(rb"\r\n|\r|\n", framed) if self.normalises else framed.split(b"\r\n")
         content = b"".join(line.removeprefix(b".") + b"\r\n" for line in lines[1:])
+        assert len(content) <= 2 * self.limits.message_octets, "the session was to end"
         self._judge(event, content, is_bare=_BARE.search(framed) is not None)
 
     def _judge(self, event: ContentEnd, content: bytes, *, is_bare: bool) -> None:

@@ -17,6 +17,7 @@ class Overlong(enum.Enum):
 
 
 TOO_LONG: Final = Overlong.TOO_LONG
+BEGINNING_OCTETS: Final = 4
 
 
 class LineBuffer:
@@ -25,15 +26,16 @@ class LineBuffer:
 
     Units:   `limit_octets` is the longest line, without its CRLF; it may be changed between lines.
     Shape:   `pending` counts the octets that were received and not yet given; `discarded` those dropped of the over-long line
-             that has not ended yet.
+             that has not ended yet; `overlong` is how the last over-long line began.
     Source:  RFC 5321 §2.3.8: a bare CR or LF ends no line, so it stays in the line, where the grammar refuses it.
     """
 
-    __slots__ = ("_dropping", "_octets", "_searched", "discarded", "limit_octets")
+    __slots__ = ("_dropping", "_octets", "_searched", "discarded", "limit_octets", "overlong")
 
     def __init__(self, limit_octets: int) -> None:
         self.limit_octets = limit_octets
         self.discarded = 0
+        self.overlong = b""
         self._octets = bytearray()
         self._searched = 0
         self._dropping = False
@@ -80,12 +82,14 @@ class LineBuffer:
             self._searched = 0
             return line
         if end > self.limit_octets:
+            self.overlong = bytes(self._octets[:BEGINNING_OCTETS])
             del self._octets[: end + 2]
             self._searched = 0
             return TOO_LONG
         self._searched = max(0, len(self._octets) - 1)
         if len(self._octets) > self.limit_octets + 1:
             self._dropping = True
+            self.overlong = bytes(self._octets[:BEGINNING_OCTETS])
             self._drop()
             return TOO_LONG
         return None

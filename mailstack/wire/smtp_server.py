@@ -211,7 +211,7 @@ class SMTPServerCore:
         if self._state is State.EXCHANGE:
             return self._respond(line)
         if line is TOO_LONG:
-            return self._refuse(replies.LINE_TOO_LONG)
+            return self._refuse(replies.LINE_TOO_LONG, closes=self._lines.overlong.upper() == _BDAT)
         command = parse_command(line)
         if isinstance(command, Reply):
             return self._refuse(command, closes=line[:4].upper() == _BDAT)  # nobody knows how many octets of a content follow

@@ -266,6 +266,16 @@ class TestBounds:
         session.feed(b"EHLO " + b"x" * 3000 + b"\r\nNOOP\r\n")
         assert [line[0][:3] for line in split_replies(session.output)] == ["220", "500", "250"]
 
+    @pytest.mark.parametrize("cut", [1, 10_000])
+    def test_a_long_line_that_begins_a_chunk_ends_the_session(self, cut: int) -> None:
+        session = session_in(State.RECIPIENTS)
+        octets = b"bdat" + b" " * 3000 + b"6 LAST\r\nQUIT\r\n"
+        for start in range(0, len(octets), cut):
+            session.feed(octets[start : start + cut])
+        assert session.output.startswith(b"500 ")
+        assert len(split_replies(session.output)) == 1
+        assert session.core.closed
+
     def test_an_over_long_line_of_an_exchange_ends_the_exchange(self) -> None:
         session = Session(a_core(Role.SUBMISSION, tls_active=True))
         session.feed(b"EHLO c\r\nAUTH PLAIN\r\n" + b"A" * 12_000)
