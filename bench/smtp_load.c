@@ -20,24 +20,26 @@ static size_t body_octets;
 static double *latencies;
 
 static const char head_format[] =
-    "From: <sender@elsewhere.test>\r\nTo: undisclosed-recipients:;\r\nSubject: load\r\n"
+    "From: <%s>\r\nTo: undisclosed-recipients:;\r\nSubject: load\r\n"
     "Date: Mon, 02 Nov 2026 10:00:00 +0000\r\nMessage-ID: <%010ld@load.test>\r\n\r\n";
-#define HEAD_OCTETS (sizeof head_format - 1 - 6 + 10) /* "%010ld" becomes ten digits */
 
+/* As long for every number: each has ten digits. */
 static size_t format_head(char *buffer, long number)
 {
-    int count = snprintf(buffer, 500, head_format, number);
-    if (count != (int)HEAD_OCTETS)
-        fail("the header section is %d octets", count);
-    return HEAD_OCTETS;
+    int count = snprintf(buffer, 500, head_format, from, number);
+    if (count < 0 || count >= 500)
+        fail("-f: the header section is %d octets", count);
+    return count;
 }
 
 /* Lines of 76 octets and CRLF, the last as long as is left, then the line that ends the content. */
 static void prepare_body(void)
 {
-    if (octets < (long)HEAD_OCTETS + 2)
-        fail("-l: at least %zu", HEAD_OCTETS + 2);
-    body_octets = octets - HEAD_OCTETS;
+    char head[500];
+    size_t head_octets = format_head(head, 0);
+    if (octets < (long)head_octets + 2)
+        fail("-l: at least %zu", head_octets + 2);
+    body_octets = octets - head_octets;
     body = malloc(body_octets + 3);
     for (size_t at = 0; at < body_octets; at++) {
         size_t column = at % 78;
@@ -150,8 +152,9 @@ static void *work(void *argument)
 static void print_message(const char *path)
 {
     char head[500];
+    size_t head_octets = format_head(head, 0);
     FILE *file = fopen(path, "wb");
-    if (file == NULL || fwrite(head, 1, format_head(head, 0), file) != HEAD_OCTETS ||
+    if (file == NULL || fwrite(head, 1, head_octets, file) != head_octets ||
         fwrite(body, 1, body_octets, file) != body_octets || fclose(file) != 0)
         fail("%s: %s", path, strerror(errno));
 }

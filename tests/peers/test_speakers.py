@@ -47,7 +47,7 @@ def test_swaks_says_who_its_client_is(house: House, bob: Person) -> None:
     said = swaks(house, *client, "--xclient-helo", "spike", "--xclient-proto", "ESMTP", "--to", bob.address)
     assert "XCLIENT" in said
     assert b"\r\nReceived: from spike (spike.example [192.0.2.7])\r\n" in one(house, bob)
-    assert " speaks for " in house.log()
+    house.wait_for_line(" speaks for ")
 
 
 @needs("swaks")
@@ -104,7 +104,7 @@ def test_postfix_says_of_whom_it_has_the_mail(house: House, bob: Person, folder:
     with Postfix(folder, routes={house.domain: house.ports.smtp}, settings=settings) as postfix:
         submit(postfix, bob.address)
         assert b"from mx.remote.test ([127.0.0.1])" in one(house, bob)
-    said = re.search(r" forwards for (.*)", house.log())
+    said = re.search(r" forwards for (.*)", house.wait_for_line(" forwards for "))
     assert said
     assert {"addr=127.0.0.1", "proto=ESMTP", "helo=client.test"} < set(said[1].split(" "))
     assert " source=" in said[1]
