@@ -64,7 +64,10 @@ def talk():
         while left:
             left -= len(end.recv(left))
     for end in ends:
-        end.sendall(b"close others")
+        try:
+            end.sendall(b"close others")
+        except OSError:
+            pass  # one of those before has closed it
     reactor.callFromThread(stop_when_all_are_gone)
 
 def stop_when_all_are_gone():
