@@ -15,7 +15,7 @@ from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import BodyType, Delivery, Envelope, Origin, Recipient, Remote, Service
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, NextHop, RelaySettings
 from mailstack.testing.dns import FakeResolver
 from mailstack.wire.smtp_mailing import Phase
 
@@ -23,6 +23,12 @@ HANG = object()
 CLOSE = object()
 NOTHING_KEPT = IdleLimits(seconds=0)
 PLAIN_HELLO = b"250-mx\r\n250-PIPELINING\r\n250 SIZE 1000000\r\n"
+
+
+def relay_settings(smarthost: NextHop | None = None, **more: Any) -> RelaySettings:
+    """Make settings; `port`, `tls` and `allow_private` are those of the way by MX."""
+    direct = {"allow_private": True} | {name: more.pop(name) for name in ("port", "tls", "allow_private") if name in more}
+    return RelaySettings(next_hop=smarthost or NextHop(**direct), **({"idle": NOTHING_KEPT} | more))
 
 
 class Host(Protocol):
@@ -100,7 +106,7 @@ class World:
         self.pumps: list[iosim.IOPump] = []
         self.throttled = False
         self.started: list[Deferred[Any]] = []
-        self.settings = RelaySettings(**({"allow_private": True, "idle": NOTHING_KEPT} | settings))
+        self.settings = relay_settings(**settings)
         self.courier = self.make_courier()
 
     def make_courier(self, **more: Any) -> RelayCourier:

@@ -172,7 +172,7 @@ class Dead(Case):
             end(self.world.opened[0])
             self.world.flush()
             self.assertTrue(self.world.opened[0].lost)
-            self.assertEqual(len(self.world.courier._idle), 0)
+            self.assertEqual(len(self.world.courier.sessions), 0)
             self.relayed()
             self.assertEqual(self.met, ["192.0.2.1"] * 2)
             self.assertEqual(self.world.opened[1].lines[1:], ENVELOPE)
@@ -245,7 +245,7 @@ class Bounds(Case):
         self.world.flush()
         for each in outcomes:
             self.assertIs(self.successResultOf(each)[0].action, Action.RELAYED)
-        return len(self.world.courier._idle)
+        return len(self.world.courier.sessions)
 
     def test_sessions_of_a_way(self):
         self.world = self.make(sessions_per_way=2)
