@@ -13,7 +13,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 def pytest_collection_finish() -> None:
-    """Take the thousands of tests, which stay to the end, out of what the collector of garbage looks through again and again."""
+    """Take the thousands of tests, which stay to the end, out of what the collector of garbage looks through each time."""
     gc.collect()
     gc.freeze()
 
