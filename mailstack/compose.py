@@ -398,6 +398,7 @@ class Composition:
         relaying = RelaySettings(
             next_hop=next_hop,
             connect_timeout_seconds=relay.connect_timeout_seconds,
+            chunking=relay.chunking,
         )
         return RelayCourier(
             settings.hostname,

@@ -106,7 +106,8 @@ class RelayCourier:
             attempt.note(hop, trouble)
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
-        for ordinals in attempt.groups(self._settings.max_recipients):
+        most = self._settings.max_recipients
+        for ordinals in attempt.groups(min(most, sender.most_recipients or most)):
             trouble = await sender.mail(_mailing(delivery, ordinals, self._clock.seconds()), delivery.content)
             attempt.take(hop, ordinals, sender.results)
             if trouble is not None:

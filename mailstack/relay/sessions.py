@@ -49,6 +49,7 @@ class Sessions:
         self._connect = connect
         self._around = surroundings
         self._contexts = contexts
+        self._chunking = settings.chunking
         self._idle = IdleSessions(surroundings.clock, settings.idle)
 
     def __len__(self) -> int:
@@ -97,6 +98,7 @@ class Sessions:
             tls_active=next_hop.is_implicit_tls,
             login=next_hop.login,
             nonce=make_nonce() if next_hop.login and make_nonce else "",
+            chunking=self._chunking,
         )
         creator: Any = self._contexts.creator(next_hop.tls, way.hop.host)
         return Sender(core, self._around, creator, implicit_tls=next_hop.is_implicit_tls)

@@ -110,7 +110,7 @@ class RelaySettings:
     How mail leaves.
 
     Shape:  `next_hop` is where all mail goes; `max_hosts` bounds the addresses tried in one attempt; `max_recipients` those of
-            one transaction; `local_address` is where we connect from.
+            one transaction; `local_address` is where we connect from; `chunking`: contents go by BDAT where that is offered.
     """
 
     next_hop: NextHop = NextHop()
@@ -119,4 +119,5 @@ class RelaySettings:
     max_hosts: int = 5
     max_recipients: int = 100  # RFC 5321 §4.5.3.1.8: every host takes so many
     local_address: str | None = None
+    chunking: bool = True
     idle: IdleLimits = IdleLimits()

@@ -48,6 +48,7 @@ class Host(Protocol):
         self.contents: list[bytes] = []
         self.octets = b""
         self.in_content = False
+        self.chunk_octets: int | None = None
         self.lost = False
 
     def connectionMade(self) -> None:
@@ -59,6 +60,13 @@ class Host(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.octets += data
         while self.octets:
+            if self.chunk_octets is not None:
+                if len(self.octets) < self.chunk_octets:
+                    return
+                self.contents.append(self.octets[: self.chunk_octets])
+                self.octets, self.chunk_octets = self.octets[self.chunk_octets :], None
+                self.answer("dot", "")
+                continue
             mark = b"\r\n.\r\n" if self.in_content and not self.octets.startswith(b".\r\n") else b"\r\n"
             head, found, rest = self.octets.partition(mark)
             if not found:
@@ -72,6 +80,9 @@ class Host(Protocol):
             line = head.decode("latin-1")
             self.lines.append(line)
             verb, _, argument = line.partition(" ")
+            if verb == "BDAT":
+                self.chunk_octets = int(argument.removesuffix(" LAST"))
+                continue
             if self.answer(verb, argument) and verb == "DATA":
                 self.in_content = True
                 if "content" in self.script:

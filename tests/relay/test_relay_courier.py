@@ -107,6 +107,21 @@ class Success(Case):
         self.assertEqual(len(self.host().contents), 3)
         self.assertEqual(len(self.world.opened), 1)
 
+    def test_no_more_recipients_in_one_than_the_host_says(self):
+        self.at_first(EHLO=b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2 RCPTDOMAINMAX=1 MAILMAX=0 RCPTMAX=x\r\n")
+        outcome = self.outcome(delivery("a@example.test", "b@example.test", "c@example.test"))
+        self.assertEqual({each.action for each in outcome}, {Action.RELAYED})
+        self.assertEqual([line for line in self.host().lines if line.startswith("RCPT")][2:], ["RCPT TO:<c@example.test>"])
+        self.assertEqual(len(self.host().contents), 2)
+
+    def test_a_content_goes_as_one_chunk_where_that_is_offered(self):
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")
+        whole = b"Subject: x\r\n\r\n.\r\n" + b"y\r\n" * 100_000
+        for content in (Memory(b".\r\n"), OnDisk(whole)):
+            self.assertEqual(brief(self.outcome(delivery(content=content))), [("relayed", "2.0.0")])
+        self.assertEqual([host.contents for host in self.world.opened], [[b".\r\n"], [whole]])
+        self.assertEqual(self.host(1).lines[3], f"BDAT {len(whole)} LAST")
+
     def test_hang_at_quit_is_delivered(self):
         self.at_first(QUIT=HANG)
         self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
@@ -413,6 +428,15 @@ class LocalFailures(Case):
         self.assertEqual(self.host().contents, [])
         self.assertTrue(self.host().lost)
         self.assertEqual(len(self.world.met), 1)
+
+    def test_a_content_that_is_not_fit_for_a_chunk_is_never_ended(self):
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")
+        for number, content in enumerate((Memory(b"a\n.\n"), OnDisk(b"x\r\n" * 100_000 + b"\r"))):
+            (only,) = self.outcome(delivery(content=content))
+            self.assertEqual(brief([only]), [("delayed", "4.3.0")])
+            self.world.flush()
+            self.assertFalse(self.host(number).contents)
+            self.assertTrue(self.host(number).lost)
 
     def test_what_nobody_expects_is_delayed(self):
         async def broken(domain):

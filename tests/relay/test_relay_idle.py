@@ -70,6 +70,12 @@ class UsedAgain(Case):
         self.assertEqual(self.world.opened[0].lines, ["EHLO us.test", *ENVELOPE * 3, "QUIT"])
         self.assertEqual(len(self.world.opened[0].contents), 3)
 
+    def test_as_often_as_the_host_allows(self):
+        self.at_first({"EHLO": b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=9 MAILMAX=2\r\n"})
+        for _ in range(3):
+            self.relayed()
+        self.assertEqual([len(host.contents) for host in self.world.opened], [2, 1])
+
     def test_for_another_domain_with_the_same_host(self):
         self.relayed()
         self.relayed("eva@other.test", domain="other.test")
