@@ -14,6 +14,9 @@ is served, or the peer does not read its replies, at most a window of octets is 
 A peer that must wait holds a timer and nothing else: for the greeting, if it is to show its manners; and after some errors for
 each reply.
 
+A peer that says nothing more, but reads on, gets its answers: Exim, for one, half-closes a connection behind its QUIT, before
+the answer to the content is there, and would send the message again. One that is gone looks the same until we write to it.
+
 A coroutine is not cancelled when the connection is lost. Before the dot nothing comes of it, since the reception is aborted;
 after the dot the message is judged and committed as if the peer were there, once.
 """
@@ -24,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -58,7 +61,7 @@ OUT_OF_ORDER = reply(421, "4.3.0", "Local error, try again later")
 _IN_TRANSACTION = frozenset((State.SENDER, State.RECIPIENTS, State.CONTENT, State.CHUNKS))
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IHalfCloseableProtocol)
 class ReceiverProtocol(Protocol):
     """
     One connection.
@@ -97,6 +100,7 @@ class ReceiverProtocol(Protocol):
         self._gathered: list[bytes] | None = None
         self._is_running = False
         self._is_reading = True
+        self._is_half_closed = False
         self._is_handshaking = False
         self._is_draining = False
         self._is_closing = False
@@ -139,6 +143,15 @@ class ReceiverProtocol(Protocol):
             self._rein()
         elif is_worth_a_look:
             self._wake()
+
+    def readConnectionLost(self) -> None:
+        """Answer what was said; nothing more will be."""
+        self._is_half_closed = True
+        if not self._is_running and not self._outlet.is_full:
+            self._close(self._reason)
+
+    def writeConnectionLost(self) -> None:
+        """Nothing is to be done: only we could say that we say no more."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End; what is being served ends by itself first."""
@@ -273,6 +286,8 @@ class ReceiverProtocol(Protocol):
             return
         if self._core.closed:
             self._close("ended by us")
+        if self._is_half_closed and not self._outlet.is_full:
+            self._close(self._reason)
         if self._is_closing or self._is_handshaking:
             return
         if self._outlet.is_full or not self._deadline.is_set or (served and not self._core.is_in_content):
@@ -282,7 +297,7 @@ class ReceiverProtocol(Protocol):
     def _rein(self) -> None:
         """Read on exactly as long as no more than a window waits."""
         should_read = self._core.pending <= self._limits.window_octets and not (self._outlet.is_full and self._core.pending)
-        if should_read is not self._is_reading and not self._is_lost:
+        if should_read is not self._is_reading and not self._is_lost and not self._is_half_closed:
             self._is_reading = should_read
             if should_read:
                 self.transport.resumeProducing()

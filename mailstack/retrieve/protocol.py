@@ -4,6 +4,8 @@ A POP3 session on a transport: the loop around the core, its times and its end.
 One command is in progress at a time. What can be answered at once is; what waits (a login, a message, QUIT) runs as one
 coroutine, and the next command is looked at when it has ended. A coroutine is never cancelled when the connection is lost:
 what it waits for may be a thread that reads this very maildrop, so it runs to its end, and then the maildrop is given back.
+
+A client that says nothing more, but reads on, gets its answers; one that is gone looks the same until something is written.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import LoginDenied, UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.mail.interfaces import IMailboxPOP3
 from twisted.python.failure import Failure
@@ -43,7 +45,7 @@ COMMANDS_AT_ONCE: Final = 200
 """How many commands of one client are answered before the others get their turn; a window may hold thousands."""
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IHalfCloseableProtocol)
 class POP3Protocol(Protocol):
     """One connection. `session` is its name in the log."""
 
@@ -76,6 +78,7 @@ class POP3Protocol(Protocol):
         self._is_busy = False
         self._is_advancing = False
         self._is_reading = True
+        self._is_half_closed = False
         self._is_draining = False
         self._is_closing = False
         self.is_lost = False
@@ -112,6 +115,14 @@ class POP3Protocol(Protocol):
         if self._is_reading and self._core.waiting_octets > self._limits.window_octets:
             self._is_reading = False
             self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """Answer what was said; nothing more will be."""
+        self._is_half_closed = True
+        self._advance()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing is to be done: only we could say that we say no more."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End; what runs ends by itself first."""
@@ -186,7 +197,10 @@ class POP3Protocol(Protocol):
         finally:
             self._is_advancing = False
             self._flow.end_turn()
-        if not self._is_reading and self._core.waiting_octets <= self._limits.window_octets and not self.is_lost:
+        if self._is_half_closed:
+            if not (self._is_busy or self._flow.is_paused):
+                self._close(self._end)
+        elif not self._is_reading and self._core.waiting_octets <= self._limits.window_octets and not self.is_lost:
             self._is_reading = True
             self.transport.resumeProducing()
 

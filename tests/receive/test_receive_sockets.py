@@ -10,7 +10,7 @@ from typing import Any
 from receive_fakes import FakeRealm, House, a_portal, certificates
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet import reactor
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -70,6 +70,29 @@ class SocketTests(TestCase):
 
         sent = yield deferToThread(client)
         self.assertLess(sent, 30_000_000)
+        yield house.factory.drain()
+
+    @inlineCallbacks
+    def test_a_client_that_says_no_more_gets_its_answers(self) -> Any:
+        house, port = self.listen(Service.SMTP)
+
+        def client(said: bytes) -> list[bytes]:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+                peer.sendall(said)
+                peer.shutdown(socket.SHUT_WR)
+                return [line[:3] for line in peer.makefile("rb")]
+
+        house.intake.commit_waits = Deferred()
+        REACTOR.callLater(0.1, lambda: house.intake.commit_waits.callback(None))
+        road = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\n"
+        said = yield deferToThread(client, road + b"BDAT 14 LAST\r\nSubject: x\r\n\r\nQUIT\r\n")
+        self.assertEqual([b"220", b"250", b"250", b"250", b"221"], said[:1] + said[-4:])
+        self.assertEqual(1, len(house.intake.accepted))
+        said = yield deferToThread(client, road)
+        self.assertEqual([b"220", b"250", b"250", b"250"], said[:1] + said[-3:])
+        said = yield deferToThread(client, road + b"BDAT 15 LAST\r\nSubject: x\r\n\r\n")
+        self.assertEqual([b"220", b"250", b"250", b"250"], said[:1] + said[-3:])
+        self.assertEqual(1, len(house.intake.accepted))
         yield house.factory.drain()
 
     @inlineCallbacks

@@ -130,6 +130,23 @@ class SocketTests(TestCase):
         await deferToThread(lambda: self.walk(poplib.POP3("127.0.0.1", port, timeout=20)))
         self.assertEqual(2, self.messages())
 
+    async def test_a_client_that_says_no_more_gets_its_answers(self) -> None:
+        port = self.listen(Service.POP3, require_tls=False)
+
+        def talk(last: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+                peer.sendall(b"USER alice\r\nPASS secret\r\nDELE 1\r\nRETR 2\r\n" + last)
+                peer.shutdown(socket.SHUT_WR)
+                return peer.makefile("rb").read()
+
+        heard = await deferToThread(talk, b"")
+        self.assertTrue(heard.endswith(b"\r\n.\r\n"))
+        self.assertEqual(3, self.messages())
+        heard = await deferToThread(talk, b"QUIT\r\n")
+        self.assertGreater(len(heard), len(BIG))
+        self.assertTrue(heard.splitlines()[-1].startswith(b"+OK"))
+        self.assertEqual(2, self.messages())
+
     async def test_after_stls(self) -> None:
         port = self.listen(Service.POP3)
 

@@ -20,11 +20,13 @@ PACKAGES = {
     "cc": "gcc libc6-dev",
     "curl": "curl",
     "dovecot": "dovecot-pop3d dovecot-imapd",
+    "exim": "exim4-daemon-light",
     "fetchmail": "fetchmail",
     "mpop": "mpop",
     "mount": "mount",
     "msmtp": "msmtp",
     "openssl": "openssl",
+    "opensmtpd": "opensmtpd",
     "postfix": "postfix",
     "smtp-source": "postfix",
     "strace": "strace",
@@ -32,22 +34,32 @@ PACKAGES = {
 }
 """The Debian packages that bring a program."""
 
-_ROOT_ONLY = {"postfix", "dovecot", "mount"}
+UNPACKED = Path(os.environ.get("MAILSTACK_PEERS", "/var/lib/mailstack-peers"))
+"""Where `.ci/unpack` puts the packages that exclude each other, each into a folder of its own."""
+
+_IN_A_CAGE = {"exim": "usr/sbin/exim4", "opensmtpd": "usr/sbin/smtpd"}
+_ROOT_ONLY = {"postfix", "dovecot", "mount", "exim", "opensmtpd"}
 _SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 T = TypeVar("T")
 
 
 def find_program(name: str) -> str | None:
     """Return the path of a program, also of those that live in sbin."""
+    if name in _IN_A_CAGE:
+        return shutil.which(UNPACKED / name / _IN_A_CAGE[name])
     return shutil.which(name, path=_SEARCH_PATH)
 
 
 def missing(names: Sequence[str]) -> list[str]:
     """Say of each program that cannot be used here what would help."""
-    reasons = [f"needs {name}: apt-get install {PACKAGES[name]}" for name in names if find_program(name) is None]
+    reasons = [f"needs {name}: {_help(name)}" for name in names if find_program(name) is None]
     if os.geteuid() != 0:
         reasons += [f"needs root, to start {name} in a folder of its own" for name in names if name in _ROOT_ONLY]
     return reasons
+
+
+def _help(name: str) -> str:
+    return f".ci/unpack {name} {PACKAGES[name]}" if name in _IN_A_CAGE else f"apt-get install {PACKAGES[name]}"
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
