@@ -65,6 +65,7 @@ from mailstack.settings import Network, Settings, read_secret
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
+from mailstack.spool.report import NOTICES_PER_HOUR
 from mailstack.spool.shards import left_over, shard_folder
 from mailstack.spool.spool import Spool
 from mailstack.store.folders import MailFolder
@@ -158,7 +159,7 @@ class Composition:
         self._expander = Expander(
             self.directory,
             delimiter=settings.delivery.subaddress_delimiter,
-            postmaster=parse_address(settings.postmaster) if settings.postmaster else None,
+            postmaster=_postmaster(settings),
         )
         self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
@@ -374,6 +375,8 @@ class Composition:
             route=self._expander.route,
             couriers=self._courier,
             straight=self._local,
+            postmaster=_postmaster(settings) if settings.queue.double_bounces == "postmaster" else None,
+            notices_per_hour=self.place.part_of(NOTICES_PER_HOUR),
             schedule=Schedule(
                 first_seconds=settings.queue.retry_first_seconds,
                 longest_seconds=settings.queue.retry_most_seconds,
@@ -432,6 +435,10 @@ class Submitter:
     """The avatar of an account that sends mail."""
 
     account: str
+
+
+def _postmaster(settings: Settings) -> Address | None:
+    return parse_address(settings.postmaster) if settings.postmaster else None
 
 
 def _certificates(settings: Settings) -> CertificateStore | None:

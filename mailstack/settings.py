@@ -230,6 +230,8 @@ class Queue(Table):
     """When the sender is told, once, that a message still waits; 0: never, unless the sender asks for it (DELIVERBY)."""
     expire_seconds: AtLeastOne = 432_000
     """When to give up and tell the sender; RFC 5321 §4.5.4.1 wants 4 to 5 days (432000 is 5)."""
+    double_bounces: Literal["postmaster", "discard"] = "postmaster"
+    """What fails and no sender can be told of: the "postmaster" is, at most 20 times an hour; "discard": only the log is."""
     free_octets_minimum: int = Field(default=100_000_000, ge=0)
     """Below so much free space new mail is refused for the time being (452)."""
 

@@ -77,6 +77,7 @@ class TestGood:
             "retry_most_seconds": 14_400,
             "warn_seconds": 14_400,
             "expire_seconds": 432_000,
+            "double_bounces": "postmaster",
             "free_octets_minimum": 100_000_000,
         }
         assert (settings.relay.port, settings.relay.connect_timeout_seconds) == (25, 30)
