@@ -211,6 +211,11 @@ def dsn_dropped(entry: str, why: str) -> None:
     _emit(LogLevel.warn, "dsn_dropped", "{entry}: no notification, {why}", entry=entry, why=_safe(why))
 
 
+def sender_kept(reverse_path: Address) -> None:
+    """Mail is forwarded under the address of its sender, which would be too long were it rewritten (SRS)."""
+    _emit(LogLevel.warn, "sender_kept", "{reverse_path} is too long to be rewritten", reverse_path=_safe(str(reverse_path)))
+
+
 def maildrop_opened(session: str, account: str, messages: int, octets: int) -> None:
     """A user opened a maildrop by POP3."""
     _emit(

@@ -15,17 +15,18 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.mail.address import Address
 from mailstack.mail.disposition import Disposition, delayed
 from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.idle import IdleSessions
-from mailstack.relay.ports import Connect, Resolver
+from mailstack.relay.ports import Connect, IsOurselves, Resolver, ReturnPath
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.settings import RelaySettings, TLSPolicy
 from mailstack.relay.tls import TLSContexts
-from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, public_hops
+from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, loops_back, public_hops
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
 
@@ -36,13 +37,19 @@ _NO_TRUSTED_WAY: Final = Trouble(
     is_local=True,
 )
 _NO_SMARTHOST: Final = EnhancedStatus(4, 4, 4)
+_SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
+
+
+async def _as_it_is(reverse_path: Address) -> Address:
+    return reverse_path
 
 
 class RelayCourier:
     """
     Relays to the hosts of a domain, or all to a smarthost; may be called any number of times at once.
 
-    Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance.
+    Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance; `return_path` says from
+            whom what an alias leads elsewhere goes on.
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class RelayCourier:
         *,
         settings: RelaySettings | None = None,
         contexts: TLSContexts | None = None,
+        return_path: ReturnPath = _as_it_is,
+        is_ourselves: IsOurselves = lambda address, port: False,
     ) -> None:
         self._hostname = hostname
         self._resolver = resolver
@@ -63,6 +72,8 @@ class RelayCourier:
         self._shuffle = shuffle
         self._settings = settings or RelaySettings()
         self._contexts = contexts or TLSContexts()
+        self._return_path = return_path
+        self._is_ourselves = is_ourselves
         self._idle = IdleSessions(surroundings.clock, self._settings.idle)
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
@@ -95,7 +106,8 @@ class RelayCourier:
         await self._idle.close()
 
     async def _try_hosts(self, delivery: Delivery, attempt: Attempt) -> None:
-        hosts = await self._hosts(_domain(delivery))
+        domain = _domain(delivery)
+        hosts = await self._hosts(domain)
         if isinstance(hosts, NoRoute):
             attempt.note(None, hosts)
             return
@@ -105,6 +117,10 @@ class RelayCourier:
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
                 continue
+            if any(self._is_ourselves(hop.address, self._port) for hop in hops):
+                # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
+                attempt.note(None, self._loop(domain, host))
+                return
             for hop in hops[:left]:
                 left -= 1
                 await self._try_hop(hop, delivery, attempt)
@@ -122,6 +138,11 @@ class RelayCourier:
             return (domain,)
         answer = await self._resolver.mx(domain)
         return exchanges_of(domain, answer, own_name=self._hostname, shuffle=self._shuffle)
+
+    def _loop(self, domain: str, host: str) -> NoRoute:
+        if self._settings.smarthost is not None:  # as of a wrong name
+            return NoRoute(_SMARTHOST_LOOPS, "The next host is this one", host)
+        return replace(loops_back(domain), cause=f"host {host} is this one")
 
     async def _hops(self, host: str) -> tuple[Hop, ...] | NoRoute:
         smarthost = self._settings.smarthost
@@ -180,14 +201,26 @@ class RelayCourier:
         return trouble
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
-        for ordinals in attempt.groups(self._settings.max_recipients):
-            trouble = await sender.mail(_mailing(delivery, ordinals, self._around.clock.seconds()), delivery.content)
-            attempt.take(hop, ordinals, sender.results)
-            if trouble is not None:
-                if sender.content_begun or trouble.is_local:
-                    attempt.delay(hop, ordinals, trouble)
-                return trouble
+        for group in attempt.groups(self._settings.max_recipients):
+            for reverse_path, ordinals in await self._from_whom(delivery, group):
+                mailing = _mailing(delivery, reverse_path, ordinals, self._around.clock.seconds())
+                trouble = await sender.mail(mailing, delivery.content)
+                attempt.take(hop, ordinals, sender.results)
+                if trouble is not None:
+                    if sender.content_begun or trouble.is_local:
+                        attempt.delay(hop, ordinals, trouble)
+                    return trouble
         return None
+
+    async def _from_whom(self, delivery: Delivery, ordinals: tuple[int, ...]) -> list[tuple[Address | None, tuple[int, ...]]]:
+        """Part recipients by the reverse-path under which the message goes to them: forwarding may need another."""
+        sender = delivery.envelope.reverse_path
+        forwarded = tuple(each for each in ordinals if delivery.recipients[each].is_forwarded)
+        if sender is None or not forwarded:
+            return [(sender, ordinals)]
+        others = tuple(each for each in ordinals if each not in forwarded)
+        parts: list[tuple[Address | None, tuple[int, ...]]] = [(await self._return_path(sender), forwarded)]
+        return [*parts, (sender, others)] if others else parts
 
     @property
     def _port(self) -> int:
@@ -225,13 +258,13 @@ def _domain(delivery: Delivery) -> str:
     raise ValueError(f"not one remote destination: {destinations}")
 
 
-def _mailing(delivery: Delivery, ordinals: tuple[int, ...], now: float) -> Mailing:
+def _mailing(delivery: Delivery, reverse_path: Address | None, ordinals: tuple[int, ...], now: float) -> Mailing:
     envelope, whole = delivery.envelope, delivery.content.in_memory
     recipients = [delivery.recipients[ordinal] for ordinal in ordinals]
     by = envelope.requests.deliver_by
     are_asked = any(each.notify is not None or each.original_recipient is not None for each in recipients)
     return Mailing(
-        reverse_path=envelope.reverse_path,
+        reverse_path=reverse_path,
         recipients=tuple(each.address for each in recipients),
         octets=delivery.content.octets,
         eight_bit=envelope.body is BodyType.EIGHT_BIT_MIME or (whole is not None and not whole.isascii()),
