@@ -341,6 +341,13 @@ class TestCheck:
         assert re.match(r"\d+: tls\.key: ", found)
         assert "is not the key of" in found
 
+    def test_a_secret_that_could_be_guessed(self, house: Path) -> None:
+        (house / "srs.secret").write_text("hush\n")
+        line = self.change(house, 'secret_file = "srs.secret"', 'secret_file = "srs.secret"')
+        (found,) = self.problems(house)
+        assert found.startswith(f"{line}: srs.secret_file: {house}/srs.secret holds a secret of less than 16 characters")
+        assert "hush" not in found
+
     def test_a_certificate_that_is_missing_or_none(self, house: Path) -> None:
         line = self.change(house, 'certificate = "tls/server.pem"', 'certificate = "tls/none.pem"')
         (found,) = self.problems(house)

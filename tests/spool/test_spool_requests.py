@@ -15,6 +15,7 @@ from mailstack.mail.address import Address, parse_address
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.status import EnhancedStatus
+from mailstack.spool import operations
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry, Pending, Work
@@ -126,6 +127,22 @@ class TestNotify:
             ("rfc822; one@example.net", "relayed"),
             ("rfc822; three@example.net", "failed"),
         ]
+
+    def test_the_report_is_on_disk_before_the_failure_is_final(self, house):
+        accept(house, remote("bob@example.net"))
+        house.courier.finish(Action.FAILED)
+        house.crash().open()
+        groups, _ = report_of(house)
+        assert groups[1]["Action"] == "failed"
+        house.courier.finish(Action.DELIVERED)
+        assert house.counts().entries == 0
+
+    def test_nothing_is_final_while_the_report_cannot_be_written(self, house, monkeypatch):
+        accept(house, remote("bob@example.net"))
+        monkeypatch.setattr(operations, "format_envelope", unreachable)
+        house.courier.finish(Action.FAILED)
+        house.crash().open()
+        assert [str(each.recipients[0].address) for each, _ in house.courier.waiting] == ["bob@example.net"]
 
     def test_what_succeeded_is_finished_when_nobody_can_be_told(self, house):
         house.route = unreachable

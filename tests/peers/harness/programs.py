@@ -26,6 +26,7 @@ PACKAGES = {
     "msmtp": "msmtp",
     "openssl": "openssl",
     "postfix": "postfix",
+    "postsrsd": "postsrsd",
     "smtp-source": "postfix",
     "strace": "strace",
     "swaks": "swaks",
