@@ -52,8 +52,9 @@ class OwnAddresses:
         hosts = [host for host, each in self._listeners if each == port]
         if ip in hosts:
             return True
-        # A socket at "::" takes IPv4, too, but for systems on which another at "0.0.0.0" has it.
-        return any(host.is_unspecified for host in hosts) and self._is_of_this_machine(str(ip))
+        # A listener of ours takes one family only, so "::" has no IPv4 address.
+        everywhere = any(host.is_unspecified and host.version == ip.version for host in hosts)
+        return everywhere and self._is_of_this_machine(str(ip))
 
 
 def _plain(address: str) -> IP:

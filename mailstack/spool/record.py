@@ -105,14 +105,16 @@ def _parse_recipient(fields: Any) -> Recipient:
         destination = Remote(name)
     else:
         raise RecordError(f"destination {kind!r}")
-    notify, asked_for, *expanded = more or (None, None)  # older records have less
+    if len(more) not in (0, 2, 3):  # older records have fewer
+        raise RecordError(f"a recipient of {len(fields)} fields")
+    notify, asked_for, is_expanded = list(more) + [None, None, False][len(more) :]
     return Recipient(
         address=_parse_address(address),
         original=_parse_address(original),
         destination=destination,
         notify=frozenset(map(Notify, notify)) if notify is not None else None,
         original_recipient=OriginalRecipient(_is(str, asked_for[0]), _is(str, asked_for[1])) if asked_for is not None else None,
-        is_expanded=_is(bool, expanded[0]) if expanded else False,
+        is_expanded=_is(bool, is_expanded),
     )
 
 
