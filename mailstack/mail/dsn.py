@@ -29,6 +29,7 @@ from mailstack.mail.trace import format_date
 ORIGINAL_OCTETS: Final = 32_768  # of the header section; more does not help to know a message again
 DIAGNOSTIC_CHARACTERS: Final = 600
 LINE_OCTETS: Final = 998  # RFC 5322 §2.1.1
+VALUE_OCTETS: Final = 900  # of a field, with its name a line
 
 _NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
 _BARE_OR_NUL: Final = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n")
@@ -241,13 +242,14 @@ def _final(recipient: Recipient, disposition: Disposition) -> Address:
 
 
 def _original_recipient(recipient: Recipient, is_global: bool) -> str:
-    """Write what ORCPT said, or else the forward-path (RFC 3464 §2.3.1)."""
+    """Write what ORCPT said, or else, or where that has become too long, the forward-path (RFC 3464 §2.3.1)."""
     asked = recipient.original_recipient
     if asked is None:
         return _address_field(recipient.original, is_global)
-    if asked.kind == "utf-8":
-        return f"utf-8;{_escaped(asked.address, is_global)}"
-    return f"{_printable(asked.kind)};{_printable(asked.address)}"
+    if asked.kind != "utf-8":
+        return f"{_printable(asked.kind)};{_printable(asked.address)}"
+    field = f"utf-8;{_escaped(asked.address, is_global)}"
+    return field if len(field.encode()) <= VALUE_OCTETS else _address_field(recipient.original, is_global)
 
 
 def _address_field(address: Address, is_global: bool) -> str:

@@ -85,7 +85,7 @@ class SenderRewriting:
         else:
             _, _, behind = sender.local_part[5:].partition("=")  # the hash of somebody else
             host, _, rest = behind.partition("=")
-            if not host or rest[:1] not in tuple(_SEPARATORS):
+            if not _is_domain(host) or rest[:1] not in tuple(_SEPARATORS):
                 return None
         return f"{_AGAIN}={self._hash(self.secrets[0], host, rest)}={host}={rest}"
 
@@ -132,6 +132,14 @@ def _address(user: str, host: str) -> Address:
         return Address(user, parse_domain(host))
     except AddressError:
         raise SRSError("This is not a return address of ours") from None
+
+
+def _is_domain(text: str) -> bool:
+    try:
+        parse_domain(text)
+    except AddressError:
+        return False
+    return True
 
 
 def _day(days: int) -> str:

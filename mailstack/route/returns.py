@@ -6,6 +6,8 @@ Return paths: the addresses under which we forward mail abroad, and the way back
 
 The way back is the only one by which a stranger's mail leaves the house without an alias for it. It is open to whoever has an
 address that we have signed, for three weeks, and leads to the one address in it and nowhere else.
+
+Deviates: RFC 5321 §3.9.1 has an alias leave the reverse-path as it is. Since there is SPF, hosts refuse such mail.
 """
 
 from __future__ import annotations

@@ -343,6 +343,11 @@ class TestInjection:
         _, _, groups, _ = parts(make((about, outcome())))
         assert groups[1]["Original-Recipient"] == "utf-8;bj\\x{F8}rn\\x{2B}x\\x{3D}\\x{5C}@example.net"
 
+    def test_an_original_recipient_whose_ascii_form_would_be_too_long_a_line(self):
+        about = replace(recipient(), original_recipient=OriginalRecipient("utf-8", "\u00f8" * 240 + "@example.net"))
+        _, _, groups, _ = parts(make((about, outcome())))
+        assert groups[1]["Original-Recipient"] == "rfc822; bob@example.net"
+
     @pytest.mark.parametrize("action", [Action.DELIVERED, Action.RELAYED])
     def test_a_success_does_not_say_where_an_alias_leads(self, action):
         octets = make((recipient("private@example.net", "team@example.org"), outcome(action)))

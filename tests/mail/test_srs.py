@@ -62,6 +62,8 @@ def test_of_as_many_characters_as_postsrsd_is_told():
         ("SRS1=a=first.example==HH=G2=e.net=bob@second.example", "SRS0=HH=G2=e.net=bob@first.example"),
         ("srs0-abcd=g2=e.net=bob@forward.example", "SRS0-abcd=g2=e.net=bob@forward.example"),
         ("SRS1=odd@second.example", "SRS1=odd@second.example"),
+        ("SRS1=a=no!host==HH=G2=e.net=b@d.example", "SRS1=a=no!host==HH=G2=e.net=b@d.example"),
+        ("SRS1=a=first.example=HH@d.example", "SRS1=a=first.example=HH@d.example"),
         ("SRS0@example.com", "SRS0@example.com"),
     ],
 )
