@@ -203,7 +203,7 @@ def entry_finished(entry: str) -> None:
 
 def dsn_queued(entry: str, dsn_entry: str) -> None:
     """A delivery status notification for an entry is in the spool."""
-    _emit(LogLevel.info, "dsn_queued", "{entry}: sender is notified by {dsn_entry}", entry=entry, dsn_entry=dsn_entry)
+    _emit(LogLevel.info, "dsn_queued", "{entry}: notification {dsn_entry}", entry=entry, dsn_entry=dsn_entry)
 
 
 def dsn_dropped(entry: str, why: str) -> None:
