@@ -11,6 +11,7 @@ from mailstack.mail.address import DOMAIN_OCTETS, LOCAL_PART_OCTETS, Address, Ad
 from mailstack.mail.envelope import BodyType
 from mailstack.mail.reply import LINE_OCTETS, Reply, format_reply
 from mailstack.mail.requests import Requests
+from mailstack.mail.srs import SenderRewriting, SRSError, is_rewritten
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
 from mailstack.wire.errors import RemoteProtocolError, SaslError
@@ -28,6 +29,7 @@ ANNOUNCED: Final = frozenset(
 )
 OFFERED: Final = dict.fromkeys(ANNOUNCED, ())
 MECHANISMS: Final = offered_mechanisms({}, scram=False)
+REWRITING: Final = SenderRewriting("x.example", (b"a secret", b"an old one"))
 SIZE_OCTETS: Final = 1_000_000
 _MAILBOX: Final = Address("x", "y.example")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -58,6 +60,37 @@ def run_address(octets: bytes) -> None:
         assert str(error).isascii()
         return
     check_address(address)
+
+
+def run_return_path(octets: bytes) -> None:
+    """
+    Rewrite an address and restore it; take it for a rewritten one, as it is and, since nobody can guess a hash, signed.
+
+    An octet that says on which day, then the address.
+    """
+    choices = Choices(octets)
+    now = choices.number() * 86_400.0
+    try:
+        address = parse_address(choices.rest().decode("utf-8", "replace"))
+    except AddressError:
+        return
+    rewritten = REWRITING.rewrite(address, now)
+    if rewritten is not None:
+        check_address(rewritten)
+        restored = REWRITING.restore(rewritten, now)
+        assert restored == address or (is_rewritten(address.local_part) and is_rewritten(restored.local_part))
+    _restore(address, now)
+    tag, rest = address.local_part[:5], address.local_part[5:]
+    for fields in (rest.split("=", 2), rest.split("=", 1)):
+        sign = REWRITING._hash(REWRITING.secrets[0], *fields)
+        _restore(Address(f"{tag}{sign}={rest}", "x.example"), now)
+
+
+def _restore(address: Address, now: float) -> None:
+    try:
+        check_address(REWRITING.restore(address, now))
+    except SRSError as error:
+        assert str(error).isascii()
 
 
 def run_parameters(octets: bytes) -> None:
@@ -216,6 +249,7 @@ def _check_written(reply: Reply) -> None:
 
 TARGETS: Final = (
     Target("address", "addresses of the envelope", run_address, most_octets=400),
+    Target("return-path", "reverse-paths that are rewritten for forwarding, and restored", run_return_path, most_octets=400),
     Target("parameters", "the paths and parameters of MAIL and RCPT, read and written", run_parameters),
     Target("sasl", "SASL exchanges of the server, PLAIN and LOGIN", run_sasl),
     Target("status", "enhanced status codes, and xtext", run_status, most_octets=100),

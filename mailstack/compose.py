@@ -36,9 +36,11 @@ from mailstack.lockout import Lockout, LockoutLimits
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Account, Destination, Service
+from mailstack.mail.srs import SenderRewriting
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
 from mailstack.net.lean_reactor import when_idle
+from mailstack.net.own_addresses import OwnAddresses
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.proxied import ProxiedFactory
 from mailstack.net.resolver import Resolver, system_nameservers
@@ -49,6 +51,7 @@ from mailstack.net.threads import Threads, kept
 from mailstack.net.tls import CertificateStore, Pem
 from mailstack.policy.activation import ActivationError, activate
 from mailstack.policy.chain import Chain
+from mailstack.policy.returns import Returns
 from mailstack.receive.factory import ReceiverFactory
 from mailstack.receive.interfaces import ISubmitter
 from mailstack.relay.connect import TCPConnect
@@ -60,11 +63,13 @@ from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
+from mailstack.route.returns import ReturnPaths
 from mailstack.sessions import Counts, OwnCounts, peer_address
-from mailstack.settings import Network, Settings, read_secret
+from mailstack.settings import Network, Settings, read_secret, read_secrets
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
+from mailstack.spool.report import NOTICES_PER_HOUR
 from mailstack.spool.shards import left_over, shard_folder
 from mailstack.spool.spool import Spool
 from mailstack.store.folders import MailFolder
@@ -107,6 +112,7 @@ class Secrets:
 
     pem: Pem | None
     smarthost_password: str | None = field(repr=False)
+    srs: tuple[str, ...] = field(default=(), repr=False)
 
 
 def kind_of(service: Service) -> int:
@@ -124,10 +130,11 @@ class House:
 
     hostname: str
     directory: Directory
+    srs_domain: str | None = None
 
     async def is_local_domain(self, domain: str) -> bool:
-        """Say whether mail for the domain is delivered here."""
-        return await self.directory.is_local_domain(domain)
+        """Say whether mail for the domain comes here."""
+        return domain == self.srs_domain or await self.directory.is_local_domain(domain)
 
     async def owns(self, account: str, address: Address) -> bool:
         """Say whether the account may send as the address."""
@@ -158,7 +165,14 @@ class Composition:
         self._expander = Expander(
             self.directory,
             delimiter=settings.delivery.subaddress_delimiter,
-            postmaster=parse_address(settings.postmaster) if settings.postmaster else None,
+            postmaster=_postmaster(settings),
+        )
+        self._returns = ReturnPaths(
+            self._expander,
+            self.directory,
+            rewriting=_rewriting(settings, secrets),
+            seconds=reactor.seconds,
+            too_long=events.sender_kept,
         )
         self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
@@ -221,9 +235,10 @@ class Composition:
         Raises:  RefusedError, CertificateError.
         """
         judge, relay = self._make_judge(settings), self._make_relay(settings, secrets)
+        rewriting = _rewriting(settings, secrets)
         self.load_certificates(secrets)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
-        self._settings, self._judge, self._relay = settings, judge, relay
+        self._settings, self._judge, self._relay, self._returns.rewriting = settings, judge, relay, rewriting
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -266,7 +281,7 @@ class Composition:
                 lockout=self._lockout,
                 hostname=self._settings.hostname,
                 intake=self._spool.intake,
-                router=self._expander,
+                router=self._returns,
                 judge=self._judge,
             )
         self.configure(made)
@@ -339,13 +354,16 @@ class Composition:
         return BatchThread(run, name=name, from_thread=reactor.callFromThread, gather=when_idle(reactor))
 
     def _make_judge(self, settings: Settings) -> Chain:
-        house = House(settings.hostname, self.directory)
+        srs_domain = settings.srs.domain
+        house = House(settings.hostname, self.directory, srs_domain)
         makers, policy = getPlugins(IPolicyMaker, mailstack.plugins), settings.policy
         use = [*policy.use, "author"] if policy.check_header_from and "author" not in policy.use else policy.use
         try:
             policies = activate(makers, use, policy.options, house)
         except ActivationError as error:
             raise RefusedError(f"policy: {error}") from error
+        if srs_domain is not None:
+            policies.insert(0, ("returns", Returns(srs_domain)))
         return Chain(policies, self._reactor)
 
     def _make_directory(self, settings: Settings) -> Directory:
@@ -371,9 +389,11 @@ class Composition:
             batch_factory=self._batch,
             start=self.supervisor.start,
             chance=random.SystemRandom().random,
-            route=self._expander.route,
+            route=self._returns.route,
             couriers=self._courier,
             straight=self._local,
+            postmaster=_postmaster(settings) if settings.queue.double_bounces == "postmaster" else None,
+            notices_per_hour=self.place.part_of(NOTICES_PER_HOUR),
             schedule=Schedule(
                 first_seconds=settings.queue.retry_first_seconds,
                 longest_seconds=settings.queue.retry_most_seconds,
@@ -413,6 +433,8 @@ class Composition:
             ),
             _shuffled,
             settings=relaying,
+            return_path=self._returns.forwarding,
+            is_ourselves=OwnAddresses([(each.host, each.port) for each in settings.listen.smtp]),
         )
 
     def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
@@ -432,6 +454,10 @@ class Submitter:
     account: str
 
 
+def _postmaster(settings: Settings) -> Address | None:
+    return parse_address(settings.postmaster) if settings.postmaster else None
+
+
 def _certificates(settings: Settings) -> CertificateStore | None:
     if settings.tls.certificate is None or settings.tls.key is None:
         return None
@@ -446,6 +472,31 @@ def read_smarthost_password(settings: Settings) -> str | None:
     """
     file = settings.relay.smarthost_password_file
     return None if file is None else read_secret(file)
+
+
+def read_srs_secrets(settings: Settings) -> tuple[str, ...]:
+    """
+    Read the secrets by which reverse-paths are rewritten, if that is done.
+
+    Raises:  ValueError: they cannot be read, or are no good.
+    """
+    file = settings.srs.secret_file
+    return () if file is None else read_secrets(file)
+
+
+def _rewriting(settings: Settings, secrets: Secrets | None) -> SenderRewriting | None:
+    """
+    Make what rewrites reverse-paths, if that is wanted.
+
+    Raises:  RefusedError.
+    """
+    if settings.srs.domain is None:
+        return None
+    try:
+        found = read_srs_secrets(settings) if secrets is None else secrets.srs
+    except ValueError as error:
+        raise RefusedError(f"srs: {error}") from error
+    return SenderRewriting(settings.srs.domain, tuple(each.encode() for each in found))
 
 
 def _next_hop(relay: RelayTable, password: str | None) -> NextHop:

@@ -203,12 +203,17 @@ def entry_finished(entry: str) -> None:
 
 def dsn_queued(entry: str, dsn_entry: str) -> None:
     """A delivery status notification for an entry is in the spool."""
-    _emit(LogLevel.info, "dsn_queued", "{entry}: sender is notified by {dsn_entry}", entry=entry, dsn_entry=dsn_entry)
+    _emit(LogLevel.info, "dsn_queued", "{entry}: notification {dsn_entry}", entry=entry, dsn_entry=dsn_entry)
 
 
 def dsn_dropped(entry: str, why: str) -> None:
     """A failure is not reported, since there is nobody to report it to."""
     _emit(LogLevel.warn, "dsn_dropped", "{entry}: no notification, {why}", entry=entry, why=_safe(why))
+
+
+def sender_kept(reverse_path: Address) -> None:
+    """Mail is forwarded under the address of its sender, which would be too long were it rewritten (SRS)."""
+    _emit(LogLevel.warn, "sender_kept", "{reverse_path} is too long to be rewritten", reverse_path=_safe(str(reverse_path)))
 
 
 def maildrop_opened(session: str, account: str, messages: int, octets: int) -> None:

@@ -45,6 +45,7 @@ from mailstack.settings_kinds import (
     listen_endpoint,
     lmtp_endpoint,
     read_secret,
+    read_secrets,
 )
 from mailstack.settings_problems import (
     Place,
@@ -69,6 +70,7 @@ __all__ = [
     "load",
     "problem_at",
     "read_secret",
+    "read_secrets",
 ]
 
 _SERVICES: Final = (
@@ -232,8 +234,19 @@ class Queue(Table):
     """When the sender is told, once, that a message still waits; 0: never, unless the sender asks for it (DELIVERBY)."""
     expire_seconds: AtLeastOne = 432_000
     """When to give up and tell the sender; RFC 5321 §4.5.4.1 wants 4 to 5 days (432000 is 5)."""
+    double_bounces: Literal["postmaster", "discard"] = "postmaster"
+    """What fails and no sender can be told of: the "postmaster" is, at most 20 times an hour; "discard": only the log is."""
     free_octets_minimum: int = Field(default=100_000_000, ge=0)
     """Below so much free space new mail is refused for the time being (452)."""
+
+
+class Srs(Table):
+    """Forwarding abroad: the sender's address is rewritten (SRS), else SPF lets many hosts refuse it. Both keys or none."""
+
+    domain: DomainName | None = Field(default=None, examples=["example.org"])
+    """A domain whose mail comes to us: where mail that an alias leads elsewhere is sent from, and bounces of it return to."""
+    secret_file: SecretPath | None = Field(default=None, examples=["srs.secret"])
+    """Path of a file of secrets, each on a line and of 16 characters or more: the first signs, all verify."""
 
 
 class Delivery(Table):
@@ -290,6 +303,7 @@ class Settings(Table):
     limits: Limits = Field(default_factory=Limits)
     relay: Relay = Field(default_factory=Relay)
     queue: Queue = Field(default_factory=Queue)
+    srs: Srs = Field(default_factory=Srs)
     delivery: Delivery = Field(default_factory=Delivery)
     login: Login = Field(default_factory=Login)
     pop3: Pop3 = Field(default_factory=Pop3)
@@ -391,6 +405,10 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
                     ("listen", service.value),
                     "needs TLS: set tls.certificate and tls.key",
                 )
+    srs = table("srs")
+    for one, other in (("domain", "secret_file"), ("secret_file", "domain")):
+        if one in srs and other not in srs:
+            yield ("srs", one), f"needs srs.{other} beside it: both or none"
     yield from _taken_twice(listen)
     yield from _open_lmtp(listen, table("receive"))
     yield from _smarthost_login(relay)

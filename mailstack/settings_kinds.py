@@ -21,6 +21,7 @@ from mailstack.mail.address import AddressError, parse_address, parse_domain
 
 _HOST_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _SECRET_OCTETS: Final = 4096
+SECRET_CHARACTERS: Final = 16
 _SOCKET_PATH_OCTETS: Final = 107  # sun_path of unix(7), with its NUL 108
 _UNIX: Final = "unix:"
 _GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
@@ -235,6 +236,28 @@ def read_secret(path: Path) -> str:
     if not line:
         raise ValueError(f"{path} has an empty first line")
     return line
+
+
+def read_secrets(path: Path) -> tuple[str, ...]:
+    """
+    Read a file with a secret on each line; empty lines are passed over.
+
+    Raises:  ValueError: as of `read_secret`, or one is too short.
+    """
+    _check_secret(path)
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_SECRET_OCTETS).decode().split("\n")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    found = tuple(secret for line in lines if (secret := line.rstrip("\r")))
+    if not found:
+        raise ValueError(f"{path} holds no secret")
+    if min(map(len, found)) < SECRET_CHARACTERS:
+        raise ValueError(f"{path} holds a secret of less than {SECRET_CHARACTERS} characters, which could be guessed")
+    return found
 
 
 def shown(value: object) -> str:

@@ -20,7 +20,9 @@ import pytest
 from click.testing import CliRunner
 from harness.certificates import make_user
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ServerFactory
 from twisted.internet.threads import deferToThread
+from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailstack.compose import House
@@ -97,6 +99,52 @@ def end_point(connection: Any) -> dict[str, bytes]:
 
 def with_pop3(line: str) -> Callable[[str], str]:
     return lambda text: text.replace("\n[pop3]\n", f"\n[pop3]\n{line}\n")
+
+
+class SinkSession(LineReceiver):
+    """One connection to the sink."""
+
+    factory: Sink
+
+    def connectionMade(self) -> None:
+        self.is_content, self.sender = False, ""
+        self.sendLine(b"220 sink")
+
+    def lineReceived(self, line: bytes) -> None:
+        verb = line[:4].upper()
+        if self.is_content:
+            self.is_content = line != b"."
+            if not self.is_content:
+                self.sendLine(b"250 ok")
+        elif verb == b"RCPT":
+            self.factory.envelopes.append((self.sender, line.decode().partition("<")[2].partition(">")[0]))
+            self.transport.write(self.factory.rcpt)  # type: ignore[union-attr]
+        elif verb == b"DATA":
+            self.is_content = True
+            self.sendLine(b"354 go on")
+        else:
+            if verb == b"MAIL":
+                self.sender = line.decode().partition("<")[2].partition(">")[0]
+            self.sendLine(b"250 ok")
+
+
+class Sink(ServerFactory):
+    """A host that takes what comes, and remembers the envelopes, each with one recipient."""
+
+    protocol = SinkSession
+    noisy = False
+
+    def __init__(self, rcpt: bytes) -> None:
+        self.rcpt = rcpt
+        self.port = 0
+        self.envelopes: list[tuple[str, str]] = []
+
+    async def until(self, count: int) -> None:
+        for _ in range(500):
+            if len(self.envelopes) >= count:
+                return
+            await deferToThread(time.sleep, 0.02)
+        raise AssertionError(f"only {self.envelopes}")
 
 
 class RunningTests(TestCase):
@@ -316,6 +364,51 @@ class RunningTests(TestCase):
             assert client.getreply()[0] == 354
             client.send(CONTENT.replace(b"\r\n.", b"\r\n..") + b".\r\n")
             return [*replies, client.getreply()[0], client.getreply()[0]]
+
+    async def test_what_is_forwarded_abroad_goes_on_under_our_address_and_comes_back_to_its_sender(self) -> None:
+        folder, sink = self.installation.folder, await self._sink()
+        editing.add_alias(folder / "directory.db", "away@example.test", ["dora@remote.test"])
+        self.installation.change(lambda text: text.replace("\n[relay]\n", f'\n[relay]\nsmarthost = "127.0.0.1:{sink.port}"\n'))
+        system = self.begin()
+        await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", "away@example.test")
+        await deferToThread(self.installation.send, self.ports["submission"], ALICE, "away@example.test", ALICE)
+        await sink.until(2)
+        (sender, recipient), (own, _) = sorted(sink.envelopes)
+        self.assertEqual((recipient, own), ("dora@remote.test", ALICE))
+        self.assertRegex(sender, r"^SRS0=[A-Za-z0-9+/]{6}=[A-Z2-7]{2}=remote\.test=carol@example\.test$")
+        with self.assertRaises(smtplib.SMTPRecipientsRefused):
+            await deferToThread(self.installation.send, self.ports["smtp"], "eve@remote.test", sender)
+        with self.assertRaises(smtplib.SMTPRecipientsRefused):
+            await deferToThread(self.installation.send, self.ports["smtp"], "", sender.replace("carol", "victim"))
+        await deferToThread(self.installation.send, self.ports["smtp"], "", sender.lower())
+        await sink.until(3)
+        self.assertEqual(sink.envelopes[-1], ("", "carol@remote.test"))
+        (folder / "srs.secret").write_text("another one, quite as long\n")
+        system.reload()
+        with self.assertRaises(smtplib.SMTPRecipientsRefused):
+            await deferToThread(self.installation.send, self.ports["smtp"], "", sender)
+        await system.stopService()
+
+    async def test_what_no_sender_can_be_told_of_ends_at_the_postmaster(self) -> None:
+        sink = await self._sink(b"550 5.1.1 no dora\r\n")
+        editing.add_alias(self.installation.folder / "directory.db", "away@example.test", ["dora@remote.test"])
+        self.installation.change(lambda text: text.replace("\n[relay]\n", f'\n[relay]\nsmarthost = "127.0.0.1:{sink.port}"\n'))
+        system = self.begin()
+        await deferToThread(self.installation.send, self.ports["smtp"], "", "away@example.test")
+        (notice,) = await self.until_fetched(ALICE)
+        self.assertIn(b"\r\nSubject: A message could not be delivered, nor its sender be told\r\n", notice)
+        self.assertIn(b"no dora", notice)
+        self.assertNotIn(b"last line", notice)
+        await system.stopService()
+
+    async def _sink(self, rcpt: bytes = b"250 ok\r\n") -> Sink:
+        from twisted.internet import reactor
+
+        sink = Sink(rcpt)
+        listening = reactor.listenTCP(0, sink, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(listening.stopListening)
+        sink.port = listening.getHost().port
+        return sink
 
     async def test_what_was_there_is_there_after_a_restart(self) -> None:
         system = self.begin()

@@ -9,7 +9,17 @@ import pytest
 from pydantic import ValidationError
 
 from mailstack.mail.envelope import Service
-from mailstack.settings import Endpoint, Settings, SettingsError, SocketFile, fields, load, problem_at, read_secret
+from mailstack.settings import (
+    Endpoint,
+    Settings,
+    SettingsError,
+    SocketFile,
+    fields,
+    load,
+    problem_at,
+    read_secret,
+    read_secrets,
+)
 from mailstack.settings_problems import lines_of_keys
 
 HOSTNAME = 'hostname = "mail.example.org"\n'
@@ -77,6 +87,7 @@ class TestGood:
             "retry_most_seconds": 14_400,
             "warn_seconds": 14_400,
             "expire_seconds": 432_000,
+            "double_bounces": "postmaster",
             "free_octets_minimum": 100_000_000,
         }
         assert (settings.relay.port, settings.relay.connect_timeout_seconds) == (25, 30)
@@ -391,6 +402,43 @@ class TestSmarthostLogin:
         password.chmod(0o644)
         (found,) = errors(file, HOSTNAME + '[tls]\ncertificate = "c"\nkey = "p"\n')
         assert found.startswith("4: tls.key: ")
+
+
+class TestSrs:
+    def test_off_by_default(self, file: Path) -> None:
+        assert loaded(file, "").srs.model_dump() == {"domain": None, "secret_file": None}
+
+    @pytest.mark.parametrize("only", ['domain = "a.test"', 'secret_file = "mailstack.toml"'])
+    def test_both_or_none(self, file: Path, only: str) -> None:
+        file.touch(mode=0o600)
+        file.chmod(0o600)
+        (found,) = errors(file, f"{HOSTNAME}[srs]\n{only}\n")
+        assert "both or none" in found
+
+    def test_secrets_are_the_lines_of_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "srs.secret"
+        path.touch(mode=0o600)
+        path.write_bytes(b"the newest of them\r\n\nthe one before that")
+        assert read_secrets(path) == ("the newest of them", "the one before that")
+
+    @pytest.mark.parametrize(
+        ("octets", "said"),
+        [(b"", "no secret"), (b"\n\n", "no secret"), (b"long enough for it\nshort\n", "less than 16"), (b"\xff", "not UTF-8")],
+    )
+    def test_what_is_no_secret(self, tmp_path: Path, octets: bytes, said: str) -> None:
+        path = tmp_path / "srs.secret"
+        path.touch(mode=0o600)
+        path.write_bytes(octets)
+        with pytest.raises(ValueError, match=said) as refused:
+            read_secrets(path)
+        assert "short" not in str(refused.value)
+
+    def test_one_that_others_may_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "srs.secret"
+        path.write_text("long enough for it\n")
+        path.chmod(0o644)
+        with pytest.raises(ValueError, match="chmod o-rwx"):
+            read_secrets(path)
 
 
 class TestSecret:

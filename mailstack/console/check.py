@@ -1,7 +1,7 @@
 """
 `mailstack check`: everything that would keep the server from starting or from doing its work, found before it is started.
 
-The configuration alone first; if that is sound, what it names: certificate, folders, directory, postmaster, policies.
+The configuration alone first; if that is sound, what it names: certificate, secrets, folders, directory, postmaster, policies.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def find_problems(path: Path, settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong around a configuration that is sound in itself. Reads files, changes none."""
     from mailstack.settings import problem_at
 
-    for find in (_certificate, _sockets, _folders, _spool, _people, _policies):
+    for find in (_certificate, _sockets, _srs, _folders, _spool, _people, _policies):
         for key, reason in find(settings):
             yield problem_at(path, key, reason)
 
@@ -90,6 +90,16 @@ def _sockets(settings: Settings) -> Iterator[Finding]:
             grp.getgrnam(group)
         except KeyError:
             yield "listen.lmtp_group", f"there is no group {group}"
+
+
+def _srs(settings: Settings) -> Iterator[Finding]:
+    from mailstack.settings import read_secrets
+
+    try:
+        if settings.srs.secret_file is not None:
+            read_secrets(settings.srs.secret_file)
+    except ValueError as error:
+        yield "srs.secret_file", str(error)
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ from mailstack.directory.records import DirectoryError, domain_name
 
 CONFIG_FILE: Final = "mailstack.toml"
 DIRECTORY_FILE: Final = "directory.db"
+SRS_FILE: Final = "srs.secret"
 PORTS: Final = {"smtp": 25, "submission": 587, "submissions": 465, "pop3": 110, "pop3s": 995}
 DEMO_BASE_PORT: Final = 2000
 DEMO_DOMAIN: Final = "example.test"
@@ -154,6 +155,7 @@ def _make(plan: Plan) -> None:
         (folder / "mail").mkdir(mode=0o700)
         prepare_root(folder / "mail")
         _make_certificates(plan, now)
+        _write(folder / SRS_FILE, f"{secrets.token_urlsafe(24)}\n".encode(), mode=0o600)
         create(folder / DIRECTORY_FILE)
         add_domain(folder / DIRECTORY_FILE, plan.domain, now)
         if plan.is_demo:
@@ -204,6 +206,8 @@ def _configuration(plan: Plan) -> str:
         "folder": ".",
         "tls.certificate": "tls/server.pem",
         "tls.key": "tls/server.key",
+        "srs.domain": plan.domain,
+        "srs.secret_file": SRS_FILE,
     }
     values |= {f"listen.{name}": [f"127.0.0.1:{port}"] for name, port in plan.ports.items()}
     if plan.is_demo:

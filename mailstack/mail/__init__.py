@@ -2,7 +2,8 @@
 VALUES: the nouns of mail, as frozen values that every room shares.
 
 For: addresses, envelopes, replies, statuses, verdicts, dispositions, header sections, trace fields, delivery status
-notifications, and what is kept of a password for SCRAM. A value is parsed once, at the border, and never changes after that.
+notifications, return addresses (SRS), and what is kept of a password for SCRAM. A value is parsed once, at the border, and
+never changes after that.
 
 Knows: nothing but the standard library, and of that neither os nor socket, time, random or threading. Clock, identifiers
 and octets come as arguments.

@@ -14,12 +14,13 @@ from mailstack.mail.status import EnhancedStatus
 
 
 class Action(enum.Enum):
-    """What became of a recipient (RFC 3464 §2.3.3)."""
+    """What became of a recipient (RFC 3464 §2.3.3); EXPANDED is told of an alias, and is no outcome of an attempt."""
 
     DELIVERED = "delivered"
     RELAYED = "relayed"
     DELAYED = "delayed"
     FAILED = "failed"
+    EXPANDED = "expanded"
 
     @property
     def is_final(self) -> bool:

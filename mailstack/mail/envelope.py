@@ -68,7 +68,8 @@ class Recipient:
 
     Shape:  `address` is where it goes; `original` is the forward-path that was accepted at RCPT (RFC 3461 §5 calls it
             the original recipient) and differs when an alias was expanded. What of `notify` is None was not asked for: then
-            failures are told, and delays. `original_recipient` is what ORCPT said.
+            failures are told, and delays. `original_recipient` is what ORCPT said. `is_expanded` marks one of the several for
+            whom `original` stands: by it the sender is told that they are several, as he wants to know.
     """
 
     address: Address
@@ -76,6 +77,12 @@ class Recipient:
     destination: Destination
     notify: frozenset[Notify] | None = None
     original_recipient: OriginalRecipient | None = None
+    is_expanded: bool = False
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether an address of ours led to one elsewhere."""
+        return isinstance(self.destination, Remote) and self.address != self.original
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ relays nothing: a forward-path that leads out of the house, by an alias for inst
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -90,10 +90,8 @@ class SpoolReception:
             return self._refuse(Stage.RCPT, Refuse(replies.RELAYING_DENIED, "LMTP is for accounts only"), forward_path)
         if not routed:
             return self._refuse(Stage.RCPT, Refuse(replies.NO_SUCH_USER, "leads to nobody"), forward_path)
-        asked = rcpt
-        for each in routed:
-            self._recipients.setdefault((each.destination, each.address), _as_asked(each, asked))
-            asked = _without_success(rcpt)
+        for each in _as_asked(routed, rcpt):
+            self._recipients.setdefault((each.destination, each.address), each)
         self._facts = Transaction(
             origin=self._origin,
             reverse_path=self._mail.reverse_path,
@@ -232,22 +230,23 @@ class SpoolReception:
         return refuse.reply
 
 
-def _as_asked(recipient: Recipient, rcpt: Rcpt) -> Recipient:
-    """Note what RCPT asked besides, which holds for all to whom an alias leads (RFC 3461 §5.2.7)."""
-    if rcpt.notify is None and rcpt.original_recipient is None:
-        return recipient
-    return replace(recipient, notify=rcpt.notify, original_recipient=rcpt.original_recipient)
-
-
-def _without_success(rcpt: Rcpt) -> Rcpt:
+def _as_asked(routed: Sequence[Recipient], rcpt: Rcpt) -> Sequence[Recipient]:
     """
-    Return what is asked of the others when an alias leads to several: one success says that the alias was reached.
+    Note what RCPT asked besides, which holds for all to whom an alias leads.
 
-    Else a single RCPT could bring down a notification by each of a thousand hosts on whoever is named as the sender.
+    Of an alias to several the success is that it led to them, and nothing is told of theirs (RFC 3461 §5.2.7). Else a single
+    RCPT could bring down a notification by each of a thousand hosts on whoever is named as the sender.
     """
-    if rcpt.notify is None or Notify.SUCCESS not in rcpt.notify:
-        return rcpt
-    return replace(rcpt, notify=rcpt.notify - {Notify.SUCCESS} or frozenset((Notify.NEVER,)))
+    notify = rcpt.notify
+    if notify is None and rcpt.original_recipient is None:
+        return routed
+    is_expanded = len(routed) > 1 and notify is not None and Notify.SUCCESS in notify
+    if is_expanded and notify is not None:
+        notify = notify - {Notify.SUCCESS} or frozenset((Notify.NEVER,))
+    return [
+        replace(each, notify=notify, original_recipient=rcpt.original_recipient, is_expanded=is_expanded and number == 0)
+        for number, each in enumerate(routed)
+    ]
 
 
 def _requests(mail: Mail, now: float, *, is_trusted: bool) -> Requests:

@@ -6,23 +6,25 @@ Hosts are tried in order until every recipient has its disposition, or no host i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.mail.address import Address
 from mailstack.mail.disposition import Disposition, delayed
 from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
 from mailstack.relay.next_hops import NextHops
-from mailstack.relay.ports import Connect, Resolver
+from mailstack.relay.ports import Connect, IsOurselves, Resolver, ReturnPath
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.sessions import Sessions, Way
 from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy
 from mailstack.relay.tls import TLSContexts
-from mailstack.route.hosts import Hop, NoRoute, Shuffle
+from mailstack.route.hosts import Hop, NoRoute, Shuffle, loops_back
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
 
 _NO_TRUSTED_WAY: Final = Trouble(
@@ -30,13 +32,19 @@ _NO_TRUSTED_WAY: Final = Trouble(
     "The message may only go by verified TLS (REQUIRETLS), which cannot be had to its domain",
     is_local=True,
 )
+_SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
+
+
+async def _as_it_is(reverse_path: Address) -> Address:
+    return reverse_path
 
 
 class RelayCourier:
     """
     Relays to the hosts of a domain, or all to a smarthost; may be called any number of times at once.
 
-    Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance.
+    Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance; `return_path` says from
+            whom what an alias leads elsewhere goes on.
     """
 
     def __init__(
@@ -49,11 +57,15 @@ class RelayCourier:
         *,
         settings: RelaySettings | None = None,
         contexts: TLSContexts | None = None,
+        return_path: ReturnPath = _as_it_is,
+        is_ourselves: IsOurselves = lambda address, port: False,
     ) -> None:
         self._clock = surroundings.clock
         self._settings = settings or RelaySettings()
         self._next_hops = NextHops(hostname, resolver, shuffle)
         self.sessions = Sessions(hostname, connect, surroundings, contexts or TLSContexts(), self._settings)
+        self._return_path = return_path
+        self._is_ourselves = is_ourselves
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Try to hand the message on; what is not understood is to be tried again."""
@@ -75,7 +87,8 @@ class RelayCourier:
         await self.sessions.close()
 
     async def _try_hosts(self, next_hop: NextHop, delivery: Delivery, attempt: Attempt) -> None:
-        hosts = await self._next_hops.hosts(next_hop, _domain(delivery))
+        domain = _domain(delivery)
+        hosts = await self._next_hops.hosts(next_hop, domain)
         if isinstance(hosts, NoRoute):
             attempt.note(None, hosts)
             return
@@ -85,6 +98,10 @@ class RelayCourier:
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
                 continue
+            if any(self._is_ourselves(hop.address, next_hop.port) for hop in hops):
+                # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
+                attempt.note(None, _loop(next_hop, domain, host))
+                return
             for hop in hops[:left]:
                 left -= 1
                 await self._try_hop(next_hop, hop, delivery, attempt)
@@ -107,14 +124,32 @@ class RelayCourier:
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
         most = self._settings.max_recipients
-        for ordinals in attempt.groups(min(most, sender.most_recipients or most)):
-            trouble = await sender.mail(_mailing(delivery, ordinals, self._clock.seconds()), delivery.content)
-            attempt.take(hop, ordinals, sender.results)
-            if trouble is not None:
-                if sender.content_begun or trouble.is_local:
-                    attempt.delay(hop, ordinals, trouble)
-                return trouble
+        for group in attempt.groups(min(most, sender.most_recipients or most)):
+            for reverse_path, ordinals in await self._from_whom(delivery, group):
+                mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
+                trouble = await sender.mail(mailing, delivery.content)
+                attempt.take(hop, ordinals, sender.results)
+                if trouble is not None:
+                    if sender.content_begun or trouble.is_local:
+                        attempt.delay(hop, ordinals, trouble)
+                    return trouble
         return None
+
+    async def _from_whom(self, delivery: Delivery, ordinals: tuple[int, ...]) -> list[tuple[Address | None, tuple[int, ...]]]:
+        """Part recipients by the reverse-path under which the message goes to them: forwarding may need another."""
+        sender = delivery.envelope.reverse_path
+        forwarded = tuple(each for each in ordinals if delivery.recipients[each].is_forwarded)
+        if sender is None or not forwarded:
+            return [(sender, ordinals)]
+        others = tuple(each for each in ordinals if each not in forwarded)
+        parts: list[tuple[Address | None, tuple[int, ...]]] = [(await self._return_path(sender), forwarded)]
+        return [*parts, (sender, others)] if others else parts
+
+
+def _loop(next_hop: NextHop, domain: str, host: str) -> NoRoute:
+    if next_hop.host is not None:  # as of a wrong name
+        return NoRoute(_SMARTHOST_LOOPS, "The next host is this one", host)
+    return replace(loops_back(domain), cause=f"host {host} is this one")
 
 
 def _domain(delivery: Delivery) -> str:
@@ -130,13 +165,13 @@ def _domain(delivery: Delivery) -> str:
     raise ValueError(f"not one remote destination: {destinations}")
 
 
-def _mailing(delivery: Delivery, ordinals: tuple[int, ...], now: float) -> Mailing:
+def _mailing(delivery: Delivery, reverse_path: Address | None, ordinals: tuple[int, ...], now: float) -> Mailing:
     envelope, whole = delivery.envelope, delivery.content.in_memory
     recipients = [delivery.recipients[ordinal] for ordinal in ordinals]
     by = envelope.requests.deliver_by
     are_asked = any(each.notify is not None or each.original_recipient is not None for each in recipients)
     return Mailing(
-        reverse_path=envelope.reverse_path,
+        reverse_path=reverse_path,
         recipients=tuple(each.address for each in recipients),
         octets=delivery.content.octets,
         eight_bit=envelope.body is BodyType.EIGHT_BIT_MIME or (whole is not None and not whole.isascii()),

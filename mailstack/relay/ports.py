@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
+from mailstack.mail.address import Address
 from mailstack.mail.answers import Answer, Exchange
 from mailstack.route.hosts import Hop
 
@@ -44,6 +45,12 @@ class Connect(Protocol):
     def __call__(self, hop: Hop, port: int, factory: IProtocolFactory) -> Awaitable[Any]:
         """Connect, and return the factory's protocol; raises when that does not succeed in time."""
 
+
+ReturnPath = Callable[[Address], Awaitable[Address]]
+"""Returns the reverse-path under which mail that we forward abroad goes on, from whomever it is."""
+
+IsOurselves = Callable[[str, int], bool]
+"""Says whether whoever connects to an address and a port gets us."""
 
 Start = Callable[[Coroutine[Any, Any, Any], str], Any]
 """Starts a coroutine under supervision, and returns a Deferred that ends with it; cancelling that cancels the coroutine."""

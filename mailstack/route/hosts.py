@@ -88,6 +88,11 @@ def _ordered(domain: str, records: Sequence[Exchange], own_name: str, shuffle: S
     return tuple(usable[:MAX_EXCHANGES])
 
 
+def loops_back(domain: str) -> NoRoute:
+    """Return why there is no way to a domain whose best host is this one, though its mail is not for us."""
+    return _loops(domain)
+
+
 def _loops(domain: str) -> NoRoute:
     return NoRoute(EnhancedStatus(5, 4, 6), f"Mail for {domain} loops back to this host")
 

@@ -64,6 +64,13 @@ def complete(dispositions: Iterable[Disposition], ordinals: Iterable[int]) -> di
     }
 
 
+def expanded(ordinal: int) -> Disposition:
+    """Make what is told of an alias that led to several (RFC 3464 §2.3.3)."""
+    return Disposition(
+        ordinal=ordinal, action=Action.EXPANDED, status=EnhancedStatus(2, 0, 0), diagnostic="The address stands for several"
+    )
+
+
 def too_late(ordinal: int) -> Disposition:
     """Make the outcome for a recipient to whom nothing may be delivered any more (RFC 2852 §4)."""
     return Disposition(ordinal=ordinal, action=Action.FAILED, status=TOO_LATE.enhanced or EXPIRED, diagnostic=TOO_LATE.text)

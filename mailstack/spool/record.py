@@ -87,9 +87,11 @@ def _format_recipient(recipient: Recipient) -> list[Any]:
     kind, name = ("account", destination.name) if isinstance(destination, Account) else ("remote", destination.domain)
     fields: list[Any] = [_pair(recipient.address), _pair(recipient.original), kind, name]
     notify, original = recipient.notify, recipient.original_recipient
-    if notify is not None or original is not None:
+    if notify is not None or original is not None or recipient.is_expanded:
         fields.append(sorted(each.value for each in notify) if notify is not None else None)
         fields.append([original.kind, original.address] if original is not None else None)
+    if recipient.is_expanded:
+        fields.append(True)
     return fields
 
 
@@ -103,13 +105,16 @@ def _parse_recipient(fields: Any) -> Recipient:
         destination = Remote(name)
     else:
         raise RecordError(f"destination {kind!r}")
-    notify, asked_for = more or (None, None)
+    if len(more) not in (0, 2, 3):  # older records have fewer
+        raise RecordError(f"a recipient of {len(fields)} fields")
+    notify, asked_for, is_expanded = list(more) + [None, None, False][len(more) :]
     return Recipient(
         address=_parse_address(address),
         original=_parse_address(original),
         destination=destination,
         notify=frozenset(map(Notify, notify)) if notify is not None else None,
         original_recipient=OriginalRecipient(_is(str, asked_for[0]), _is(str, asked_for[1])) if asked_for is not None else None,
+        is_expanded=_is(bool, is_expanded),
     )
 
 

@@ -272,9 +272,14 @@ class Runner:
             if not work.pending[ordinal].is_warned
             and ledger.is_warned(envelope, each, now=now, warning_seconds=self._schedule.warning_seconds)
         }
-        report = await self._report(
-            entry, [each for ordinal, each in entered.items() if ordinal in late or ledger.is_told(envelope, each)]
-        )
+        told = [each for ordinal, each in entered.items() if ordinal in late or ledger.is_told(envelope, each)]
+        # With the outcome of the first attempt, since that is the first transaction after the one that has accepted it.
+        told += [
+            ledger.expanded(ordinal)
+            for ordinal, each in work.pending.items()
+            if each.attempts == 0 and envelope.recipients[ordinal].is_expanded
+        ]
+        report = await self._report(entry, told)
         is_settled = not isinstance(report, Postponed)
         warned = {ordinal for ordinal, each in work.pending.items() if each.is_warned} | (late if is_settled else set())
         retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())

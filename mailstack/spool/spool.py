@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from mailstack import events
+from mailstack.mail.address import Address
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Connect, Database, connect
@@ -20,7 +21,7 @@ from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import Count
 from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, StraightCourier, System
 from mailstack.spool.recovery import recover
-from mailstack.spool.report import Reporter
+from mailstack.spool.report import NOTICES_PER_HOUR, Reporter
 from mailstack.spool.runner import Runner
 from mailstack.spool.space import FreeSpace
 from mailstack.spool.straight import Straight
@@ -43,7 +44,8 @@ class Spool:
 
     Shape:   `batch_factory(run, name=…)` makes a batch around a function, `lambda run, name: BatchThread(run, name=name, …)`;
              `start(coroutine, what)` is the supervisor's; `chance()` is random.random or alike; `shard` differs between spools
-             that deliver into the same maildirs; `straight` is the courier to accounts, when it may be used before the 250.
+             that deliver into the same maildirs; `straight` is the courier to accounts, when it may be used before the 250;
+             `postmaster` is told what no sender can be, so many times an hour.
              Nothing is opened or started before `open`.
     """
 
@@ -59,6 +61,8 @@ class Spool:
         route: Route,
         couriers: Couriers,
         straight: StraightCourier | None = None,
+        postmaster: Address | None = None,
+        notices_per_hour: int = NOTICES_PER_HOUR,
         shard: int = 0,
         schedule: Schedule | None = None,
         limits: Limits | None = None,
@@ -81,6 +85,8 @@ class Spool:
             contents=self._contents,
             schedule=schedule,
             clock=clock,
+            postmaster=postmaster,
+            notices_per_hour=notices_per_hour,
         )
         self.runner = Runner(
             database=self._database,

@@ -88,4 +88,4 @@ class Straight:
 
 
 def _tells(recipient: Recipient) -> bool:
-    return recipient.notify is not None and Notify.SUCCESS in recipient.notify
+    return recipient.is_expanded or (recipient.notify is not None and Notify.SUCCESS in recipient.notify)

@@ -26,7 +26,7 @@ from mailstack.console.demo import paste_lines
 from mailstack.directory.database import create
 from mailstack.directory.editing import find_account, list_accounts, list_domains
 from mailstack.directory.passwords import Argon2Hasher
-from mailstack.settings import load
+from mailstack.settings import load, read_secrets
 
 
 def run(*words: str | Path, expect: int = 0) -> Result:
@@ -75,6 +75,7 @@ class TestInit:
             "mailstack.toml": "600",
             "demo.json": "600",
             "directory.db": "600",
+            "srs.secret": "600",
             "spool": "700",
             "mail": "700",
             "mail/.mailstack": "600",
@@ -117,12 +118,14 @@ class TestInit:
             assert Argon2Hasher().verify(found.password, each["password"].encode())
             assert found.scram
 
-    def test_a_real_one(self, tmp_path: Path) -> None:
+    def test_a_real_one(self, made: Path, tmp_path: Path) -> None:
         output = run("init", tmp_path / "a" / "b", "--domain", "Example.org").stdout
         folder = tmp_path / "a" / "b"
         settings = load(folder / "mailstack.toml")
         assert settings.hostname == "mail.example.org"
         assert settings.postmaster is None
+        assert settings.srs.domain == "example.org"
+        assert read_secrets(folder / "srs.secret") != read_secrets(made / "srs.secret")
         assert {endpoint.port for _, endpoint in settings.listen.each()} == {25, 587, 465, 110, 995}
         assert {endpoint.host for _, endpoint in settings.listen.each()} == {"127.0.0.1"}, "loopback until told otherwise"
         assert '# smtp = ["0.0.0.0:25", "[::]:25"]' in (folder / "mailstack.toml").read_text(), "it says how to open up"
@@ -337,6 +340,13 @@ class TestCheck:
         (found,) = self.problems(house)
         assert re.match(r"\d+: tls\.key: ", found)
         assert "is not the key of" in found
+
+    def test_a_secret_that_could_be_guessed(self, house: Path) -> None:
+        (house / "srs.secret").write_text("hush\n")
+        line = self.change(house, 'secret_file = "srs.secret"', 'secret_file = "srs.secret"')
+        (found,) = self.problems(house)
+        assert found.startswith(f"{line}: srs.secret_file: {house}/srs.secret holds a secret of less than 16 characters")
+        assert "hush" not in found
 
     def test_a_certificate_that_is_missing_or_none(self, house: Path) -> None:
         line = self.change(house, 'certificate = "tls/server.pem"', 'certificate = "tls/none.pem"')

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.disposition import Action, Disposition
-from mailstack.mail.dsn import ORIGINAL_OCTETS, build
+from mailstack.mail.dsn import DIAGNOSTIC_CHARACTERS, ORIGINAL_OCTETS, Postmaster, build
 from mailstack.mail.envelope import Envelope, Origin, Recipient, Remote, Service
 from mailstack.mail.requests import NO_REQUESTS, OriginalRecipient, Requests
 from mailstack.mail.status import EnhancedStatus
@@ -43,6 +43,7 @@ def make(
     original: bytes = ORIGINAL,
     boundary: str = "=_b",
     requests: Requests = NO_REQUESTS,
+    origin: Origin | None = None,
     **more,
 ) -> bytes:
     return build(
@@ -50,7 +51,7 @@ def make(
         envelope=Envelope(
             reverse_path=sender or Address("alice", "example.org"),
             recipients=(recipient(),),
-            origin=Origin(service=Service.SMTP),
+            origin=origin or Origin(service=Service.SMTP),
             accepted_at=1_800_000_000.0,
             requests=requests,
         ),
@@ -133,6 +134,43 @@ class TestForm:
         assert message["Subject"] == "Your message is delayed"
         assert "could not be delivered yet" in human
 
+    def test_a_delay_says_how_long_it_will_be_tried(self):
+        until = 1_800_400_000.0
+        outcomes = [(recipient(), outcome(Action.DELAYED)), (recipient("c@example.net"), outcome())]
+        _, human, groups, _ = parts(make(*outcomes, retry_until=until))
+        assert groups[1]["Will-Retry-Until"] == "Tue, 19 Jan 2027 23:06:40 +0000"
+        assert groups[2]["Will-Retry-Until"] is None
+        assert "will be tried again until Tue, 19 Jan 2027 23:06:40 +0000" in human
+
+    def test_an_alias_to_several_was_expanded(self):
+        message, human, groups, _ = parts(make((recipient("bob@example.net", "team@example.org"), outcome(Action.EXPANDED))))
+        assert message["Subject"] == "Your message was passed on to several recipients"
+        assert groups[1]["Action"] == "expanded"
+        assert groups[1]["Status"] == "2.1.1"
+        assert groups[1]["Final-Recipient"] == "rfc822; team@example.org"
+        assert "bob" not in human
+
+    @pytest.mark.parametrize(
+        ("origin", "named"),
+        [
+            (Origin(service=Service.SMTP, peer="192.0.2.1", hello="buy.example"), "dns; [192.0.2.1]"),
+            (Origin(service=Service.SMTP, peer="2001:db8::1", hello="buy.example"), "dns; [IPv6:2001:db8::1]"),
+            (Origin(service=Service.SUBMISSION, peer="192.0.2.1", account="alice@example.org"), None),
+            (Origin(service=Service.LOCAL), None),
+        ],
+    )
+    def test_the_host_that_gave_it_to_us_is_named_by_its_address(self, origin, named):
+        octets = make(origin=origin)
+        _, _, [about, _], _ = parts(octets)
+        assert about["Received-From-MTA"] == named
+        assert b"buy" not in octets
+
+    def test_what_a_host_says_is_cut(self):
+        _, human, groups, _ = parts(make((recipient(), outcome(diagnostic="x" * 10_000))))
+        assert groups[1]["Diagnostic-Code"] == "smtp; " + "x" * DIAGNOSTIC_CHARACTERS
+        assert "x" * DIAGNOSTIC_CHARACTERS in human
+        assert "x" * (DIAGNOSTIC_CHARACTERS + 1) not in human
+
     def test_wants_outcomes_and_somebody_to_tell(self):
         null = Envelope(reverse_path=None, recipients=(), origin=Origin(service=Service.SMTP), accepted_at=0.0)
         common = {"hostname": "h", "entry": "e", "date": "d", "message_id": "m", "boundary": "b", "original": b""}
@@ -140,6 +178,86 @@ class TestForm:
             build([(recipient(), outcome())], envelope=null, **common)
         with pytest.raises(ValueError, match="outcomes"):
             build([], envelope=null, **common)
+
+
+class TestPostmaster:
+    @pytest.mark.parametrize("untold", [0, 7])
+    def test_is_told_what_no_sender_can_be(self, untold):
+        null = Envelope(reverse_path=None, recipients=(), origin=Origin(service=Service.SMTP), accepted_at=1_800_000_000.0)
+        octets = build(
+            [(recipient(), outcome())],
+            envelope=null,
+            hostname="mx.example.org",
+            entry="0123456789abc",
+            date="Fri, 15 Jan 2027 08:00:00 +0000",
+            message_id="xyz@mx.example.org",
+            boundary="=_b",
+            original=ORIGINAL,
+            postmaster=Postmaster(Address("carol", "example.org"), untold),
+        )
+        message, human, groups, _ = parts(octets)
+        assert message["To"] == "<carol@example.org>"
+        assert message["Subject"] == "A message could not be delivered, nor its sender be told"
+        assert "It took a message from <> on" in human
+        assert "your message" not in human
+        assert ("Of 7 more" in human) is bool(untold)
+        assert groups[1]["Action"] == "failed"
+
+
+class TestGlobal:
+    """To whom UTF-8 can be sent it is sent, in the media types that are for that."""
+
+    UTF8 = "Subject: gr\u00fc\u00dfe\r\n\r\n\u00fc\r\n".encode()
+
+    def of(self, *outcomes, **more):
+        octets = make(*outcomes, is_global=True, **more)
+        assert max(map(len, octets.split(b"\r\n"))) <= 998
+        assert b"\n" not in octets.replace(b"\r\n", b"")
+        assert b"\r" not in octets.replace(b"\r\n", b"")
+        message = message_from_bytes(octets)
+        assert message["Content-Transfer-Encoding"] == "8bit"
+        assert message.get_param("report-type") == "delivery-status"
+        octets.decode()
+        return octets, message.get_payload()
+
+    def test_types_and_addresses(self):
+        about = replace(
+            recipient("bj\u00f8rn+x@example.net"),
+            original_recipient=OriginalRecipient("utf-8", "bj\u00f8rn=\u2028@example.org"),
+        )
+        octets, [human, machine, original] = self.of(
+            (about, outcome()), original=self.UTF8, sender=Address("zo\u00eb", "x.org")
+        )
+        assert [each.get_content_type() for each in (human, machine, original)] == [
+            "text/plain",
+            "message/global-delivery-status",
+            "message/global-headers",
+        ]
+        assert "\r\nFinal-Recipient: utf-8; bj\u00f8rn\\x{2B}x@example.net\r\n".encode() in octets
+        assert "\r\nOriginal-Recipient: utf-8;bj\u00f8rn\\x{3D}\\x{2028}@example.org\r\n".encode() in octets
+        assert "\r\n  <bj\u00f8rn+x@example.net>\r\n".encode() in octets
+        assert "\r\n\r\nSubject: gr\u00fc\u00dfe\r\n".encode() in octets
+
+    def test_the_whole(self):
+        octets, [*_, original] = self.of(original=self.UTF8, whole=True)
+        assert original.get_content_type() == "message/global"
+        assert self.UTF8 in octets
+
+    @pytest.mark.parametrize(
+        "odd", [b"Subject: \xff\r\n\r\n", b"A: b\rc\r\n\r\n", b"A: \0\r\n\r\n", b"A: " + b"x" * 999 + b"\r\n\r\n"]
+    )
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_what_is_no_utf8_in_lines_is_quoted_as_ever(self, odd, whole):
+        _, [*_, original] = self.of(original=odd, whole=whole)
+        assert original.get_content_type() == "text/rfc822-headers"
+        assert original["Content-Transfer-Encoding"] == "quoted-printable"
+
+    @given(st.text(max_size=1_500), st.one_of(st.none(), st.text(max_size=300)), st.binary(max_size=3_000), st.booleans())
+    def test_whatever_others_say(self, diagnostic, remote_mta, original, whole):
+        octets, _ = self.of(
+            (recipient(), outcome(diagnostic=diagnostic, remote_mta=remote_mta)), original=original, whole=whole
+        )
+        assert octets.count(b"\r\nAction: ") == 1 + original.count(b"\r\nAction: ")
 
 
 class TestOriginal:
@@ -224,6 +342,11 @@ class TestInjection:
         )
         _, _, groups, _ = parts(make((about, outcome())))
         assert groups[1]["Original-Recipient"] == "utf-8;bj\\x{F8}rn\\x{2B}x\\x{3D}\\x{5C}@example.net"
+
+    def test_an_original_recipient_whose_ascii_form_would_be_too_long_a_line(self):
+        about = replace(recipient(), original_recipient=OriginalRecipient("utf-8", "\u00f8" * 240 + "@example.net"))
+        _, _, groups, _ = parts(make((about, outcome())))
+        assert groups[1]["Original-Recipient"] == "rfc822; bob@example.net"
 
     @pytest.mark.parametrize("action", [Action.DELIVERED, Action.RELAYED])
     def test_a_success_does_not_say_where_an_alias_leads(self, action):

@@ -43,7 +43,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(
             [(each.address.local_part, each.notify, each.original_recipient) for each in envelope.recipients],
             [
-                ("alice", frozenset((Notify.SUCCESS, Notify.DELAY)), OriginalRecipient("rfc822", "Both+x@example.org")),
+                ("alice", frozenset((Notify.DELAY,)), OriginalRecipient("rfc822", "Both+x@example.org")),
                 ("bob", frozenset((Notify.DELAY,)), OriginalRecipient("rfc822", "Both+x@example.org")),
                 ("carol", frozenset((Notify.NEVER,)), None),
             ],
@@ -51,11 +51,15 @@ class RequestTests(SynchronousTestCase):
 
     def test_an_alias_to_several_makes_one_notification_of_success(self) -> None:
         envelope = accept("MAIL FROM:<a@example.com>", "RCPT TO:<both@example.org> NOTIFY=SUCCESS")
-        self.assertEqual(
-            [each.notify for each in envelope.recipients], [frozenset((Notify.SUCCESS,)), frozenset((Notify.NEVER,))]
-        )
+        self.assertEqual([each.notify for each in envelope.recipients], [frozenset((Notify.NEVER,))] * 2)
+        self.assertEqual([each.is_expanded for each in envelope.recipients], [True, False])
         envelope = accept("MAIL FROM:<a@example.com>", "RCPT TO:<both@example.org> NOTIFY=FAILURE")
         self.assertEqual([each.notify for each in envelope.recipients], [frozenset((Notify.FAILURE,))] * 2)
+        self.assertEqual([each.is_expanded for each in envelope.recipients], [False, False])
+        envelope = accept("MAIL FROM:<a@example.com>", "RCPT TO:<carol@example.org> NOTIFY=SUCCESS")
+        self.assertEqual(
+            [(each.notify, each.is_expanded) for each in envelope.recipients], [(frozenset((Notify.SUCCESS,)), False)]
+        )
 
     def test_what_one_message_asked_is_not_asked_of_the_next(self) -> None:
         asked = "MAIL FROM:<a@example.com> RET=FULL ENVID=x SMTPUTF8 MT-PRIORITY=-3"

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spool_house import CONTENT, NOW, House, all_are, disposition, envelope, local, remote
 
+from mailstack.mail.address import Address, parse_address
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.status import EnhancedStatus
+from mailstack.spool import operations
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry, Pending, Work
@@ -126,6 +128,22 @@ class TestNotify:
             ("rfc822; three@example.net", "failed"),
         ]
 
+    def test_the_report_is_on_disk_before_the_failure_is_final(self, house):
+        accept(house, remote("bob@example.net"))
+        house.courier.finish(Action.FAILED)
+        house.crash().open()
+        groups, _ = report_of(house)
+        assert groups[1]["Action"] == "failed"
+        house.courier.finish(Action.DELIVERED)
+        assert house.counts().entries == 0
+
+    def test_nothing_is_final_while_the_report_cannot_be_written(self, house, monkeypatch):
+        accept(house, remote("bob@example.net"))
+        monkeypatch.setattr(operations, "format_envelope", unreachable)
+        house.courier.finish(Action.FAILED)
+        house.crash().open()
+        assert [str(each.recipients[0].address) for each, _ in house.courier.waiting] == ["bob@example.net"]
+
     def test_what_succeeded_is_finished_when_nobody_can_be_told(self, house):
         house.route = unreachable
         accept(house, asking(remote("bob@example.net"), SUCCESS))
@@ -143,6 +161,68 @@ class TestNotify:
         assert recipient["Final-Recipient"] == "rfc822; bob@example.net"
 
 
+class TestExpanded:
+    """Of an alias to several the sender is told that it is one, with the outcome of the first attempt."""
+
+    TEAM = Address("team", "example.org")
+
+    def several(self):
+        one, two = remote("one@example.net"), remote("two@example.com")
+        return (
+            replace(one, original=self.TEAM, notify=NEVER, is_expanded=True),
+            replace(two, original=self.TEAM, notify=NEVER),
+        )
+
+    @pytest.mark.parametrize("action", [Action.RELAYED, Action.DELAYED, Action.FAILED])
+    def test_whatever_becomes_of_them(self, house, action):
+        accept(house, *self.several())
+        house.courier.finish(action)
+        house.courier.finish(Action.RELAYED)
+        groups, _ = report_of(house)
+        assert [(each["Final-Recipient"], each["Action"]) for each in groups[1:]] == [("rfc822; team@example.org", "expanded")]
+
+    def test_once_also_after_a_crash(self, house):
+        accept(house, *self.several())
+        house.courier.finish(Action.DELAYED)
+        house.courier.finish(Action.RELAYED)
+        house.courier.finish(Action.DELIVERED)
+        house.crash().open()
+        house.clock.advance(301)
+        house.courier.finish(Action.DELAYED)
+        assert not house.courier.waiting
+        assert house.counts().entries == 1
+
+    def test_nobody_is_told_where_it_leads(self, house):
+        accept(house, *self.several())
+        house.courier.finish(Action.RELAYED)
+        [report] = [each for each, _ in house.courier.waiting if each.envelope.reverse_path is None]
+        assert b"example.net" not in report.content.in_memory
+
+
+class TestGlobal:
+    """Who gave us what needs SMTPUTF8 gets a notification of that kind, if it surely reaches him."""
+
+    @pytest.mark.parametrize(
+        ("sender", "to", "smtputf8", "is_global"),
+        [
+            ("alice@example.org", local("alice@example.org"), True, True),
+            ("alice@example.org", local("alice@example.org"), False, False),
+            ("alice@example.com", remote("alice@example.com"), True, False),
+            ("zo\u00eb@example.com", remote("zo\u00eb@example.com"), True, True),
+        ],
+    )
+    def test_to_whom(self, house, sender, to, smtputf8, is_global):
+        house.route = lambda address: (to,)
+        draft = house.spool.intake.begin()
+        draft.write(CONTENT)
+        assert house.commit(draft, replace(envelope(remote("b\u00f8b@example.net"), sender=sender), smtputf8=smtputf8)) is None
+        house.courier.finish(Action.FAILED)
+        [(report, _)] = house.courier.waiting
+        kind = b"message/global-delivery-status" if is_global else b"message/delivery-status"
+        assert b"Content-Type: " + kind + b"\r\n" in report.content.in_memory
+        assert report.envelope.smtputf8 is (is_global or not parse_address(sender).is_ascii)
+
+
 class TestDelay:
     """Once after four hours, or when the sender said."""
 
@@ -157,6 +237,7 @@ class TestDelay:
         def answer(delivery):
             if delivery.envelope.reverse_path is None:
                 assert b"Action: delayed" in delivery.content.in_memory
+                assert b"\r\nWill-Retry-Until: Wed, 20 Jan 2027 08:00:00 +0000\r\n" in delivery.content.in_memory
                 told.append(house.clock.seconds() - NOW)
             return all_are(Action.DELIVERED if delivery.envelope.reverse_path is None else Action.DELAYED)(delivery)
 
@@ -376,6 +457,7 @@ def test_all_of_it_is_on_disk():
         asking(local("carol@example.org"), NEVER),
         asking(local("dana@example.org"), None, OriginalRecipient("rfc822", "d")),
         local("eve@example.org"),
+        replace(local("finn@example.org"), is_expanded=True),
     )
     requests = Requests(
         returns=Return.FULL,

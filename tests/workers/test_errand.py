@@ -66,7 +66,11 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
 
 @pytest.mark.parametrize(
     "secrets",
-    [Secrets(None, None), Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"), Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None)],
+    [
+        Secrets(None, None),
+        Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None, ("a", "\u00fc")),
+    ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:
     told = errand(settings, secrets)
@@ -89,6 +93,7 @@ def test_a_file_that_is_gone_does_not_matter(settings: Settings, tmp_path: Path)
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(Secrets(Pem(b"C", b"the key"), "the password"))
+    shown = repr(Secrets(Pem(b"C", b"the key"), "the password", ("the srs",)))
     assert "the key" not in shown
     assert "the password" not in shown
+    assert "the srs" not in shown

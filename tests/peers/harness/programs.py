@@ -28,6 +28,7 @@ PACKAGES = {
     "openssl": "openssl",
     "opensmtpd": "opensmtpd",
     "postfix": "postfix",
+    "postsrsd": "postsrsd",
     "smtp-source": "postfix",
     "strace": "strace",
     "swaks": "swaks",
