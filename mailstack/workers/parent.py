@@ -24,7 +24,16 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
-from mailstack.compose import KINDS, TALLIES, Composition, Place, RefusedError, Secrets, read_smarthost_password
+from mailstack.compose import (
+    KINDS,
+    TALLIES,
+    Composition,
+    Place,
+    RefusedError,
+    Secrets,
+    read_oauth_secret,
+    read_smarthost_password,
+)
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
@@ -193,7 +202,11 @@ class Workers(TwistedService):
             password = read_smarthost_password(settings)
         except ValueError as error:
             raise RefusedError(f"relay: {error}") from error
-        return Secrets(None if certificates is None else certificates.pem, password)
+        try:
+            oauth_secret = read_oauth_secret(settings)
+        except ValueError as error:
+            raise RefusedError(f"oauth: {error}") from error
+        return Secrets(None if certificates is None else certificates.pem, password, oauth_secret)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """
