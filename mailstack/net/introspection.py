@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
@@ -116,11 +116,11 @@ class Introspection:
             self._believed.popitem(last=False)
 
     async def _asked(self, token: bytes) -> dict[str, Any]:
+        def too_late(_: object, seconds: float) -> Failure:
+            return Failure(TokensUnavailable(f"{self._authority.url}: no answer within {seconds} s"))
+
         asking: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._ask_in_turn(token))
-        try:
-            return await asking.addTimeout(self._authority.timeout_seconds, self._reactor)
-        except TimeoutError:
-            raise TokensUnavailable(f"{self._authority.url}: no answer within {self._authority.timeout_seconds} s") from None
+        return await asking.addTimeout(self._authority.timeout_seconds, self._reactor, too_late)
 
     async def _ask_in_turn(self, token: bytes) -> dict[str, Any]:
         await self._places.acquire()
@@ -130,6 +130,8 @@ class Introspection:
         except (TokensUnavailable, CancelledError):
             raise
         except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
+            if any(each.check(CancelledError) for each in getattr(error, "reasons", ())):  # as the Agent has it
+                raise CancelledError from None
             raise TokensUnavailable(f"{self._authority.url}: {type(error).__name__}: {error}") from None
         finally:
             connection.drop()
