@@ -80,8 +80,16 @@ def test_tokens_that_are_good(more: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("scope", "is_right"),
-    [("mail send", True), ("x send y mail", True), ("mail", False), ("mails send", False), ("", False), (["mail", "send"], True)]
-    + [(5, False), (None, False)],
+    [
+        ("mail send", True),
+        ("x send y mail", True),
+        ("mail", False),
+        ("mails send", False),
+        ("", False),
+        (["mail", "send"], True),
+        (5, False),
+        (None, False),
+    ],
 )
 def test_all_scopes_are_wanted(scope: Any, is_right: bool) -> None:
     found = judge(GOOD | {"scope": scope}, authority(scopes=("mail", "send")), NOW)
@@ -91,8 +99,16 @@ def test_all_scopes_are_wanted(scope: Any, is_right: bool) -> None:
 
 @pytest.mark.parametrize(
     ("audience", "is_right"),
-    [("mail.test", True), (["other", "mail.test"], True), ("other", False), ("xmail.test", False), ("other mail.test", False)]
-    + [([], False), (None, False), ([["mail.test"]], False)],
+    [
+        ("mail.test", True),
+        (["other", "mail.test"], True),
+        ("other", False),
+        ("xmail.test", False),
+        ("other mail.test", False),
+        ([], False),
+        (None, False),
+        ([["mail.test"]], False),
+    ],
 )
 def test_a_token_for_another_service_is_none_for_us(audience: Any, is_right: bool) -> None:
     found = judge(GOOD | {"aud": audience}, authority(audience="mail.test"), NOW)
