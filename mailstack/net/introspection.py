@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -203,9 +203,10 @@ class _Connection:
     def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
         return self
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
         wrapping = WrappingFactory(protocolFactory)
-        wrapping.noisy, wrapping.protocol = False, _Metered
+        wrapping.protocol = _Metered
+        wrapping.noisy = protocolFactory.noisy = False
         return self._endpoint.connect(wrapping).addCallback(self._connected)
 
     def _connected(self, metered: Any) -> Any:
