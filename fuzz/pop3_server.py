@@ -17,6 +17,7 @@ from mailstack.wire.pop3_commands import (
     COMMAND_OCTETS,
     SECRET_OCTETS,
     Answered,
+    Certify,
     Event,
     Leave,
     Login,
@@ -112,6 +113,8 @@ class Model:
                 assert not proof.acts_for_other
             case KeysWanted():
                 check(mechanism, lines, event)
+            case Certify(external):
+                check(mechanism, lines, external)
             case Show(bearer):
                 check(mechanism, lines, bearer)
                 assert self.secure
@@ -133,7 +136,7 @@ class Model:
                 assert self.place == "user"
                 assert (username, password) == (self.username, argument)
                 assert self.secure or not self.require_tls
-            case Login() | Prove() | Show() | KeysWanted():
+            case Login() | Prove() | Show() | Certify() | KeysWanted():
                 assert word == b"AUTH"
                 assert not is_in
                 self._begins(argument, event)
@@ -177,7 +180,7 @@ class Model:
             self.close()
         elif isinstance(event, Show) and answer == words.AUTH_FAILED:
             self.place, self.is_told_why = "sasl", True
-        elif isinstance(event, Login | Prove | Show | KeysWanted):
+        elif isinstance(event, Login | Prove | Show | Certify | KeysWanted):
             self.place = "transaction" if answer.is_success else "authorization"
         elif isinstance(event, Order) and event.verb is Verb.STLS and answer.is_success and self.unread:
             self.close()
@@ -216,7 +219,7 @@ def fitting(event: Event) -> Sequence[POP3Reply]:
             return (words.BYE, words.NOT_REMOVED)
         case KeysWanted():
             return (GIVE_KEYS, words.AUTH_FAILED, words.LOCAL_ERROR, CLOSING)
-        case Login() | Prove() | Show():
+        case Login() | Prove() | Show() | Certify():
             return (ok("Welcome"), words.AUTH_FAILED, words.LOCAL_ERROR, CLOSING)
         case Order(verb=Verb.STLS):
             return (words.START_TLS, words.LOCAL_ERROR, CLOSING)
@@ -237,6 +240,7 @@ class Conversation:
         )
         if knows_more:
             self.core.bind_channel(BINDINGS)
+            self.core.certificate_shown()
         self.model = Model(secure=secure, tls_offered=tls_offered, require_tls=require_tls)
         self.event: Event | None = None
         self.owes = True

@@ -260,7 +260,7 @@ class Composition:
                 clock=self._reactor,
                 start=self.supervisor.start,
                 session_names=self._session_names,
-                certificates=self.certificates,
+                certificates=self._certificates_for(service),
                 counts=self._counts[kind],
                 arrivals=self._arrivals[kind],
                 lockout=self._lockout,
@@ -341,7 +341,7 @@ class Composition:
         return TLSMemoryBIOFactory(certificates, False, factory)
 
     def _certificates_for(self, service: Service) -> IOpenSSLServerConnectionCreator | None:
-        if self.certificates is None or not service.is_submission:
+        if self.certificates is None or service in (Service.SMTP, Service.LMTP):
             return self.certificates
         return self.certificates.for_users
 

@@ -155,7 +155,7 @@ class Tls(Table):
     key: SecretPath | None = Field(default=None, examples=["privkey.pem"])
     """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
     client_authority: FolderPath | None = Field(default=None, examples=["users-ca.pem"])
-    """Path of the authorities, PEM, whose certificates let users submit without a password: the address stands in them."""
+    """Path of the authorities, PEM, whose certificates let users log in without a password: the address stands in them."""
 
 
 class Limits(Table):

@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailstack import events
-from mailstack.channel import channel_bindings
-from mailstack.credentials import BearerCredentials, ScramCredentials, TokensUnavailable
+from mailstack.channel import certified_names, channel_bindings
+from mailstack.credentials import BearerCredentials, CertificateCredentials, ScramCredentials, TokensUnavailable
 from mailstack.lockout import by_token
 from mailstack.mail.maildrop import MaildropLocked
 from mailstack.retrieve.flow import Flow
@@ -33,7 +33,7 @@ from mailstack.retrieve.session import Duty, MaildropSession, OpenMaildrop
 from mailstack.retrieve.settle import settled
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.events import Pause
-from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Show, Verb
+from mailstack.wire.pop3_commands import Answered, Certify, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Show, Verb
 from mailstack.wire.pop3_server import POP3ServerCore
 from mailstack.wire.sasl import KeysWanted
 
@@ -68,6 +68,7 @@ class POP3Protocol(Protocol):
         self._flow = Flow(self._clock, self._limits.stalled_seconds, resumed=self._advance, stalled=self._stalled)
         self._maildrop: MaildropSession | None = None
         self._account = ""
+        self._certified: tuple[str, ...] = ()  # the addresses in the certificate that the client has shown
         self._logout: Callable[[], Any] | None = None
         self._timer: IDelayedCall | None = None
         self._sleep: tuple[Deferred[None], IDelayedCall] | None = None
@@ -98,6 +99,9 @@ class POP3Protocol(Protocol):
         """Greet, when this is the TLS with which the service begins."""
         if self._scram is not None:
             self._core.bind_channel(channel_bindings(self.transport))
+        self._certified = certified_names(self.transport)
+        if self._certified:
+            self._core.certificate_shown()
         if self.factory.service.is_implicit_tls and not self._is_closing:
             self._greet()
 
@@ -253,7 +257,7 @@ class POP3Protocol(Protocol):
         if isinstance(event, Refused):
             self._refuse(event.reply)
             return None
-        if isinstance(event, Login | Prove | Show):
+        if isinstance(event, Login | Prove | Show | Certify):
             return self._log_in(event)
         if isinstance(event, KeysWanted):
             return self._find_keys(event)
@@ -281,9 +285,9 @@ class POP3Protocol(Protocol):
         keys = await self._scram.find_keys(wanted.username)
         self.send(self._core.give_keys(keys, self._scram.make_nonce()).reply)
 
-    async def _log_in(self, login: Login | Prove | Show) -> None:
+    async def _log_in(self, login: Login | Prove | Show | Certify) -> None:
         avatar: Any
-        credentials, username, secret = _claim(login)
+        credentials, username, secret = _claim(login, self._certified)
         counted_as = by_token(username) if isinstance(login, Show) else username
         username = username or "a token"
         began_at, lockout = self._clock.seconds(), self.factory.lockout
@@ -439,12 +443,15 @@ class POP3Protocol(Protocol):
             self._expired("idle")
 
 
-def _claim(login: Login | Prove | Show) -> tuple[Any, str, bytes | None]:
+def _claim(login: Login | Prove | Show | Certify, certified: tuple[str, ...]) -> tuple[Any, str, bytes | None]:
     """Return credentials for the portal, the name of whom they say to be, and what the same guess is known by."""
     if isinstance(login, Show):
         bearer = login.bearer
         credentials = BearerCredentials(bearer.token, bearer.authorization_id)
         return credentials, bearer.authorization_id.decode("utf-8", "replace"), bearer.token
+    if isinstance(login, Certify):
+        wanted = login.external.authorization_id
+        return CertificateCredentials(certified, wanted), wanted.decode("utf-8", "replace") or ", ".join(certified), None
     if isinstance(login, Prove):
         return ScramCredentials(login.proof), login.proof.username.decode("utf-8", "replace"), None
     return UsernamePassword(login.username, login.password), login.username.decode("utf-8", "replace"), login.password

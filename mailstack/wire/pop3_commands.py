@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailstack.mail.scram import ScramProof
-from mailstack.wire.sasl import Bearer, KeysWanted
+from mailstack.wire.sasl import Bearer, External, KeysWanted
 
 REPLY_OCTETS: Final = 512  # RFC 1939 §3, with CRLF
 COMMAND_OCTETS: Final = 512  # RFC 2449 §4 says 255 with CRLF; addresses as user names can be longer
@@ -212,7 +212,14 @@ class Show:
     bearer: Bearer
 
 
-Event = Answered | Refused | Login | KeysWanted | Prove | Show | Leave | Order
+@dataclass(frozen=True, slots=True)
+class Certify:
+    """Whom the client wants to be of those whom its certificate names."""
+
+    external: External
+
+
+Event = Answered | Refused | Login | KeysWanted | Prove | Show | Certify | Leave | Order
 """What a core makes of the client's octets; an Order is STLS or a command on the maildrop."""
 
 

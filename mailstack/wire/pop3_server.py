@@ -24,6 +24,7 @@ from mailstack.wire.lines import TOO_LONG, LineBuffer
 from mailstack.wire.mechanisms import offered_mechanisms
 from mailstack.wire.pop3_commands import (
     Answered,
+    Certify,
     Event,
     Leave,
     Login,
@@ -69,6 +70,7 @@ class POP3ServerCore:
         self._token_scope = token_scope
         self._shown: BearerExchange | None = None  # whose token is being judged
         self._bindings: Bindings = {}
+        self._has_certificate = False
         self._exchange: Exchange | None = None
         self._state = State.GREETING
         self._rule: Rule | None = RULES[State.GREETING, Step.GREET]
@@ -225,6 +227,10 @@ class POP3ServerCore:
         """Take what is known of the TLS session, once it is there; without it no -PLUS is offered."""
         self._bindings = bindings
 
+    def certificate_shown(self) -> None:
+        """Take note that the client has shown a certificate in TLS that names somebody: EXTERNAL is offered."""
+        self._has_certificate = True
+
     def give_keys(self, keys: ScramKeys, nonce: str) -> Answered:
         """
         Go on with the exchange that wanted the keys of a user, and return the next event; it is answered like any other.
@@ -291,7 +297,9 @@ class POP3ServerCore:
     def _mechanisms(self) -> Mapping[str, Callable[[], Exchange]]:
         # Also where passwords may be told in the clear: RFC 7628 §3 wants TLS for a token, always.
         token_scope = self._token_scope if self._secure else None
-        return offered_mechanisms(self._bindings, scram=self._scram, login=False, token_scope=token_scope)
+        return offered_mechanisms(
+            self._bindings, scram=self._scram, external=self._has_certificate, login=False, token_scope=token_scope
+        )
 
     def _response(self, encoded: bytes | None) -> Event:
         """Take the client's part of an exchange (RFC 5034 §4)."""
@@ -310,7 +318,7 @@ class POP3ServerCore:
             self._rule = _KEYS_WANTED
             return said
         if isinstance(said, External):
-            raise LocalProtocolError("EXTERNAL is not offered here")
+            return Certify(said)
         if isinstance(said, Bearer):
             assert isinstance(self._exchange, BearerExchange), "no other has a token"
             self._shown = self._exchange

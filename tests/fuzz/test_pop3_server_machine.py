@@ -27,6 +27,8 @@ COMMANDS = [
     b"AUTH OAUTHBEARER bixhPWEsAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
     b"AUTH OAUTHBEARER biwsAWF1dGg9AQE=\r\n",
     b"AUTH XOAUTH2\r\n",
+    b"AUTH EXTERNAL =\r\n",
+    b"AUTH EXTERNAL\r\n",
     b"dXNlcj1hAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
     b"AQ==\r\n",
     b"STLS\r\n",
