@@ -72,6 +72,7 @@ class Conversation:
         self.heard_early = 0  # how many replies had come when the end of the content was sent
         self.done = 0
         self.is_over = False
+        self.by_chunks = False
 
     def receive(self, octets: bytes) -> None:
         """Let the server say something, and do what is to be done."""
@@ -119,9 +120,13 @@ class Conversation:
 
     def _write_content(self) -> None:
         self.heard_early = len(self._codes())
-        wire = self.core.content(CONTENT) + self.core.end_content()
-        reader = DotUnstuffer()
-        assert (reader.feed(wire), reader.ended, reader.rest) == (WHOLE, True, b"")
+        self.by_chunks = "CHUNKING" in self.core.offered
+        wire = self.core.content(WHOLE if self.by_chunks else CONTENT) + self.core.end_content()
+        if self.by_chunks:
+            assert wire == b"BDAT %d LAST\r\n" % len(WHOLE) + WHOLE
+        else:
+            reader = DotUnstuffer()
+            assert (reader.feed(wire), reader.ended, reader.rest) == (WHOLE, True, b"")
         accepted = sum(200 <= code < 300 for code, line, _ in self._answers() if line.startswith("RCPT"))
         self.asked += [END] * (accepted if self.lmtp else 1)
 
@@ -153,7 +158,7 @@ class Conversation:
             if result.is_accepted:
                 assert own, recipient
                 assert 200 <= answers[0][0] < 300
-                assert (354, "DATA") in [(code, line) for code, line, _ in answers]
+                assert self.by_chunks or (354, "DATA") in [(code, line) for code, line, _ in answers]
                 code, number = ends[taken.index(own[0])] if self.lmtp else ends[0]
                 assert result.reply.code == code
                 assert number >= self.heard_early, "it was accepted before it had been sent"

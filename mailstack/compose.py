@@ -55,7 +55,7 @@ from mailstack.receive.interfaces import ISubmitter
 from mailstack.relay.connect import TCPConnect
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import RelaySettings, Smarthost, TLSPolicy
+from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy, smarthost
 from mailstack.retrieve.factory import POP3Factory
 from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
@@ -404,16 +404,14 @@ class Composition:
         relay = settings.relay
         try:
             password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
-            smarthost = _smarthost(relay, password)
+            next_hop = _next_hop(relay, password)
             nameservers = [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
         except (OSError, ValueError) as error:
             raise RefusedError(f"relay: {error}") from error
         relaying = RelaySettings(
-            port=relay.port,
-            smarthost=smarthost,
-            tls=TLSPolicy(relay.tls),
+            next_hop=next_hop,
             connect_timeout_seconds=relay.connect_timeout_seconds,
-            allow_private=relay.allow_private,
+            chunking=relay.chunking,
         )
         return RelayCourier(
             settings.hostname,
@@ -500,13 +498,14 @@ def read_oauth_secret(settings: Settings) -> str | None:
     return None if file is None else read_secret(file)
 
 
-def _smarthost(relay: RelayTable, password: str | None) -> Smarthost | None:
+def _next_hop(relay: RelayTable, password: str | None) -> NextHop:
+    tls = TLSPolicy(relay.tls)
     if relay.smarthost is None:
-        return None
+        return NextHop(port=relay.port, tls=tls, allow_private=relay.allow_private)
     login = None
     if relay.smarthost_username is not None and password is not None:
         login = Login(relay.smarthost_username, password)
-    return Smarthost(host=relay.smarthost.host, port=relay.smarthost.port, login=login, tls=TLSPolicy(relay.tls))
+    return smarthost(relay.smarthost.host, relay.smarthost.port, login=login, tls=tls)
 
 
 def _own_tallies(seconds: Callable[[], float]) -> list[Tally]:

@@ -214,6 +214,8 @@ class Relay(Table):
     """Connect to loopback and private addresses that the DNS names for another domain; for tests and closed networks."""
     nameservers: Nameservers = ()
     """IP addresses of the DNS servers to ask, "ADDRESS" or "ADDRESS:PORT"; empty: those of the system."""
+    chunking: bool = True
+    """Send contents by BDAT to hosts that offer CHUNKING, so that nothing in them can be taken for their end; else by DATA."""
     connect_timeout_seconds: AtLeastOne = 30
     """How long to wait for a connection to one address."""
     attempts_at_once: AtLeastOne = 50

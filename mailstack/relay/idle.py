@@ -66,7 +66,8 @@ class IdleSessions:
         )
 
     def _is_worn(self, sender: Sender, now: float) -> bool:
-        return sender.mailings >= self._limits.mailings or now - sender.opened_at >= self._limits.age_seconds
+        most = min(self._limits.mailings, sender.most_mailings or self._limits.mailings)
+        return sender.mailings >= most or now - sender.opened_at >= self._limits.age_seconds
 
     async def close(self) -> None:
         """End all, and keep nothing from now on; return when they have ended, or after CLOSE_SECONDS at most."""

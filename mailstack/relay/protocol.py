@@ -28,7 +28,7 @@ from mailstack.deadline import Deadline
 from mailstack.mail.envelope import Content
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.ports import Clock, RunInThread, Start
-from mailstack.wire.errors import RemoteProtocolError
+from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
@@ -44,6 +44,7 @@ from mailstack.wire.smtp_mailing import (
     StartTLS,
     Unusable,
 )
+from mailstack.wire.smtp_replies import limit
 
 CHUNK_OCTETS: Final = 65_536
 
@@ -153,6 +154,16 @@ class Sender(Protocol):
             return await waiting
         finally:
             self._content = None  # the session may be kept for longer than the message
+
+    @property
+    def most_recipients(self) -> int | None:
+        """How many recipients the host takes in one transaction, if it says so (RFC 9422 §4.2)."""
+        return limit(self._core.offered, "RCPTMAX")
+
+    @property
+    def most_mailings(self) -> int | None:
+        """How many transactions the host takes in one session, if it says so (RFC 9422 §4.1)."""
+        return limit(self._core.offered, "MAILMAX")
 
     def quit(self) -> None:
         """End the session; nobody waits for it."""
@@ -282,6 +293,9 @@ class Sender(Protocol):
     def _fail_protocol(self, error: RemoteProtocolError) -> None:
         self._fail(Trouble(_BAD_PROTOCOL, "The host does not keep to SMTP", f"in {self._core.phase.value}: {error}"))
 
+    def _fail_content(self, error: Exception) -> None:
+        self._fail(Trouble(_LOCAL, "Local error", f"reading the content: {error!r}", is_local=True))
+
     def _fail(self, trouble: Trouble) -> None:
         """End at once: what is in the buffers must not be sent, and what comes is not to be trusted."""
         self._end(trouble)
@@ -318,7 +332,7 @@ class Sender(Protocol):
         self.content_begun = True
         whole = content.in_memory
         if whole is not None and len(whole) <= CHUNK_OCTETS:
-            self._write_end(self._core.content(whole))
+            self._write_whole(whole)
             return
         self._wire.registerProducer(self, True)
         self._pump_running = self._around.start(self._pump(content, whole), "sending a content")
@@ -339,7 +353,7 @@ class Sender(Protocol):
             return
         except Exception as error:  # a bulkhead: a content that cannot be read must not be ended with a dot
             self._pump_running = None
-            self._fail(Trouble(_LOCAL, "Local error", f"reading the content: {error!r}", is_local=True))
+            self._fail_content(error)
             return
         self._pump_running = None
         if self._is_sending():
@@ -350,11 +364,21 @@ class Sender(Protocol):
     def _is_sending(self) -> bool:
         return not self._is_lost and self._core.phase is Phase.CONTENT
 
+    def _write_whole(self, whole: bytes) -> None:
+        try:
+            octets = self._core.content(whole)
+        except LocalProtocolError as error:
+            self._fail_content(error)
+        else:
+            self._write_end(octets)
+
     def _write_end(self, octets: bytes = b"") -> None:
         try:
             end = self._core.end_content()
         except RemoteProtocolError as error:
             self._fail_protocol(error)
+        except LocalProtocolError as error:
+            self._fail_content(error)
         else:
             self._wire.write(octets + end)
 

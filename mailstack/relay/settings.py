@@ -1,5 +1,5 @@
 """
-How mail is relayed: values that whoever composes the house fills in.
+How mail is relayed, and to whom: values that whoever composes the house fills in.
 """
 
 from __future__ import annotations
@@ -52,22 +52,40 @@ class TLSPolicy(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Smarthost:
+class NextHop:
     """
-    The one host that takes all our mail.
+    Whom mail is handed to, and how.
 
-    Shape:  `host` is a name or an IP address without brackets. On port 465 TLS begins with the connection.
+    Shape:  `host` is a name or an IP address without brackets; None: the mail exchanges of the domain. On port 465 of a host
+            TLS begins with the connection. `allow_private` connects to loopback and private addresses that the DNS names.
     """
 
-    host: str
-    port: int = SUBMISSION_PORT
+    host: str | None = None
+    port: int = SMTP_PORT
     login: Login | None = None
-    tls: TLSPolicy = TLSPolicy.VERIFY
+    tls: TLSPolicy = TLSPolicy.MAY
+    allow_private: bool = False
 
     @property
     def is_implicit_tls(self) -> bool:
         """Whether TLS begins with the connection; there is no clear way then, whatever the policy."""
-        return self.port == SUBMISSIONS_PORT
+        return self.host is not None and self.port == SUBMISSIONS_PORT
+
+    @property
+    def is_trusted(self) -> bool:
+        """
+        Whether it is surely the one that is meant: its name is ours to say, and its certificate must bear it.
+
+        A name that an MX record says might be anybody's, as long as nobody has signed the record (RFC 8689 §4.2.1).
+        """
+        return self.host is not None and self.tls is TLSPolicy.VERIFY
+
+
+def smarthost(
+    host: str, port: int = SUBMISSION_PORT, *, login: Login | None = None, tls: TLSPolicy = TLSPolicy.VERIFY
+) -> NextHop:
+    """Make the next hop of a host that takes mail for others."""
+    return NextHop(host=host, port=port, login=login, tls=tls, allow_private=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,18 +109,15 @@ class RelaySettings:
     """
     How mail leaves.
 
-    Shape:  `max_hosts` bounds the addresses tried in one attempt; `max_recipients` those of one transaction;
-            `allow_private` connects to loopback and private addresses that the DNS names; `local_address` is where we connect
-            from.
+    Shape:  `next_hop` is where all mail goes; `max_hosts` bounds the addresses tried in one attempt; `max_recipients` those of
+            one transaction; `local_address` is where we connect from; `chunking`: contents go by BDAT where that is offered.
     """
 
-    port: int = SMTP_PORT
-    smarthost: Smarthost | None = None
-    tls: TLSPolicy = TLSPolicy.MAY
+    next_hop: NextHop = NextHop()
     connect_timeout_seconds: float = 30.0
     timeouts_seconds: Mapping[Phase, float] = field(default_factory=lambda: TIMEOUTS_SECONDS)
     max_hosts: int = 5
     max_recipients: int = 100  # RFC 5321 §4.5.3.1.8: every host takes so many
-    allow_private: bool = False
     local_address: str | None = None
+    chunking: bool = True
     idle: IdleLimits = IdleLimits()

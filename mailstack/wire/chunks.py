@@ -1,13 +1,14 @@
 """
-Contents that come by BDAT (RFC 3030): as many octets as were announced, in which a dot is nothing but a dot.
+Contents that come and go by BDAT (RFC 3030): as many octets as were announced, in which a dot is nothing but a dot.
 
-What a content by DATA cannot be otherwise, this one is made: each CR and LF is judged, or made part of a CRLF, and the last
-line is ended.
+What a content by DATA cannot be otherwise, one that comes is made: each CR and LF is judged, or made part of a CRLF, and the
+last line is ended. What goes is so already, and goes as it is.
 """
 
 from __future__ import annotations
 
 from mailstack.mail.crlf import has_bare_newline, normalise_newlines
+from mailstack.wire.errors import LocalProtocolError
 
 
 class ChunkReader:
@@ -50,3 +51,47 @@ class ChunkReader:
             return b""
         self._ends_line = True
         return b"\r\n"
+
+
+class ChunkWriter:
+    """
+    Writes a content as one chunk, which is the last.
+
+    Shape:   any cut; together `octets` octets, with CRLF line ends only.
+    Raises:  LocalProtocolError: there are more or fewer, or a CR or LF stands alone. Its beginning may be on its way by then:
+             cut the connection, so that the host does not take what is missing from what comes next.
+    Source:  RFC 3030 §2.
+    """
+
+    __slots__ = ("_after_cr", "_begun", "_left")
+
+    def __init__(self, octets: int) -> None:
+        self._left = octets
+        self._begun = False
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what to write for the next octets."""
+        if not chunk:
+            return b""
+        octets = b"\r" + chunk if self._after_cr else chunk
+        self._after_cr = chunk.endswith(b"\r")
+        if has_bare_newline(octets[:-1] if self._after_cr else octets):
+            raise LocalProtocolError("a CR or LF that stands alone")
+        head = b"" if self._begun else self._command()
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise LocalProtocolError("more octets than were announced")
+        if self._after_cr and not self._left:
+            raise LocalProtocolError("a CR that stands alone, at the end")
+        return head + chunk
+
+    def finish(self) -> bytes:
+        """Return what ends the content."""
+        if self._left:
+            raise LocalProtocolError("fewer octets than were announced")
+        return b"" if self._begun else self._command()
+
+    def _command(self) -> bytes:
+        self._begun = True
+        return b"BDAT %d LAST\r\n" % self._left

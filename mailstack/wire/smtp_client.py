@@ -17,6 +17,10 @@ Deviates: RFC 6152 §3 — a message with 8-bit octets is sent as it is to a hos
 would break its signatures, and hosts that cannot take 8 bits are no longer met. Likewise RFC 6531 §3.5 for header fields in
 UTF-8; but an address that is not ASCII is refused, since without SMTPUTF8 it cannot be written.
 
+The content goes by BDAT to a host that offers CHUNKING: its octets are counted, so that nothing in them can be taken for its
+end. It is sent when a recipient was accepted, and not before, though RFC 3030 §4.2 lets it be pipelined too: a host that
+refuses them all and then does not drop the chunk would read commands in it, written by the author of the message.
+
 Authentication: by SCRAM-SHA-256 where it is offered, so that the host does not get to see the password. Many hosts offer it and
 have no keys of the user, so one that refuses the proof for good gets the password after all, by PLAIN or LOGIN if it takes
 them; within TLS, as without SCRAM. One that accepts the proof must show that it has keys.
@@ -31,6 +35,7 @@ from typing import Final
 
 from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
+from mailstack.wire.chunks import ChunkWriter
 from mailstack.wire.dots import DotStuffer
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS, Pause
@@ -65,7 +70,8 @@ class SMTPClientCore:
     One session.
 
     Shape:  `tls_active`: TLS came with the connection. `login` is used in TLS only, unless `login_in_clear`. `nonce` is
-            printable ASCII without comma, new for each session; without it SCRAM is not used.
+            printable ASCII without comma, new for each session; without it SCRAM is not used. `chunking`: a content goes by
+            BDAT where that is offered.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class SMTPClientCore:
         login_in_clear: bool = False,
         nonce: str = "",
         lmtp: bool = False,
+        chunking: bool = True,
     ) -> None:
         self._hostname = hostname
         self._tls = tls
@@ -85,6 +92,7 @@ class SMTPClientCore:
         self._login = login
         self._login_in_clear = login_in_clear
         self._lmtp = lmtp
+        self._chunking = chunking
         self._replies = ReplyReader()
         self._events: deque[Event] = deque()
         self._awaited: deque[tuple[Phase, int]] = deque([(Phase.GREETING, 0)])
@@ -96,7 +104,7 @@ class SMTPClientCore:
         self._scram: ScramClient | None = None
         self._needs_reset = False
         self._transaction: Transaction = Transaction(_NO_MAILING, {})
-        self._stuffer = DotStuffer()
+        self._writer: DotStuffer | ChunkWriter = DotStuffer()
 
     @property
     def phase(self) -> Phase:
@@ -161,7 +169,7 @@ class SMTPClientCore:
         """
         if self.phase is not Phase.READY or not mailing.recipients:
             raise LocalProtocolError("a mailing out of place")
-        self._transaction = Transaction(mailing, self._offered)
+        self._transaction = Transaction(mailing, self._offered, chunking=self._chunking)
         if self._transaction.is_decided:
             self._finish()
             return
@@ -171,16 +179,21 @@ class SMTPClientCore:
         self._send_commands()
 
     def content(self, chunk: bytes) -> bytes:
-        """Return what to write for the next chunk of the content."""
+        """
+        Return what to write for the next chunk of the content.
+
+        Raises:  LocalProtocolError: it is not the content that the mailing says, or out of place.
+        """
         if self.phase is not Phase.CONTENT:
             raise LocalProtocolError("content out of place")
-        return self._stuffer.feed(chunk)
+        return self._writer.feed(chunk)
 
     def end_content(self) -> bytes:
         """
         Return what ends the content; from now on the server may have taken it.
 
         Raises:  RemoteProtocolError: it accepted the content before its end, so the replies would be one off.
+                 LocalProtocolError: as for `content`.
         """
         if self.phase is not Phase.CONTENT:
             raise LocalProtocolError("content out of place")
@@ -188,8 +201,9 @@ class SMTPClientCore:
         is_refused = self._replies.holds_refusals_only() if self._lmtp else self._replies.begins_with_refusal()
         if self._replies.pending and not is_refused:
             raise RemoteProtocolError("a reply before the end of the content")
+        end = self._writer.finish()
         self._await_end()
-        return self._stuffer.finish()
+        return end
 
     def _await_end(self) -> None:
         self._idle = Phase.READY
@@ -360,9 +374,7 @@ class SMTPClientCore:
             self._transaction.decide(Phase.DATA, reply)
             self._finish()
         elif self._transaction.accepted:
-            self._idle = Phase.CONTENT
-            self._stuffer = DotStuffer()
-            self._events.append(SendContent())
+            self._begin_content(DotStuffer())
         else:
             # RFC 2920 §3.1: DATA was pipelined, and the server wants a content although it took no recipient.
             self._send(Phase.ABANDONED, ".")
@@ -371,7 +383,14 @@ class SMTPClientCore:
                 self._finish()
             self._needs_reset = False
 
+    def _begin_content(self, writer: DotStuffer | ChunkWriter) -> None:
+        self._idle = Phase.CONTENT
+        self._writer = writer
+        self._events.append(SendContent())
+
     def _take_end(self, reply: Reply, number: int) -> None:
+        if self._transaction.by_chunks and not reply.is_success:
+            self._needs_reset = True  # RFC 3030 §2: the state after a chunk that failed is indeterminate
         self._transaction.take_end(self._transaction.accepted if number < 0 else [number], reply)
         if reply.code == 421:
             self._transaction.decide(Phase.CONTENT_END, reply)
@@ -401,12 +420,15 @@ class SMTPClientCore:
     def _go_on(self) -> None:
         if self._awaited:
             return
-        nobody_is_left = self._unsent[0][0] is Phase.DATA and not self._transaction.accepted
-        if self._transaction.is_mail_refused or nobody_is_left:
+        transaction = self._transaction
+        are_asked = not self._unsent or self._unsent[0][0] is Phase.DATA
+        if transaction.is_mail_refused or (are_asked and not transaction.accepted):
             self._unsent.clear()
             self._finish()
-        else:
+        elif self._unsent:
             self._send_commands()
+        else:
+            self._begin_content(ChunkWriter(transaction.octets))
 
     def _finish(self) -> None:
         results = tuple(result for result in self._transaction.results if result is not None)

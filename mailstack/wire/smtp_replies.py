@@ -5,7 +5,7 @@ Strict, since a reply that is misunderstood can make a message vanish: the code 
 CRLF ends a line, lines and their number are bounded. Whatever is not a reply is a RemoteProtocolError, and nothing after it
 is looked at.
 
-Source:  RFC 5321 §4.2, §4.5.3.1.5; RFC 2034 §4; RFC 5321 §4.1.1.1 (the reply to EHLO).
+Source:  RFC 5321 §4.2, §4.5.3.1.5; RFC 2034 §4; RFC 5321 §4.1.1.1 (the reply to EHLO); RFC 9422 (LIMITS).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ PENDING_OCTETS: Final = 262_144  # a reply of so many lines and octets, and the 
 KNOWN_OCTETS: Final = 80
 
 _LINE: Final = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+_LIMIT: Final = re.compile(r"[1-9][0-9]{0,5}")
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 
@@ -140,3 +141,12 @@ def capabilities(hello: Reply) -> Mapping[str, tuple[str, ...]]:
         if keyword:
             offered[keyword] = offered.get(keyword, ()) + tuple(parameters)
     return offered
+
+
+def limit(offered: Mapping[str, tuple[str, ...]], name: str) -> int | None:
+    """Return a limit that the server announces, RCPTMAX or MAILMAX; None: none, or no number from 1 to 999999 (RFC 9422 §3)."""
+    for parameter in offered.get("LIMITS", ()):
+        word, _, number = parameter.partition("=")
+        if word == name and _LIMIT.fullmatch(number):
+            return int(number)
+    return None

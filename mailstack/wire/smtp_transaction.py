@@ -26,15 +26,21 @@ class Transaction:
     The recipients of a mailing, with what was said of each.
 
     Shape:  `results` are in the order of the recipients, None for those of whom nothing was said; `accepted` are the numbers of
-            those that may get the content.
+            those that may get the content; `by_chunks`: it goes by BDAT, where `chunking` lets it.
     """
 
-    def __init__(self, mailing: Mailing, offered: Offered) -> None:
+    def __init__(self, mailing: Mailing, offered: Offered, *, chunking: bool = False) -> None:
         self._mailing = mailing
         self._offered = offered
+        self.by_chunks = chunking and "CHUNKING" in offered
         self.results = [self._judge(number) for number in range(len(mailing.recipients))]
         self.accepted: list[int] = []
         self.is_mail_refused = False
+
+    @property
+    def octets(self) -> int:
+        """The length of the content."""
+        return self._mailing.octets
 
     @property
     def is_decided(self) -> bool:
@@ -85,7 +91,8 @@ class Transaction:
         for number in wanted:
             asked = _of_rcpt(mailing.asked[number]) if mailing.asked and "DSN" in offered else ""
             yield Phase.RCPT, number, command_line(f"RCPT TO:{format_path(mailing.recipients[number])}{asked}")
-        yield Phase.DATA, 0, b"DATA\r\n"
+        if not self.by_chunks:
+            yield Phase.DATA, 0, b"DATA\r\n"
 
     def take_mail(self, reply: Reply) -> None:
         """Note the reply to MAIL."""

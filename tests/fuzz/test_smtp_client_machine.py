@@ -15,7 +15,20 @@ from mailstack.wire.smtp_replies import PENDING_OCTETS
 
 CODES = [200, 220, 221, 235, 250, 251, 334, 354, 421, 450, 451, 500, 503, 535, 550, 599]
 ENDS = ["", " x", " 2.1.0 x", " 4.3.0 x", " 5.1.1 x"]
-EHLO = ["PIPELINING", "STARTTLS", "AUTH PLAIN LOGIN", "AUTH=LOGIN", "SIZE 10", "SIZE", "SMTPUTF8", "8BITMIME", "DSN", ""]
+EHLO = [
+    "PIPELINING",
+    "STARTTLS",
+    "AUTH PLAIN LOGIN",
+    "AUTH=LOGIN",
+    "SIZE 10",
+    "SIZE",
+    "SMTPUTF8",
+    "8BITMIME",
+    "DSN",
+    "CHUNKING",
+    "LIMITS RCPTMAX=1",
+    "",
+]
 AGREES = {Phase.GREETING: 220, Phase.STARTTLS: 220, Phase.AUTH: 235, Phase.DATA: 354, Phase.QUIT: 221}
 ROAD = [b"220 x\r\n", b"250-x\r\n250 PIPELINING\r\n", b"250 x\r\n", b"354 x\r\n"]
 

@@ -15,7 +15,7 @@ from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import BodyType, Delivery, Envelope, Origin, Recipient, Remote, Service
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, NextHop, RelaySettings
 from mailstack.testing.dns import FakeResolver
 from mailstack.wire.smtp_mailing import Phase
 
@@ -23,6 +23,12 @@ HANG = object()
 CLOSE = object()
 NOTHING_KEPT = IdleLimits(seconds=0)
 PLAIN_HELLO = b"250-mx\r\n250-PIPELINING\r\n250 SIZE 1000000\r\n"
+
+
+def relay_settings(smarthost: NextHop | None = None, **more: Any) -> RelaySettings:
+    """Make settings; `port`, `tls` and `allow_private` are those of the way by MX."""
+    direct = {"allow_private": True} | {name: more.pop(name) for name in ("port", "tls", "allow_private") if name in more}
+    return RelaySettings(next_hop=smarthost or NextHop(**direct), **({"idle": NOTHING_KEPT} | more))
 
 
 class Host(Protocol):
@@ -42,6 +48,7 @@ class Host(Protocol):
         self.contents: list[bytes] = []
         self.octets = b""
         self.in_content = False
+        self.chunk_octets: int | None = None
         self.lost = False
 
     def connectionMade(self) -> None:
@@ -53,6 +60,13 @@ class Host(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.octets += data
         while self.octets:
+            if self.chunk_octets is not None:
+                if len(self.octets) < self.chunk_octets:
+                    return
+                self.contents.append(self.octets[: self.chunk_octets])
+                self.octets, self.chunk_octets = self.octets[self.chunk_octets :], None
+                self.answer("dot", "")
+                continue
             mark = b"\r\n.\r\n" if self.in_content and not self.octets.startswith(b".\r\n") else b"\r\n"
             head, found, rest = self.octets.partition(mark)
             if not found:
@@ -66,6 +80,9 @@ class Host(Protocol):
             line = head.decode("latin-1")
             self.lines.append(line)
             verb, _, argument = line.partition(" ")
+            if verb == "BDAT":
+                self.chunk_octets = int(argument.removesuffix(" LAST"))
+                continue
             if self.answer(verb, argument) and verb == "DATA":
                 self.in_content = True
                 if "content" in self.script:
@@ -100,7 +117,7 @@ class World:
         self.pumps: list[iosim.IOPump] = []
         self.throttled = False
         self.started: list[Deferred[Any]] = []
-        self.settings = RelaySettings(**({"allow_private": True, "idle": NOTHING_KEPT} | settings))
+        self.settings = relay_settings(**settings)
         self.courier = self.make_courier()
 
     def make_courier(self, **more: Any) -> RelayCourier:

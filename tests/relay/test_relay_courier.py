@@ -17,7 +17,7 @@ from mailstack.mail.envelope import Account
 from mailstack.mail.requests import Requests
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, Smarthost, TLSPolicy
+from mailstack.relay.settings import TIMEOUTS_SECONDS, TLSPolicy, smarthost
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import Login, Phase
@@ -106,6 +106,21 @@ class Success(Case):
         self.assertEqual({each.action for each in outcome}, {Action.RELAYED})
         self.assertEqual(len(self.host().contents), 3)
         self.assertEqual(len(self.world.opened), 1)
+
+    def test_no_more_recipients_in_one_than_the_host_says(self):
+        self.at_first(EHLO=b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2 RCPTDOMAINMAX=1 MAILMAX=0 RCPTMAX=x\r\n")
+        outcome = self.outcome(delivery("a@example.test", "b@example.test", "c@example.test"))
+        self.assertEqual({each.action for each in outcome}, {Action.RELAYED})
+        self.assertEqual([line for line in self.host().lines if line.startswith("RCPT")][2:], ["RCPT TO:<c@example.test>"])
+        self.assertEqual(len(self.host().contents), 2)
+
+    def test_a_content_goes_as_one_chunk_where_that_is_offered(self):
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")
+        whole = b"Subject: x\r\n\r\n.\r\n" + b"y\r\n" * 100_000
+        for content in (Memory(b".\r\n"), OnDisk(whole)):
+            self.assertEqual(brief(self.outcome(delivery(content=content))), [("relayed", "2.0.0")])
+        self.assertEqual([host.contents for host in self.world.opened], [[b".\r\n"], [whole]])
+        self.assertEqual(self.host(1).lines[3], f"BDAT {len(whole)} LAST")
 
     def test_hang_at_quit_is_delivered(self):
         self.at_first(QUIT=HANG)
@@ -414,6 +429,15 @@ class LocalFailures(Case):
         self.assertTrue(self.host().lost)
         self.assertEqual(len(self.world.met), 1)
 
+    def test_a_content_that_is_not_fit_for_a_chunk_is_never_ended(self):
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")
+        for number, content in enumerate((Memory(b"a\n.\n"), OnDisk(b"x\r\n" * 100_000 + b"\r"))):
+            (only,) = self.outcome(delivery(content=content))
+            self.assertEqual(brief([only]), [("delayed", "4.3.0")])
+            self.world.flush()
+            self.assertFalse(self.host(number).contents)
+            self.assertTrue(self.host(number).lost)
+
     def test_what_nobody_expects_is_delayed(self):
         async def broken(domain):
             raise RuntimeError("a bug")
@@ -453,13 +477,13 @@ class RequireTLS(Case):
     def test_a_smarthost_must_be_verified(self):
         asked = delivery(requests=Requests(requires_tls=True))
         for policy, met in ((TLSPolicy.MAY, False), (TLSPolicy.ENCRYPT, False), (TLSPolicy.VERIFY, True)):
-            self.world = World(ZONE, smarthost=Smarthost(host="smart.test", tls=policy))
+            self.world = World(ZONE, smarthost=smarthost("smart.test", tls=policy))
             self.outcome(asked)
             self.assertEqual(bool(self.world.met), met, policy)
 
 
 class SmarthostCase(Case):
-    settings = {"smarthost": Smarthost(host="smart.test", tls=TLSPolicy.MAY)}
+    settings = {"smarthost": smarthost("smart.test", tls=TLSPolicy.MAY)}
 
     def test_everything_goes_there(self):
         self.world.at("192.0.2.9", Host)
@@ -472,14 +496,14 @@ class SmarthostCase(Case):
         self.assertEqual(brief(self.outcome()), [("delayed", "4.4.4")])
 
     def test_a_password_is_not_sent_in_clear(self):
-        self.world = World(ZONE, smarthost=Smarthost(host="192.0.2.9", login=Login("a", "secret"), tls=TLSPolicy.MAY))
+        self.world = World(ZONE, smarthost=smarthost("192.0.2.9", login=Login("a", "secret"), tls=TLSPolicy.MAY))
         self.world.at("192.0.2.9", lambda: Host(EHLO=b"250-mx\r\n250 AUTH PLAIN LOGIN\r\n"))
         self.assertEqual(brief(self.outcome()), [("delayed", "4.7.10")])
         self.assertEqual(self.host().lines, ["EHLO us.test", "QUIT"])
 
     def test_tls_must_be_offered(self):
         for policy in (TLSPolicy.ENCRYPT, TLSPolicy.VERIFY):
-            self.world = World(ZONE, smarthost=Smarthost(host="localhost", port=2525, tls=policy))
+            self.world = World(ZONE, smarthost=smarthost("localhost", 2525, tls=policy))
             self.world.at("127.0.0.1", Host)
             self.assertEqual(brief(self.outcome()), [("delayed", "4.7.10")])
             self.assertEqual(self.world.met, [("::1", 2525), ("127.0.0.1", 2525)])
@@ -515,5 +539,5 @@ def test_the_factory_is_twisteds_and_knows_no_envelope():
 
 @pytest.mark.parametrize("policy", list(TLSPolicy))
 def test_defaults_are_safe(policy):
-    assert Smarthost(host="x").tls is TLSPolicy.VERIFY
-    assert Smarthost(host="x", port=465, tls=policy).is_implicit_tls
+    assert smarthost("x").tls is TLSPolicy.VERIFY
+    assert smarthost("x", 465, tls=policy).is_implicit_tls

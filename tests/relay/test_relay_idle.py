@@ -70,6 +70,12 @@ class UsedAgain(Case):
         self.assertEqual(self.world.opened[0].lines, ["EHLO us.test", *ENVELOPE * 3, "QUIT"])
         self.assertEqual(len(self.world.opened[0].contents), 3)
 
+    def test_as_often_as_the_host_allows(self):
+        self.at_first({"EHLO": b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=9 MAILMAX=2\r\n"})
+        for _ in range(3):
+            self.relayed()
+        self.assertEqual([len(host.contents) for host in self.world.opened], [2, 1])
+
     def test_for_another_domain_with_the_same_host(self):
         self.relayed()
         self.relayed("eva@other.test", domain="other.test")
@@ -172,7 +178,7 @@ class Dead(Case):
             end(self.world.opened[0])
             self.world.flush()
             self.assertTrue(self.world.opened[0].lost)
-            self.assertEqual(len(self.world.courier._idle), 0)
+            self.assertEqual(len(self.world.courier.sessions), 0)
             self.relayed()
             self.assertEqual(self.met, ["192.0.2.1"] * 2)
             self.assertEqual(self.world.opened[1].lines[1:], ENVELOPE)
@@ -245,7 +251,7 @@ class Bounds(Case):
         self.world.flush()
         for each in outcomes:
             self.assertIs(self.successResultOf(each)[0].action, Action.RELAYED)
-        return len(self.world.courier._idle)
+        return len(self.world.courier.sessions)
 
     def test_sessions_of_a_way(self):
         self.world = self.make(sessions_per_way=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay_house import CLOSE, HANG, NOTHING_KEPT, OnDisk, delivery
+from relay_house import CLOSE, HANG, OnDisk, delivery, relay_settings
 from relay_servers import Served, certificate
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ from mailstack.net.resolver import Resolver
 from mailstack.relay.connect import TCPConnect
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, RelaySettings, Smarthost, TLSPolicy
+from mailstack.relay.settings import TIMEOUTS_SECONDS, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.testing.dns import FakeResolver, Nameserver
 from mailstack.wire.smtp_commands import Authenticate
@@ -49,7 +49,7 @@ class Case(TestCase):
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
         )
         tcp = TCPConnect(PromptTCP(reactor), 2.0, more.pop("local_address", None))
-        settings = RelaySettings(port=port or served.number, allow_private=True, **{"idle": NOTHING_KEPT, **more})
+        settings = relay_settings(port=port or served.number, **more)
 
         def connect(hop, port, factory):
             return tcp(hop, served.number, factory)
@@ -59,7 +59,7 @@ class Case(TestCase):
         )
 
     def smarthost(self, served, policy, port=None, **more):
-        return {"smarthost": Smarthost(host="mx.test", port=port or served.number, tls=policy, **more)}
+        return {"smarthost": smarthost("mx.test", port or served.number, tls=policy, **more)}
 
 
 class Plain(Case):

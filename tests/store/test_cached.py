@@ -47,9 +47,13 @@ class WarmCache:
         return os.pread(descriptor, octets, offset)
 
 
-@pytest.fixture(autouse=True)
-def no_leak() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def nothing_of_others() -> None:
     gc.collect()  # or what a test of another file has left is closed in the midst of ours
+
+
+@pytest.fixture(autouse=True)
+def no_leak(nothing_of_others: None) -> Iterator[None]:
     before = descriptors()
     yield
     assert descriptors() == before

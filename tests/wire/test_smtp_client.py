@@ -717,6 +717,85 @@ class TestRefusals:
         assert session.hear(b"421 bye\r\n")[-1] == Closed()
 
 
+class TestChunks:
+    """The content by BDAT, to who offers it."""
+
+    HELLO = b"220 mx.test\r\n", b"250-mx.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+
+    @pytest.mark.parametrize("cut", [None, 1, 7])
+    def test_one_chunk_when_the_recipients_have_been_answered(self, cut):
+        session = ready(self.HELLO, cut=cut)
+        session.begin(mailing("a@x.test", "b@x.test", octets=11))
+        assert session.take_said() == b"MAIL FROM:<alice@us.test>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\n"
+        assert session.hear(b"250 ok\r\n550 no\r\n") == []
+        assert session.hear(b"250 ok\r\n") == [SendContent()]
+        written = session.core.content(b".a\r") + session.core.content(b"") + session.core.content(b"\n.\r\n..\r\n")
+        assert written + session.core.end_content() == b"BDAT 11 LAST\r\n.a\r\n.\r\n..\r\n"
+        session.hear(b"250 2.0.0 queued\r\n")
+        assert session.codes() == [("RCPT", 550), ("end of content", 250)]
+        session.begin()
+        assert session.take_said().startswith(b"MAIL")
+
+    def test_without_pipelining_too(self):
+        session = ready((b"220 mx.test\r\n", b"250-mx.test\r\n250 CHUNKING\r\n"))
+        session.begin(mailing(octets=0))
+        session.hear(b"250 ok\r\n")
+        assert session.hear(b"250 ok\r\n") == [SendContent()]
+        assert session.core.end_content() == b"BDAT 0 LAST\r\n"
+
+    def test_by_data_when_told(self):
+        session = ready(self.HELLO, chunking=False)
+        session.begin()
+        assert session.take_said().endswith(b"DATA\r\n")
+
+    @pytest.mark.parametrize("replies", [b"250 ok\r\n550 no\r\n", b"550 no\r\n503 what\r\n"])
+    def test_nobody_accepted_and_no_octet_of_the_content_is_sent(self, replies):
+        session = ready(self.HELLO)
+        session.begin()
+        session.hear(replies)
+        assert session.codes()[0][1] == 550
+        assert b"BDAT" not in session.said
+
+    def test_after_a_chunk_that_was_refused_the_state_is_unknown(self):
+        session = ready(self.HELLO)
+        session.begin(mailing(octets=3))
+        session.hear(b"250 ok\r\n250 ok\r\n")
+        session.core.content(b"x\r\n") + session.core.end_content()
+        session.take_said()
+        session.hear(b"552 too big\r\n")
+        assert session.codes() == [("end of content", 552)]
+        session.begin()
+        assert session.take_said() == b"RSET\r\nMAIL FROM:<alice@us.test>\r\nRCPT TO:<bob@example.test>\r\n"
+
+    def test_a_reply_before_the_end_accepts_nothing(self):
+        session = ready(self.HELLO)
+        session.begin(mailing(octets=0))
+        session.hear(b"250 ok\r\n250 ok\r\n250 queued\r\n")
+        with pytest.raises(RemoteProtocolError):
+            session.core.end_content()
+
+    def test_a_reply_for_each_recipient_in_lmtp(self):
+        session = ready(self.HELLO, lmtp=True)
+        session.begin(mailing("a@x.test", "b@x.test", octets=0))
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n")
+        session.core.end_content()
+        session.hear(b"250 ok\r\n452 full\r\n")
+        assert session.codes() == [("end of content", 250), ("end of content", 452)]
+
+    @pytest.mark.parametrize(
+        "chunks", [[b"a\nb"], [b"a\rb\n"], [b"a\r", b"b\r\n"], [b"a\r\n", b"\n"], [b"ab\r\n", b"c"], [b"\r\n"]]
+    )
+    def test_another_content_than_was_said_is_not_sent_to_its_end(self, chunks):
+        session = ready(self.HELLO)
+        session.begin(mailing(octets=4))
+        session.hear(b"250 ok\r\n250 ok\r\n")
+        *first, last = chunks
+        for chunk in first:
+            session.core.content(chunk)
+        with pytest.raises(LocalProtocolError):
+            session.core.content(last) + session.core.end_content()
+
+
 class TestLMTP:
     def test_a_reply_for_each_recipient(self):
         session = ready(PIPELINING, lmtp=True)

@@ -113,11 +113,28 @@ def mailing(content: bytes, *recipients: str) -> Mailing:
 @settings(max_examples=300, deadline=None)
 def test_what_is_sent_is_what_arrives(contents, cut, chunk, role):
     server = Server(SMTPServerCore(role, Limits(), "mx.example.org"))
-    client = SMTPClientCore("us.test", lmtp=role is Role.LMTP)
+    client = SMTPClientCore("us.test", lmtp=role is Role.LMTP, chunking=False)
     finished = converse(client, server, [(mailing(each), each) for each in contents], cut, chunk)
     assert server.messages == [whole(each) for each in contents]
     assert [[result.is_accepted for result in each.results] for each in finished] == [[True]] * len(contents)
     assert sum(isinstance(event, Mail) for event in server.events) == len(contents)
+
+
+@given(
+    st.lists(CONTENTS.map(whole), min_size=1, max_size=3),
+    st.sampled_from([1, 2, 7, 100_000]),
+    st.sampled_from([1, 2, 5, 65_536]),
+    st.sampled_from([Role.MX, Role.LMTP]),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_sent_by_bdat_is_what_arrives(contents, cut, chunk, role):
+    server = Server(SMTPServerCore(role, Limits(), "mx.example.org"))
+    client = SMTPClientCore("us.test", lmtp=role is Role.LMTP)
+    finished = converse(client, server, [(mailing(each), each) for each in contents], cut, chunk)
+    assert server.messages == contents
+    assert [[result.is_accepted for result in each.results] for each in finished] == [[True]] * len(contents)
+    assert sum(isinstance(event, Mail) for event in server.events) == len(contents)
+    assert "CHUNKING" in client.offered
 
 
 def test_results_belong_to_their_recipients():
@@ -183,7 +200,7 @@ def test_what_came_by_bdat_leaves_by_data_as_the_one_message_that_it_is(content,
     (taken,) = server.messages
     assert taken == whole(content)
     following = Server(SMTPServerCore(Role.MX, Limits(), "mx.following.org"))
-    converse(SMTPClientCore("us.test"), following, [(mailing(taken), taken)], cut, 7)
+    converse(SMTPClientCore("us.test", chunking=False), following, [(mailing(taken), taken)], cut, 7)
     assert following.messages == [taken]
     assert sum(isinstance(event, Mail) for event in following.events) == 1
 

@@ -1,0 +1,104 @@
+"""
+Sessions: opened when they are needed, used again while they are open.
+
+A session is good for a message when it goes the same way: to the same address, in the same role, with the same demands. One
+that turns out to be dead says nothing about its host, so the message goes by a fresh one at once, unless its content was begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError
+
+from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.factory import SenderFactory
+from mailstack.relay.idle import IdleSessions
+from mailstack.relay.ports import Connect
+from mailstack.relay.protocol import Sender, Surroundings, Trouble
+from mailstack.relay.settings import NextHop, RelaySettings
+from mailstack.relay.tls import TLSContexts
+from mailstack.route.hosts import Hop
+from mailstack.wire.smtp_client import SMTPClientCore
+from mailstack.wire.smtp_mailing import TLS
+
+_NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
+
+Work = Callable[[Sender], Awaitable[Trouble | None]]
+"""What is to be done in a session; returns why it could not be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Whatever makes one session as good as another for a message."""
+
+    hop: Hop
+    next_hop: NextHop
+    tls: TLS
+
+
+class Sessions:
+    """Opens sessions, and keeps those that have done their work for a while; any number of works may go on at once."""
+
+    def __init__(
+        self, hostname: str, connect: Connect, surroundings: Surroundings, contexts: TLSContexts, settings: RelaySettings
+    ) -> None:
+        self._hostname = hostname
+        self._connect = connect
+        self._around = surroundings
+        self._contexts = contexts
+        self._chunking = settings.chunking
+        self._idle = IdleSessions(surroundings.clock, settings.idle)
+
+    def __len__(self) -> int:
+        """Return how many wait for work."""
+        return len(self._idle)
+
+    async def close(self) -> None:
+        """End the sessions that wait, and keep none from now on."""
+        await self._idle.close()
+
+    async def do(self, way: Way, work: Work) -> Trouble | None:
+        """Do work in one session, if possible one that is open already; return why it could not be done."""
+        sender = self._idle.take(way)
+        if sender is not None:
+            trouble = await self._use(sender, way, work)
+            if trouble is None or sender.content_begun:
+                return trouble
+            # The host has ended that session meanwhile, or does so now: that says nothing of whether it takes our mail. Without
+            # a content nobody can have the message, so a fresh session cannot make it a second one.
+        factory = SenderFactory(lambda: self._sender(way))
+        try:
+            fresh: Sender = await self._connect(way.hop, way.next_hop.port, factory)
+        except CancelledError:
+            raise
+        except Exception as error:  # a bulkhead: whatever keeps us from connecting, the next host may do
+            return Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", f"{type(error).__name__}: {error}")
+        return await self._use(fresh, way, work)
+
+    async def _use(self, sender: Sender, way: Way, work: Work) -> Trouble | None:
+        try:
+            trouble = await sender.open()
+            if trouble is None:
+                trouble = await work(sender)
+        except BaseException:
+            sender.abort()
+            raise
+        if trouble is None:
+            self._idle.keep(way, sender)
+        return trouble
+
+    def _sender(self, way: Way) -> Sender:
+        next_hop, make_nonce = way.next_hop, self._around.make_nonce
+        core = SMTPClientCore(
+            self._hostname,
+            tls=way.tls,
+            tls_active=next_hop.is_implicit_tls,
+            login=next_hop.login,
+            nonce=make_nonce() if next_hop.login and make_nonce else "",
+            chunking=self._chunking,
+        )
+        creator: Any = self._contexts.creator(next_hop.tls, way.hop.host)
+        return Sender(core, self._around, creator, implicit_tls=next_hop.is_implicit_tls)
