@@ -7,7 +7,7 @@ Every duty returns the reply; what nobody expected it may raise, and the session
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from twisted.cred.credentials import Anonymous, UsernamePassword
@@ -385,10 +385,10 @@ class _Claim:
             guess is known by when it comes again, or None.
     """
 
-    credentials: Any
+    credentials: Any = field(repr=False)
     username: str
     counted_as: str
-    secret: bytes | None = None
+    secret: bytes | None = field(default=None, repr=False)
 
 
 def _claim(said: Credentials | ScramProof | External | Bearer, certified: tuple[str, ...]) -> _Claim:
