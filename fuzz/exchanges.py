@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from mailstack.mail.saslprep import saslprep
 from mailstack.mail.scram import ScramProof, make_keys
 from mailstack.wire.mechanisms import offered_mechanisms
 from mailstack.wire.sasl import Bearer, Challenge, Credentials, Exchange, External, KeysWanted, Said
@@ -106,12 +107,17 @@ def _unescaped(name: bytes) -> bytes:
     return b",".join(part.replace(b"=3D", b"=") for part in name.split(b"=2C"))
 
 
+def _prepared(name: bytes) -> bytes:
+    """Return the form in which a name counts (RFC 5802 §5.1)."""
+    return (saslprep(_unescaped(name).decode()) or "").encode()
+
+
 def _scram_name(first: bytes) -> bytes:
-    return _unescaped(first.split(b",")[2].removeprefix(b"n="))
+    return _prepared(first.split(b",")[2].removeprefix(b"n="))
 
 
 def _scram_other(first: bytes) -> bytes:
-    other = _unescaped(first.split(b",")[1].removeprefix(b"a="))
+    other = _prepared(first.split(b",")[1].removeprefix(b"a="))
     return b"" if other == _scram_name(first) else other
 
 
