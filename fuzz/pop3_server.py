@@ -8,6 +8,7 @@ import base64
 from collections.abc import Sequence
 from typing import Final
 
+from fuzz.exchanges import BINDINGS, KEYS, NONCE, SCOPE, check
 from fuzz.target import Choices, Target, kept, pieces
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.errors import LocalProtocolError
@@ -16,21 +17,27 @@ from mailstack.wire.pop3_commands import (
     COMMAND_OCTETS,
     SECRET_OCTETS,
     Answered,
+    Certify,
     Event,
     Leave,
     Login,
     Order,
     POP3Reply,
+    Prove,
     Refused,
+    Show,
     Verb,
     ok,
 )
 from mailstack.wire.pop3_server import POP3ServerCore
 from mailstack.wire.pop3_table import State
+from mailstack.wire.sasl import Challenge, Credentials, KeysWanted
 
 CONTENT: Final = b".Subject: x\r\n\r\n.\r\n..\r\nend"
 WHOLE: Final = CONTENT + b"\r\n"
 OVERHEAD_OCTETS: Final = 2_000
+GIVE_KEYS: Final = words.ok("the keys of the user, and no reply")
+"""Stands for what a shell gives to KeysWanted, other than a reply."""
 CLOSING: Final = words.err("Closing", closes=True)
 
 
@@ -43,6 +50,8 @@ class Model:
 
     def __init__(self, *, secure: bool, tls_offered: bool, require_tls: bool) -> None:
         self.secure, self.tls_offered, self.require_tls = secure, tls_offered, require_tls
+        self.exchange: list[bytes] = []
+        self.is_told_why = False  # a token is refused, and the client is to answer
         self.place = "authorization"
         self.unread = b""
         self.dropping = False
@@ -82,15 +91,38 @@ class Model:
         if b"\r" in line or b"\n" in line:
             assert event == Refused(words.BAD_LINE)
         elif self.place == "sasl":
-            assert isinstance(event, Login | Refused), event
-            if isinstance(event, Login):
-                self._proves(event, line)
+            self.exchange.append(line)
+            if self.is_told_why:
+                assert event == Refused(words.AUTH_CANCELLED if line == b"*" else words.AUTH_FAILED)
+            elif not isinstance(event, Refused):
+                self._says(event)
         else:
             self._command(word.upper(), argument, event)
 
-    def _proves(self, login: Login, response: bytes) -> None:
-        assert base64.b64decode(response).split(b"\0")[1:] == [login.username, login.password]
+    def _says(self, event: Event) -> None:
         assert self.secure or not self.require_tls
+        name, *lines = self.exchange
+        mechanism = name.decode()
+        match event:
+            case Login(username, password):
+                message = base64.b64decode(lines[-1])
+                assert not message.split(b"\0")[0] or message.startswith(username + b"\0"), "for another"
+                check(mechanism, lines, Credentials(username, password, message.split(b"\0")[0]))
+            case Prove(proof):
+                check(mechanism, lines, proof)
+                assert not proof.acts_for_other
+            case KeysWanted():
+                check(mechanism, lines, event)
+            case Certify(external):
+                check(mechanism, lines, external)
+            case Show(bearer):
+                check(mechanism, lines, bearer)
+                assert self.secure
+            case Answered(POP3Reply(indicator=words.Indicator.CONTINUE, text=encoded)):
+                check(mechanism, lines, Challenge(base64.b64decode(encoded)))
+                self.is_told_why = mechanism in ("OAUTHBEARER", "XOAUTH2") and bool(lines)
+            case _:
+                raise AssertionError(f"{event} in an exchange")
 
     def _command(self, word: bytes, argument: bytes, event: Event) -> None:
         is_in = self.place == "transaction"
@@ -104,10 +136,10 @@ class Model:
                 assert self.place == "user"
                 assert (username, password) == (self.username, argument)
                 assert self.secure or not self.require_tls
-            case Login():
+            case Login() | Prove() | Show() | Certify() | KeysWanted():
                 assert word == b"AUTH"
                 assert not is_in
-                self._proves(event, argument.partition(b" ")[2].strip(b" "))
+                self._begins(argument, event)
             case Leave(commit):
                 assert word == b"QUIT"
                 assert commit == is_in
@@ -115,6 +147,8 @@ class Model:
                 assert word in ((b"CAPA", b"NOOP") if is_in else (b"CAPA", b"USER", b"AUTH"))
                 if word == b"USER":
                     self.username = argument.rstrip(b" ")
+                if word == b"AUTH":
+                    self._begins(argument, event)
             case Order(verb=Verb.STLS):
                 assert word == b"STLS"
                 assert not is_in
@@ -129,6 +163,12 @@ class Model:
                 assert said == ([] if number is None else [number] if verb is not Verb.TOP else [number, lines])
                 assert number != 0
 
+    def _begins(self, argument: bytes, event: Event) -> None:
+        mechanism, space, initial = argument.rstrip(b" ").partition(b" ")
+        self.exchange = [mechanism.upper(), *([initial] if space else [])]
+        self.is_told_why = False
+        self._says(event)
+
     def answered(self, event: Event | None, answer: POP3Reply) -> None:
         """Note a reply."""
         word = self.line.partition(b" ")[0].upper()
@@ -138,7 +178,9 @@ class Model:
             self.place = "authorization" if answer.is_success else "closed"
         elif isinstance(event, Leave):
             self.close()
-        elif isinstance(event, Login):
+        elif isinstance(event, Show) and answer == words.AUTH_FAILED:
+            self.place, self.is_told_why = "sasl", True
+        elif isinstance(event, Login | Prove | Show | Certify | KeysWanted):
             self.place = "transaction" if answer.is_success else "authorization"
         elif isinstance(event, Order) and event.verb is Verb.STLS and answer.is_success and self.unread:
             self.close()
@@ -147,7 +189,7 @@ class Model:
         elif isinstance(event, Answered) and self.place in ("authorization", "user") and word in (b"USER", b"AUTH"):
             self.place = "user" if word == b"USER" else "sasl"
         elif isinstance(event, Refused) and (self.place == "sasl" or self._begun(event)):
-            self.place = "authorization"
+            self.place, self.is_told_why = "authorization", False
 
     def _begun(self, event: Refused) -> bool:
         """Say whether a command was refused for what it says, and not for its form or its place."""
@@ -175,7 +217,9 @@ def fitting(event: Event) -> Sequence[POP3Reply]:
             return (answer, CLOSING) if not answer.closes else (answer,)
         case Leave():
             return (words.BYE, words.NOT_REMOVED)
-        case Login():
+        case KeysWanted():
+            return (GIVE_KEYS, words.AUTH_FAILED, words.LOCAL_ERROR, CLOSING)
+        case Login() | Prove() | Show() | Certify():
             return (ok("Welcome"), words.AUTH_FAILED, words.LOCAL_ERROR, CLOSING)
         case Order(verb=Verb.STLS):
             return (words.START_TLS, words.LOCAL_ERROR, CLOSING)
@@ -186,8 +230,17 @@ def fitting(event: Event) -> Sequence[POP3Reply]:
 class Conversation:
     """A core and the model of it, with a shell that gives what replies it is told to."""
 
-    def __init__(self, *, secure: bool, tls_offered: bool, require_tls: bool) -> None:
-        self.core = POP3ServerCore(secure=secure, tls_offered=tls_offered, require_tls=require_tls)
+    def __init__(self, *, secure: bool, tls_offered: bool, require_tls: bool, knows_more: bool = False) -> None:
+        self.core = POP3ServerCore(
+            secure=secure,
+            tls_offered=tls_offered,
+            require_tls=require_tls,
+            scram=knows_more,
+            token_scope=SCOPE if knows_more else None,
+        )
+        if knows_more:
+            self.core.bind_channel(BINDINGS)
+            self.core.certificate_shown()
         self.model = Model(secure=secure, tls_offered=tls_offered, require_tls=require_tls)
         self.event: Event | None = None
         self.owes = True
@@ -225,6 +278,10 @@ class Conversation:
 
     def answer(self, answer: POP3Reply, way: int = 0) -> None:
         """Give the reply that is owed; to what a maildrop says, in one of four ways."""
+        if answer is GIVE_KEYS:
+            self.event = self.core.give_keys(KEYS, NONCE)
+            assert self.event.reply.indicator is words.Indicator.CONTINUE
+            return
         is_of_maildrop = isinstance(self.event, Order) and self.event.verb is not Verb.STLS and answer.is_success
         if is_of_maildrop and way % 4:
             self._answer_with_content(answer, way % 4)
@@ -301,9 +358,9 @@ class Conversation:
 def run(octets: bytes) -> None:
     """Run one: flags, the cut, the answers as a line, and then what the client says."""
     choices = Choices(octets)
-    secure, tls_offered, require_tls, swiftly = choices.flags(4)
+    secure, tls_offered, require_tls, swiftly, knows_more = choices.flags(5)
     cut, answers = choices.number(), [each - ord("0") for each in choices.line()]
-    conversation = Conversation(secure=secure, tls_offered=tls_offered, require_tls=require_tls)
+    conversation = Conversation(secure=secure, tls_offered=tls_offered, require_tls=require_tls, knows_more=knows_more)
     given = 0
     for piece in pieces(choices.rest(), cut):
         conversation.receive(piece, swiftly=swiftly)

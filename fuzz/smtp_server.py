@@ -14,13 +14,14 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from fuzz.exchanges import BINDINGS, KEYS, NONCE, SCOPE, check
 from fuzz.target import Choices, Target, kept, pieces
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply, reply
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.events import AWAITING_REPLY, Pause
 from mailstack.wire.limits import DISCARDED_OCTETS, BareNewline, Limits
-from mailstack.wire.sasl import Credentials
+from mailstack.wire.sasl import Bearer, Challenge, KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -45,6 +46,8 @@ GREETING: Final = Reply(220, ("mx.test ESMTP",))
 LATER: Final = reply(451, "4.3.0", "Later")
 NEVER: Final = reply(550, "5.7.1", "Never")
 SHUT: Final = replies.SHUTTING_DOWN
+GIVE_KEYS: Final = reply(250, None, "the keys of the user, and no reply")
+"""Stands for what a shell gives to KeysWanted, other than a reply."""
 OVERHEAD_OCTETS: Final = 2_500  # constant replies and names that a core holds on to
 
 _REPLY: Final = re.compile(rb"(?:([2-5][0-9]{2})-[ -~]*\r\n)*([2-5][0-9]{2})(?: [ -~]*)?\r\n")
@@ -64,8 +67,8 @@ class Place(enum.Enum):
 class Model:
     """What an SMTP server is to make of the octets and the replies."""
 
-    def __init__(self, role: Role, limits: Limits, *, tls: bool, tls_available: bool) -> None:
-        self.role, self.limits = role, limits
+    def __init__(self, role: Role, limits: Limits, *, tls: bool, tls_available: bool, knows_more: bool) -> None:
+        self.role, self.limits, self.knows_more = role, limits, knows_more
         self.tls, self.tls_available = tls, tls_available
         self.normalises = (
             role is Role.SUBMISSION if limits.bare_newline is None else limits.bare_newline is BareNewline.NORMALISE
@@ -81,6 +84,7 @@ class Model:
         """Be as before MAIL."""
         self.sender, self.recipients = False, 0
         self.exchange: list[bytes] | None = None
+        self.verdict: Reply | None = None  # of a token, when the client is told why and is not told yet
         self.in_chunks = False
         self.left, self.is_last = 0, False
         self.refusal: Reply | None = None
@@ -107,7 +111,9 @@ class Model:
 
     @property
     def _most(self) -> int:
-        return self.limits.command_line_octets if self.exchange is None else self.limits.sasl_octets
+        may_show_token = self.knows_more and self.role is Role.SUBMISSION and self.tls and not self.authenticated
+        is_long = may_show_token or self.exchange is not None
+        return self.limits.sasl_octets if is_long else self.limits.command_line_octets
 
     # What the core makes of it
 
@@ -183,6 +189,8 @@ class Model:
             else:
                 self._chunk(event)
             return
+        if len(line) > self.limits.command_line_octets and line[:5].upper() != b"AUTH ":
+            assert isinstance(event, Refused), "only a token may be so long"
         match event:
             case Refused(answer, closes):
                 assert answer.code >= 400
@@ -217,7 +225,7 @@ class Model:
                 assert self.tls_available
                 assert not self.tls
                 assert not self.sender
-            case Authenticate() | Answered(reply=Reply(code=334)):
+            case Authenticate() | KeysWanted() | Answered(reply=Reply(code=334)):
                 assert word == b"AUTH"
                 assert self.role is Role.SUBMISSION
                 assert self.tls
@@ -227,6 +235,8 @@ class Model:
                 self.exchange = [mechanism.upper()]
                 if space:
                     self._response(initial.strip(b" "), event)
+                else:
+                    self._says(event)
             case Answered():
                 assert word in (b"NOOP", b"VRFY", b"HELP")
             case _:
@@ -245,17 +255,26 @@ class Model:
     def _response(self, line: bytes, event: Event) -> None:
         assert self.exchange is not None
         self.exchange.append(line)
+        if self.verdict is not None:
+            assert event == Refused(replies.AUTH_CANCELLED if line == b"*" else self.verdict)
+        elif isinstance(event, Refused):
+            assert event.reply.is_permanent
+        else:
+            self._says(event)
+
+    def _says(self, event: Event) -> None:
+        assert self.exchange is not None
+        mechanism, *lines = self.exchange
         match event:
-            case Authenticate(mechanism, credentials):
-                assert mechanism.encode() == self.exchange[0]
-                said = [base64.b64decode(each) if each != b"=" else b"" for each in self.exchange[1:]]
-                proof = said[0].split(b"\0")[1:] if mechanism == "PLAIN" else said
-                assert isinstance(credentials, Credentials), "nothing else is offered"
-                assert [credentials.username, credentials.password] == proof
-            case Answered(reply=Reply(code=334)):
-                assert self.exchange[0] == b"LOGIN"
-            case Refused(answer):
-                assert answer.is_permanent
+            case Authenticate(named, credentials):
+                assert named.encode() == mechanism
+                check(named, lines, credentials)
+            case KeysWanted():
+                check(mechanism.decode(), lines, event)
+            case Answered(reply=Reply(code=334, lines=(encoded,))):
+                check(mechanism.decode(), lines, Challenge(base64.b64decode(encoded)))
+                if mechanism in (b"OAUTHBEARER", b"XOAUTH2") and lines:
+                    self.verdict = replies.AUTH_FAILED  # there was no token
             case _:
                 raise AssertionError(f"{event} in an exchange")
 
@@ -367,9 +386,11 @@ class Model:
             self.end_transaction()
         elif isinstance(event, Answered) and answer.code == 334:
             pass
+        elif isinstance(event, Authenticate) and isinstance(event.credentials, Bearer) and answer.is_permanent:
+            self.verdict = answer
         elif self.exchange is not None:
             self.authenticated |= isinstance(event, Authenticate) and answer.is_success
-            self.exchange = None
+            self.exchange = self.verdict = None
         elif answer.is_success:
             self._agreed(event)
 
@@ -428,16 +449,37 @@ def fitting(event: Event) -> Sequence[Reply]:
             return (replies.START_TLS, LATER, SHUT)
         case Quit():
             return (replies.CLOSING, SHUT)
+        case KeysWanted():
+            return (GIVE_KEYS, LATER, NEVER, SHUT)
         case _:
             return (replies.OK, LATER, NEVER, SHUT)
+
+
+def a_core(role: Role, limits: Limits, *, tls: bool, tls_available: bool = True, knows_more: bool) -> SMTPServerCore:
+    """Make a core; `knows_more` than passwords: it offers every mechanism that there is."""
+    core = SMTPServerCore(
+        role,
+        limits,
+        "mx.test",
+        tls_active=tls,
+        tls_available=tls_available,
+        scram=knows_more,
+        token_scope=SCOPE if knows_more else None,
+    )
+    if knows_more:
+        core.bind_channel(BINDINGS)
+        core.certificate_shown()
+    return core
 
 
 class Conversation:
     """A core and the model of it, with a shell that gives what replies it is told to."""
 
-    def __init__(self, role: Role, limits: Limits, *, tls: bool = False, tls_available: bool = True) -> None:
-        self.core = SMTPServerCore(role, limits, "mx.test", tls_active=tls, tls_available=tls_available)
-        self.model = Model(role, limits, tls=tls, tls_available=tls_available)
+    def __init__(
+        self, role: Role, limits: Limits, *, tls: bool = False, tls_available: bool = True, knows_more: bool = False
+    ) -> None:
+        self.core = a_core(role, limits, tls=tls, tls_available=tls_available, knows_more=knows_more)
+        self.model = Model(role, limits, tls=tls, tls_available=tls_available, knows_more=knows_more)
         self.event: Event | None = None
         self.owed = 1
         self.output = b""
@@ -467,8 +509,13 @@ class Conversation:
         return True
 
     def answer(self, answer: Reply) -> None:
-        """Give a reply that is owed."""
+        """Give a reply that is owed, or keys."""
         assert self.core.owes_reply
+        if answer is GIVE_KEYS:
+            self.event = self.core.give_keys(KEYS, NONCE)
+            assert isinstance(self.event, Answered)
+            assert self.event.reply.code == 334
+            return
         said = self.core.send(answer)
         self.owed -= 1
         self.output += said
@@ -526,14 +573,22 @@ class Conversation:
 
 
 def converse(
-    octets: bytes, cut: int, answers: Sequence[int], role: Role, limits: Limits, *, tls: bool, is_slow: bool = False
+    octets: bytes,
+    cut: int,
+    answers: Sequence[int],
+    role: Role,
+    limits: Limits,
+    *,
+    tls: bool,
+    is_slow: bool = False,
+    knows_more: bool = False,
 ) -> Conversation:
     """
     Let a client say this, in pieces, to a shell that chooses its replies so.
 
     Shape:  a shell that `is_slow` takes one event after each piece, and only at the end what is left.
     """
-    conversation = Conversation(role, limits, tls=tls)
+    conversation = Conversation(role, limits, tls=tls, knows_more=knows_more)
     given = 0
     said = pieces(octets, cut)
     for number, piece in enumerate(said, 1):
@@ -552,9 +607,11 @@ def converse(
     return conversation
 
 
-def said_octet_by_octet(octets: bytes, answers: Sequence[int], role: Role, limits: Limits, *, tls: bool) -> bytes:
+def said_octet_by_octet(
+    octets: bytes, answers: Sequence[int], role: Role, limits: Limits, *, tls: bool, knows_more: bool
+) -> bytes:
     """Return what a core says to single octets."""
-    core = SMTPServerCore(role, limits, "mx.test", tls_active=tls, tls_available=True)
+    core = a_core(role, limits, tls=tls, knows_more=knows_more)
     output = core.send(GREETING)
     given = 0
     for octet in octets:
@@ -562,14 +619,19 @@ def said_octet_by_octet(octets: bytes, answers: Sequence[int], role: Role, limit
         while not isinstance(event := core.next_event(), Pause):
             while core.owes_reply:
                 choices = fitting(event)
-                output += core.send(choices[answers[given % len(answers)] % len(choices) if answers else 0])
+                chosen = choices[answers[given % len(answers)] % len(choices) if answers else 0]
+                if chosen is GIVE_KEYS:
+                    event = core.give_keys(KEYS, NONCE)
+                else:
+                    output += core.send(chosen)
                 given += 1
     return output
 
 
 def run(octets: bytes) -> None:
     """
-    Run one: role, bare newlines, tls and pace as an octet, the cut as another, the answers as a line, and what the client says.
+    Run one: role, bare newlines, tls, pace and mechanisms as an octet, the cut as another, the answers as a line, and what the
+    client says.
 
     Without STARTTLS, where it matters what has come already, the cut changes no reply.
     """
@@ -579,9 +641,10 @@ def run(octets: bytes) -> None:
     limits = SMALL if number // 3 % 2 == 0 else Limits(message_octets=200, bare_newline=BareNewline.NORMALISE)
     cut, answers, said = choices.number(), [each - ord("0") for each in choices.line()], choices.rest()
     tls, is_slow = number // 6 % 2 == 1, number // 12 % 2 == 1
-    conversation = converse(said, cut, answers, role, limits, tls=tls, is_slow=is_slow)
+    knows_more = number // 24 % 2 == 1
+    conversation = converse(said, cut, answers, role, limits, tls=tls, is_slow=is_slow, knows_more=knows_more)
     if tls or b"starttls" not in said.lower():
-        assert conversation.output == said_octet_by_octet(said, answers, role, limits, tls=tls)
+        assert conversation.output == said_octet_by_octet(said, answers, role, limits, tls=tls, knows_more=knows_more)
 
 
 TARGET: Final = Target(

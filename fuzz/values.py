@@ -6,6 +6,7 @@ import base64
 import re
 from typing import Final
 
+from fuzz.exchanges import KEYS, NONCE, check, check_refusal, mechanisms, server_first
 from fuzz.target import Choices, Target, kept, pieces
 from mailstack.mail.address import DOMAIN_OCTETS, LOCAL_PART_OCTETS, Address, AddressError, format_path, parse_address
 from mailstack.mail.envelope import BodyType
@@ -14,10 +15,11 @@ from mailstack.mail.requests import Requests
 from mailstack.mail.srs import SenderRewriting, SRSError, is_rewritten
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
-from mailstack.wire.errors import RemoteProtocolError, SaslError
+from mailstack.wire.errors import RemoteProtocolError, SaslCancelledError, SaslError, SaslRefusedError
 from mailstack.wire.limits import COMMAND_LINE_OCTETS
-from mailstack.wire.mechanisms import offered_mechanisms
-from mailstack.wire.sasl import Challenge, Credentials, plain_initial_response
+from mailstack.wire.sasl import Bearer, Challenge, Credentials, KeysWanted, plain_initial_response
+from mailstack.wire.sasl_bearer import BearerExchange
+from mailstack.wire.scram import ScramExchange
 from mailstack.wire.smtp_commands import Mail, Rcpt, parse_mail, parse_rcpt
 from mailstack.wire.smtp_mailing import Asked, Mailing
 from mailstack.wire.smtp_parameters import ENVELOPE_ID_OCTETS, ORIGINAL_RECIPIENT_OCTETS
@@ -28,7 +30,7 @@ ANNOUNCED: Final = frozenset(
     ("SIZE", "8BITMIME", "SMTPUTF8", "AUTH", "DSN", "REQUIRETLS", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY")
 )
 OFFERED: Final = dict.fromkeys(ANNOUNCED, ())
-MECHANISMS: Final = offered_mechanisms({}, scram=False)
+MECHANISMS: Final = mechanisms()
 REWRITING: Final = SenderRewriting("x.example", (b"a secret", b"an old one"))
 SIZE_OCTETS: Final = 1_000_000
 _MAILBOX: Final = Address("x", "y.example")
@@ -162,31 +164,42 @@ def _check_rcpt(rcpt: Rcpt) -> None:
 def run_sasl(octets: bytes) -> None:
     """Lead an exchange with these lines, the first of which may be empty: then there is no initial response."""
     choices = Choices(octets)
-    exchange = list(MECHANISMS.values())[choices.number() % len(MECHANISMS)]()
+    mechanism, make = list(MECHANISMS.items())[choices.number() % len(MECHANISMS)]
+    exchange = make()
     first, *others = choices.rest().split(b"\n")
-    lines = [first or None, *others[:2]]
+    lines: list[bytes] = []
     try:
-        for number, line in enumerate(lines):
+        for line in [first or None, *others[:3]]:
+            lines += [] if line is None else [line]
             said = exchange.step(line)
-            if isinstance(said, Credentials):
-                _check_credentials(said, [each for each in lines[: number + 1] if each is not None])
+            check(mechanism, lines, said)
+            if isinstance(said, KeysWanted):
+                assert isinstance(exchange, ScramExchange)
+                assert exchange.give_keys(KEYS, NONCE).octets == server_first(base64.b64decode(line or b""))
+            elif not isinstance(said, Challenge):
+                _check_end(exchange, said, others)
                 break
-            assert isinstance(said, Challenge), "PLAIN and LOGIN know nothing else"
-            assert base64.b64decode(said.encoded) == said.octets
     except SaslError as error:
         assert str(error).isascii()
 
 
-def _check_credentials(said: Credentials, lines: list[bytes]) -> None:
-    username, password = said.username.decode(), said.password.decode()
-    assert username
-    assert password
-    assert not re.search("[\x00-\x1f\x7f]", username)
-    proof = b"\0".join(base64.b64decode(line) for line in lines if line != b"=")
-    assert proof.split(b"\0")[-2:] == [said.username, said.password]
-    assert repr(said) == repr(Credentials(said.username, b"", said.authorization_id)), "the password is shown"
-    again = MECHANISMS["PLAIN"]().step(plain_initial_response(username, password, said.authorization_id.decode()))
-    assert again == said
+def _check_end(exchange: object, said: object, lines: list[bytes]) -> None:
+    """Check what comes after the end: a token that is refused, or what our client makes of the same credentials."""
+    if isinstance(said, Bearer):
+        assert isinstance(exchange, BearerExchange)
+        check_refusal(exchange.refuse())
+        answer = lines[0] if lines else b""
+        try:
+            exchange.step(answer)
+        except SaslRefusedError:
+            assert answer != b"*"
+        except SaslCancelledError:
+            assert answer == b"*"
+        else:
+            raise AssertionError("a token that was refused")
+    elif isinstance(said, Credentials):
+        plain = plain_initial_response(said.username.decode(), said.password.decode(), said.authorization_id.decode())
+        assert MECHANISMS["PLAIN"]().step(plain) == said
 
 
 def run_status(octets: bytes) -> None:
@@ -251,7 +264,7 @@ TARGETS: Final = (
     Target("address", "addresses of the envelope", run_address, most_octets=400),
     Target("return-path", "reverse-paths that are rewritten for forwarding, and restored", run_return_path, most_octets=400),
     Target("parameters", "the paths and parameters of MAIL and RCPT, read and written", run_parameters),
-    Target("sasl", "SASL exchanges of the server, PLAIN and LOGIN", run_sasl),
+    Target("sasl", "SASL exchanges of the server, by every mechanism", run_sasl),
     Target("status", "enhanced status codes, and xtext", run_status, most_octets=100),
     Target("replies", "replies that a client reads, and those that we write", run_replies),
 )

@@ -28,7 +28,7 @@ import mailstack.plugins
 from mailstack import events
 from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
-from mailstack.directory.cred import CertificateChecker, DirectoryChecker, ProofChecker, Realm
+from mailstack.directory.cred import BearerChecker, CertificateChecker, DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.directory import Directory
 from mailstack.directory.passwords import Argon2Hasher, Verifier
 from mailstack.doors import IPolicyMaker
@@ -39,6 +39,7 @@ from mailstack.mail.envelope import Account, Destination, Service
 from mailstack.mail.srs import SenderRewriting
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
+from mailstack.net.introspection import Authority, Introspection
 from mailstack.net.lean_reactor import when_idle
 from mailstack.net.own_addresses import OwnAddresses
 from mailstack.net.prompt import PromptTCP
@@ -113,6 +114,7 @@ class Secrets:
     pem: Pem | None
     smarthost_password: str | None = field(repr=False)
     srs: tuple[str, ...] = field(default=(), repr=False)
+    oauth_secret: str | None = field(default=None, repr=False)
 
 
 def kind_of(service: Service) -> int:
@@ -177,11 +179,17 @@ class Composition:
         self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
         self._relay = self._make_relay(settings, secrets)
+        self._tokens = self._make_tokens(settings, secrets)
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
         self._spools = [self._spool]
         self._portal = Portal(
             Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}),
-            [DirectoryChecker(self.directory), ProofChecker(self.directory), CertificateChecker(self.directory)],
+            [
+                DirectoryChecker(self.directory),
+                ProofChecker(self.directory),
+                CertificateChecker(self.directory),
+                BearerChecker(self.directory, self._owner_of),
+            ],
         )
         self._scram = ScramSource(self.directory.scram_keys, _nonce)
         self._session_names = _session_names()
@@ -235,10 +243,11 @@ class Composition:
         Raises:  RefusedError, CertificateError.
         """
         judge, relay = self._make_judge(settings), self._make_relay(settings, secrets)
-        rewriting = _rewriting(settings, secrets)
+        tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
         self.load_certificates(secrets)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
-        self._settings, self._judge, self._relay, self._returns.rewriting = settings, judge, relay, rewriting
+        self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
+        self._returns.rewriting = rewriting
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -263,7 +272,7 @@ class Composition:
                 clock=self._reactor,
                 start=self.supervisor.start,
                 session_names=self._session_names,
-                certificates=self.certificates,
+                certificates=self._certificates_for(service),
                 counts=self._counts[kind],
                 arrivals=self._arrivals[kind],
                 lockout=self._lockout,
@@ -291,6 +300,7 @@ class Composition:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
         factory.scram = self._scram if self._settings.login.scram else None
+        factory.token_scope = None if self._tokens is None else self._settings.oauth.scope
         self._lockout.limits = _lockout_limits(self._settings)
         if isinstance(factory, POP3Factory):
             factory.require_tls = self._settings.pop3.require_tls
@@ -343,7 +353,7 @@ class Composition:
         return TLSMemoryBIOFactory(certificates, False, factory)
 
     def _certificates_for(self, service: Service) -> IOpenSSLServerConnectionCreator | None:
-        if self.certificates is None or not service.is_submission:
+        if self.certificates is None or service in (Service.SMTP, Service.LMTP):
             return self.certificates
         return self.certificates.for_users
 
@@ -437,13 +447,36 @@ class Composition:
             is_ourselves=OwnAddresses([(each.host, each.port) for each in settings.listen.smtp]),
         )
 
+    def _make_tokens(self, settings: Settings, secrets: Secrets | None) -> Introspection | None:
+        oauth = settings.oauth
+        if oauth.introspection_url is None or oauth.client_id is None:
+            return None
+        try:
+            secret = read_oauth_secret(settings) if secrets is None else secrets.oauth_secret
+        except ValueError as error:
+            raise RefusedError(f"oauth: {error}") from error
+        authority = Authority(
+            url=oauth.introspection_url,
+            client_id=oauth.client_id,
+            client_secret=secret or "",
+            claim=oauth.account_claim,
+            scopes=oauth.scope.split(),
+            audience=oauth.audience,
+            timeout_seconds=oauth.timeout_seconds,
+        )
+        return Introspection(self._reactor, authority, key=_token_key(), now=time.time)
+
+    async def _owner_of(self, token: bytes) -> str | None:
+        """Ask the authorization server of now; a session may have begun when there was another, or none any more."""
+        return None if self._tokens is None else await self._tokens.owner(token)
+
     def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
         path = str(self.folders.path_of(account))
         at_once = self.maildrops.open_at_once(path)
         if at_once is not None:
-            return succeed((ThreadedMaildrop(at_once, self.disk.run), at_once.close))
+            return succeed((ThreadedMaildrop(at_once, self.disk.run, account), at_once.close))
         opening = kept(self.disk.run(self.maildrops.opening(path)), Maildrop.close).addCallback(self.maildrops.remember)
-        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.disk.run), opened.close))
+        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.disk.run, account), opened.close))
 
 
 @implementer(ISubmitter)
@@ -497,6 +530,20 @@ def _rewriting(settings: Settings, secrets: Secrets | None) -> SenderRewriting |
     except ValueError as error:
         raise RefusedError(f"srs: {error}") from error
     return SenderRewriting(settings.srs.domain, tuple(each.encode() for each in found))
+
+
+def _token_key() -> bytes:
+    return secrets.token_bytes(32)
+
+
+def read_oauth_secret(settings: Settings) -> str | None:
+    """
+    Read the secret by which the authorization server knows us, if there is one.
+
+    Raises:  ValueError: it cannot be read.
+    """
+    file = settings.oauth.client_secret_file
+    return None if file is None else read_secret(file)
 
 
 def _next_hop(relay: RelayTable, password: str | None) -> NextHop:

@@ -1,15 +1,16 @@
 """
-What twisted.cred is shown of somebody who has proved to know a password without telling it, or has shown a certificate.
+What twisted.cred is shown of somebody who has proved to know a password without telling it, or has shown a certificate or a
+token.
 
 A realm's checkers for user names and passwords know nothing of these. Where proofs are to be taken, there is a ScramSource,
 which says what the exchange needs in its midst, and a checker for IScramProof, which says in the end whose the proof is. Where
-certificates are to be taken, there is a checker for ICertified.
+certificates are to be taken, there is a checker for ICertified; where tokens are, one for IBearer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, implementer
@@ -45,6 +46,26 @@ class CertificateCredentials:
 
     names: tuple[str, ...]
     authorization_id: bytes = b""
+
+
+class IBearer(ICredentials):
+    """A token that somebody has who may act for its owner: of OAUTHBEARER or XOAUTH2."""
+
+    token: bytes = Attribute("The token; a secret, in no repr and no message.")
+    authorization_id: bytes = Attribute("For whom the client wants to act, or b'' when it does not say.")
+
+
+@implementer(IBearer)
+@dataclass(frozen=True, slots=True)
+class BearerCredentials:
+    """A token as credentials."""
+
+    token: bytes = field(repr=False)
+    authorization_id: bytes = b""
+
+
+class TokensUnavailable(Exception):  # noqa: N818 (it is an answer, named as such)
+    """Whose a token is cannot be found out now; the message is for the log, and tells neither the token nor any secret."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,11 @@ def login_locked_out(session: str, username: str, peer: str) -> None:
     )
 
 
+def token_unchecked(session: str, why: str) -> None:
+    """Whose a token is could not be found out, so its login was put off."""
+    _emit(LogLevel.warn, "token_unchecked", "{session}: a token cannot be checked: {why}", session=session, why=_safe(why))
+
+
 def command_refused(session: str, reply: Reply | str, cause: str = "") -> None:
     """A command got a 4yz or 5yz reply, or -ERR, for its form or its place."""
     _emit(

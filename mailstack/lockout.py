@@ -10,6 +10,10 @@ the network from which they come (IPv4 /24, IPv6 /64) with the account, and for 
 Nothing is counted for an account alone: a stranger could lock its owner out. A pair that logged in within GOOD_SECONDS is
 known, and what others in its network did is not held against it. The same wrong password again is no further guess, and
 attempts while locked out do not count: so a telephone that has the old password does not keep everybody at home out.
+
+Who shows a token guesses no password, and cannot guess tokens either; what a wrong one costs is a question to a server that is
+not ours. So tokens have pairs of their own (`by_token`), with the account that the client says it is for: old tokens lock out
+nobody who has the password, nor the other way round. For the network they count as all else does.
 """
 
 from __future__ import annotations
@@ -88,13 +92,22 @@ class Lockout:
             self._good.add(_pair(login_network(peer), username), GOOD_SECONDS)
 
 
+def by_token(username: str) -> str:
+    """Return the name by which the logins to an account with tokens count; "" when the client does not say to which."""
+    return f"\x01{_in_one_form(username)}"  # no user name has a control character
+
+
 def login_network(peer: str) -> str:
     """Return the network whose failures count together."""
     return peer_key(peer) if ":" in peer else peer_network(peer) or peer
 
 
 def _pair(network: str, username: str) -> str:
+    return f"{network} {_in_one_form(username)}"
+
+
+def _in_one_form(username: str) -> str:
     # In one form, whatever quotes, capitals and final dots a guesser varies; two names that become one are counted as one.
     with suppress(AddressError):
         username = str(parse_address(username))
-    return f"{network} {username.casefold()}"
+    return username.casefold()

@@ -28,10 +28,12 @@ from mailstack.settings_kinds import (
     MOST_WORKERS,
     AccountName,
     AtLeastOne,
+    Claim,
     DomainName,
     Endpoint,
     FolderPath,
     GroupName,
+    IntrospectionUrl,
     Listeners,
     LmtpListeners,
     Names,
@@ -39,6 +41,7 @@ from mailstack.settings_kinds import (
     Network,
     Networks,
     Remote,
+    Scopes,
     SecretPath,
     SocketFile,
     Workers,
@@ -154,7 +157,7 @@ class Tls(Table):
     key: SecretPath | None = Field(default=None, examples=["privkey.pem"])
     """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
     client_authority: FolderPath | None = Field(default=None, examples=["users-ca.pem"])
-    """Path of the authorities, PEM, whose certificates let users submit without a password: the address stands in them."""
+    """Path of the authorities, PEM, whose certificates let users log in without a password: the address stands in them."""
 
 
 class Limits(Table):
@@ -263,6 +266,25 @@ class Login(Table):
     """Offer SCRAM-SHA-256 beside PLAIN; an account whose password was set before there was SCRAM needs it set again."""
 
 
+class OAuth(Table):
+    """Tokens of an authorization server with which users log in, too, within TLS (OAUTHBEARER, XOAUTH2)."""
+
+    introspection_url: IntrospectionUrl | None = Field(default=None, examples=["https://login.example.org/oauth2/introspect"])
+    """Where that server says whose a token is (RFC 7662): https, or http to this machine. Without it no token is taken."""
+    client_id: str | None = Field(default=None, min_length=1, max_length=255, examples=["mailstack"])
+    """Who we are there."""
+    client_secret_file: SecretPath | None = Field(default=None, examples=["oauth.secret"])
+    """Path of the file whose first line proves it. Others must not be able to read it."""
+    account_claim: Claim = "username"
+    """What in its answer names the account, an address: "username", "sub", or "email", unless that is not verified there."""
+    scope: Scopes = ""
+    """What a token must allow, several with spaces between; empty: anything, so any token of a user opens the mailbox."""
+    audience: str | None = Field(default=None, min_length=1, max_length=1000, examples=["mail.example.org"])
+    """For whom a token must be made, its `aud`; not set: for anybody, so one that another service was shown is good here."""
+    timeout_seconds: int = Field(default=5, ge=1, le=60)
+    """How long to wait for an answer; without one a login fails for the time being."""
+
+
 class Pop3(Table):
     """Retrieval."""
 
@@ -306,6 +328,7 @@ class Settings(Table):
     srs: Srs = Field(default_factory=Srs)
     delivery: Delivery = Field(default_factory=Delivery)
     login: Login = Field(default_factory=Login)
+    oauth: OAuth = Field(default_factory=OAuth)
     pop3: Pop3 = Field(default_factory=Pop3)
     policy: PolicyTable = Field(default_factory=PolicyTable)
 
@@ -412,6 +435,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     yield from _taken_twice(listen)
     yield from _open_lmtp(listen, table("receive"))
     yield from _smarthost_login(relay)
+    yield from _partial_oauth(table("oauth"), tls)
     first = queue.get("retry_first_seconds", Queue().retry_first_seconds)
     most = queue.get("retry_most_seconds", Queue().retry_most_seconds)
     if isinstance(first, int) and isinstance(most, int) and first > most:
@@ -460,3 +484,13 @@ def _smarthost_login(relay: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             ("relay", "tls" if "tls" in relay else "smarthost_username"),
             'a password is to be sent, so relay.tls must be "verify" or "encrypt"',
         )
+
+
+def _partial_oauth(oauth: Mapping[str, Any], tls: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    together = ("introspection_url", "client_id", "client_secret_file")
+    there = [key for key in together if key in oauth]
+    missing = [f"oauth.{key}" for key in together if key not in oauth]
+    if there and missing:
+        yield ("oauth", there[0]), f"needs {' and '.join(missing)} beside it: all of them or none"
+    if there and not tls:
+        yield ("oauth", there[0]), "needs TLS, or no token is taken: set tls.certificate and tls.key"

@@ -14,6 +14,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
@@ -25,6 +26,9 @@ SECRET_CHARACTERS: Final = 16
 _SOCKET_PATH_OCTETS: Final = 107  # sun_path of unix(7), with its NUL 108
 _UNIX: Final = "unix:"
 _GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+_CLAIM: Final = re.compile(r"[!-~]{1,100}")
+_SCOPES: Final = re.compile(r"[!#-\[\]-~]{1,100}(?: [!#-\[\]-~]{1,100}){0,9}")  # RFC 6749 §3.3
+_URL_LETTERS: Final = re.compile(r"[!-~]{1,1000}")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MOST_WORKERS: Final = 32
 """As many as the spool has shards."""
@@ -167,6 +171,33 @@ def _account_name(text: str) -> str:
         raise ValueError(f"{shown(text)} is not the name of an account, such as alice@example.org: {error}") from None
 
 
+def _introspection_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        port, host = url.port, url.hostname or ""
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a URL") from None
+    if not _URL_LETTERS.fullmatch(text) or url.scheme not in ("https", "http") or not host or port == 0:
+        raise ValueError(f'must be text of the form "https://login.example.org/oauth2/introspect", not {shown(text)}')
+    if url.username is not None or url.password is not None or url.fragment:
+        raise ValueError("must name neither a user nor a place in the answer; client_id and client_secret_file say who we are")
+    if url.scheme == "http" and not (host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)):
+        raise ValueError(f"tokens and a secret are sent there, so {shown(host)} needs https; http is for this machine only")
+    return text
+
+
+def _claim(text: str) -> str:
+    if not _CLAIM.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not the name of a claim, such as username, sub or email")
+    return text
+
+
+def _scopes(text: str) -> str:
+    if text and not _SCOPES.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not one scope, or several with a space between two of them (RFC 6749 §3.3)")
+    return text
+
+
 def _path(value: object, info: ValidationInfo) -> Path:
     if isinstance(value, Path):
         path = value
@@ -216,6 +247,9 @@ FolderPath = Annotated[Path, PlainValidator(_path)]
 SecretPath = Annotated[Path, PlainValidator(_secret_path)]
 DomainName = Annotated[str, AfterValidator(_domain_name)]
 AccountName = Annotated[str, AfterValidator(_account_name)]
+IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
+Claim = Annotated[str, AfterValidator(_claim)]
+Scopes = Annotated[str, AfterValidator(_scopes)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 

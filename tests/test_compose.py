@@ -207,9 +207,36 @@ class RunningTests(TestCase):
                 await deferToThread(self._show, service, "stranger.pem")
         offered, code = await deferToThread(self._show, "smtp", "stranger.pem")
         self.assertEqual(([], 502), (offered, code), "another server may show what it likes")
+        await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", ALICE)
+        await self.until_fetched(ALICE)
+        for service in ("pop3", "pop3s"):
+            self.assertEqual("+OK 1 messages", await deferToThread(self._retrieve, service, "alice.pem"))
+            self.assertEqual("-ERR Mechanism not supported", await deferToThread(self._retrieve, service, None))
+            with self.assertRaises((OSError, poplib.error_proto)):
+                await deferToThread(self._retrieve, service, "stranger.pem")
         editing.set_enabled(folder / "directory.db", ALICE, False)
         self.assertEqual(535, (await deferToThread(self._show, "submission", "alice.pem"))[1])
+        self.assertEqual("-ERR [AUTH] Authentication failed", await deferToThread(self._retrieve, "pop3s", "alice.pem"))
         await system.stopService()
+
+    def _retrieve(self, service: str, user: str | None) -> str:
+        """Show a certificate and log in to a maildrop by it; return the answer."""
+        context = self.installation.trusting()
+        if user is not None:
+            context.load_cert_chain(self.installation.folder / user)
+        if service == "pop3s":
+            client: Any = poplib.POP3_SSL("localhost", self.ports[service], timeout=20, context=context)
+        else:
+            client = poplib.POP3("localhost", self.ports[service], timeout=20)
+            client.stls(context=context)
+        try:
+            return str(client._shortcmd("AUTH EXTERNAL =").decode().partition(" (")[0])
+        except poplib.error_proto as error:
+            if isinstance(error.args[0], str):  # poplib's own: the connection is gone
+                raise
+            return str(error.args[0].decode())
+        finally:
+            client.close()
 
     def _show(self, service: str, user: str | None) -> tuple[list[str], int]:
         """Show a certificate and log in by it; return what was offered, and the answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from mailstack.lockout import GOOD_SECONDS, Lockout, LockoutLimits, login_network
+from mailstack.lockout import GOOD_SECONDS, Lockout, LockoutLimits, by_token, login_network
 from mailstack.net.tallies import BUCKETS, WAYS, Tally
 
 ALICE, BOB = "alice@example.org", "bob@example.org"
@@ -111,3 +111,21 @@ def test_networks() -> None:
     assert login_network(HERE) == login_network(NEIGHBOUR) != login_network(ELSEWHERE)
     assert login_network("2001:db8::1") == login_network("2001:db8::2") != login_network("2001:db8:0:1::1")
     assert login_network("127.0.0.1") == "127.0.0.1"
+
+
+def test_tokens_have_pairs_of_their_own(lockout: Lockout) -> None:
+    fail(lockout, HERE, *[by_token(each) for each in ("alice@example.org", "ALICE@example.ORG.", '"alice"@example.org')])
+    assert [lockout.is_locked(HERE, each) for each in (by_token(ALICE), ALICE, by_token(""), by_token(BOB))] == [
+        True, False, False, False,
+    ]  # fmt: skip
+    fail(lockout, HERE, BOB, BOB)
+    assert lockout.is_locked(HERE, by_token(BOB)), "for the network they count together"
+    lockout.has_succeeded(HERE, by_token(BOB))
+    assert not lockout.is_locked(HERE, by_token(BOB))
+    assert lockout.is_locked(HERE, "carol@example.org")
+
+
+def test_the_same_token_again_is_no_further_failure(lockout: Lockout) -> None:
+    for _ in range(9):
+        lockout.has_failed(HERE, by_token(ALICE), b"expired")
+    assert not lockout.is_locked(HERE, by_token(ALICE))

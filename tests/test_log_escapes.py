@@ -22,6 +22,7 @@ ADDRESS = Address(HOSTILE, HOSTILE)
 SAYS: list[Callable[[], Any]] = [
     lambda: events.authenticated("s1", HOSTILE),
     lambda: events.authentication_failed("s1", HOSTILE, "192.0.2.1"),
+    lambda: events.token_unchecked("s1", HOSTILE),
     lambda: events.command_refused("s1", reply(500, "5.5.2", HOSTILE), HOSTILE),
     lambda: events.transaction_refused("s1", Stage.RCPT, reply(550, "5.1.1", HOSTILE), HOSTILE, ADDRESS, ADDRESS),
     lambda: events.entry_accepted("e", "s1", ADDRESS, 1, 1),

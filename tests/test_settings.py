@@ -94,6 +94,15 @@ class TestGood:
         assert (settings.relay.attempts_at_once, settings.relay.per_destination) == (50, 5)
         assert settings.delivery.subaddress_delimiter == "+"
         assert settings.pop3.idle_timeout_seconds == 600
+        assert settings.oauth.model_dump() == {
+            "introspection_url": None,
+            "client_id": None,
+            "client_secret_file": None,
+            "account_claim": "username",
+            "scope": "",
+            "audience": None,
+            "timeout_seconds": 5,
+        }
         assert (settings.policy.use, settings.policy.options) == ((), {})
 
     def test_paths_start_at_the_folder_of_the_file(self, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -439,6 +448,101 @@ class TestSrs:
         path.chmod(0o644)
         with pytest.raises(ValueError, match="chmod o-rwx"):
             read_secrets(path)
+
+
+class TestOAuth:
+    TLS = '[tls]\ncertificate = "c"\nkey = "p"\n'
+    LOGIN = 'client_id = "us"\nclient_secret_file = "p"\n'
+
+    @pytest.fixture(autouse=True)
+    def secret(self, tmp_path: Path) -> Path:
+        path = tmp_path / "p"
+        path.write_text("secret\n")
+        path.chmod(0o600)
+        return path
+
+    def text(self, url: str) -> str:
+        return f'{self.TLS}[oauth]\nintrospection_url = "{url}"\n{self.LOGIN}'
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://login.example.org/introspect",
+            "https://login.example.org:8443/a/b?tenant=x",
+            "https://192.0.2.1/",
+            "http://127.0.0.1:8080/introspect",
+            "http://127.9.9.9/introspect",
+            "http://[::1]:8080/introspect",
+            "http://localhost/introspect",
+        ],
+    )
+    def test_where(self, file: Path, url: str) -> None:
+        assert loaded(file, self.text(url)).oauth.introspection_url == url
+
+    @pytest.mark.parametrize(
+        ("url", "why"),
+        [
+            ("", "must be text of the form"),
+            ("login.example.org", "must be text of the form"),
+            ("ftp://login.example.org/", "must be text of the form"),
+            ("https:///introspect", "must be text of the form"),
+            ("https://login.example.org:0/", "must be text of the form"),
+            ("https://login.example.org/a b", "must be text of the form"),
+            ("https://l\u00f6gin.example.org/", "must be text of the form"),
+            ("https://login.example.org:99999/", "is not a URL"),
+            ("https://[::1/", "is not a URL"),
+            ("https://us:hush@login.example.org/", "must name neither a user"),
+            ("https://us@login.example.org/", "must name neither a user"),
+            ("https://login.example.org/#x", "must name neither a user"),
+            ("http://login.example.org/", "needs https"),
+            ("http://192.0.2.1/", "needs https"),
+            ("http://localhost.example.org/", "needs https"),
+            ("http://127.0.0.1.example.org/", "needs https"),
+            ("HTTP://login.example.org/", "needs https"),
+        ],
+    )
+    def test_where_not(self, file: Path, url: str, why: str) -> None:
+        (found,) = errors(file, HOSTNAME + self.text(url))
+        assert found.startswith("6: oauth.introspection_url: ")
+        assert why in found
+        assert "hush" not in found
+
+    @pytest.mark.parametrize("missing", ["introspection_url", "client_id", "client_secret_file"])
+    def test_all_or_none(self, file: Path, missing: str) -> None:
+        lines = [line for line in self.text("https://x.test/").split("\n") if not line.startswith(missing)]
+        (found,) = errors(file, HOSTNAME + "\n".join(lines))
+        assert f"needs oauth.{missing} beside it: all of them or none" in found
+
+    def test_without_tls_no_token_could_be_taken(self, file: Path) -> None:
+        (found,) = errors(file, HOSTNAME + self.text("https://x.test/").removeprefix(self.TLS))
+        assert "needs TLS, or no token is taken" in found
+
+    def test_a_secret_that_others_may_read(self, file: Path, secret: Path) -> None:
+        secret.chmod(0o604)
+        found = errors(file, HOSTNAME + self.text("https://x.test/"))
+        assert any(each.startswith("8: oauth.client_secret_file: ") for each in found)
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ('scope = "a  b"', "is not one scope, or several"),
+            ('scope = " a"', "is not one scope, or several"),
+            ("scope = 'a\"b'", "is not one scope, or several"),
+            ('account_claim = ""', "is not the name of a claim"),
+            ('account_claim = "a b"', "is not the name of a claim"),
+            ("timeout_seconds = 0", "must be at least 1"),
+            ("timeout_seconds = 61", "must be at most 60"),
+            ('audience = ""', "at least 1 character"),
+        ],
+    )
+    def test_what_else_is_wrong(self, file: Path, line: str, why: str) -> None:
+        (found,) = errors(file, HOSTNAME + self.text("https://x.test/") + line)
+        assert found.startswith(f"9: oauth.{line.partition(' ')[0]}: ")
+        assert why in found
+
+    def test_several_scopes(self, file: Path) -> None:
+        text = self.text("https://x.test/") + 'scope = "https://mail.example.org/ mail:read"\naccount_claim = "email"\n'
+        assert loaded(file, text).oauth.scope == "https://mail.example.org/ mail:read"
 
 
 class TestSecret:

@@ -17,7 +17,7 @@ from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
-from mailstack.credentials import ICertified, IScramProof
+from mailstack.credentials import IBearer, ICertified, IScramProof
 from mailstack.mail.scram import ScramProof
 
 Avatars = Mapping[Any, Callable[[str], Any]]
@@ -90,7 +90,7 @@ class ProofChecker:
 
 
 class FindsCertified(Protocol):
-    """What the checker of certificates asks: a `directory.Directory`."""
+    """What the checkers of certificates and tokens ask: a `directory.Directory`."""
 
     async def find_certified(self, names: Sequence[str], authorization_id: bytes) -> str | None:
         """Return the account's name, or None."""
@@ -115,6 +115,39 @@ class CertificateChecker:
 
     async def _check(self, credentials: Any) -> bytes | tuple[()]:
         account = await self._directory.find_certified(credentials.names, credentials.authorization_id)
+        if account is None:
+            raise UnauthorizedLogin
+        return account.encode()
+
+
+@implementer(ICredentialsChecker)
+class BearerChecker:
+    """
+    Checks whose a token is; the avatar's id as `DirectoryChecker` has it.
+
+    Shape:  `owner(token)` returns the name that the token stands for, or None; what it raises passes through.
+    """
+
+    credentialInterfaces = (IBearer,)
+
+    def __init__(self, directory: FindsCertified, owner: Callable[[bytes], Awaitable[str | None]]) -> None:
+        self._directory = directory
+        self._owner = owner
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """
+        Return the account's name.
+
+        Raises:  UnauthorizedLogin: the token is not good, or is of nobody who has an account here, or of a disabled one, or of
+                 another than the client wants to act for.
+        """
+        return Deferred.fromCoroutine(self._check(credentials))
+
+    async def _check(self, credentials: Any) -> bytes | tuple[()]:
+        owner = await self._owner(credentials.token)
+        if owner is None:
+            raise UnauthorizedLogin
+        account = await self._directory.find_certified([owner], credentials.authorization_id)
         if account is None:
             raise UnauthorizedLogin
         return account.encode()

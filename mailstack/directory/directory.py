@@ -127,9 +127,9 @@ class Directory:
 
     async def find_certified(self, names: Sequence[str], authorization_id: bytes) -> str | None:
         """
-        Return the enabled account that a certificate names, or None.
+        Return the enabled account that a certificate names, or a token, or None.
 
-        Without an authorization identity the certificate must name exactly one; with it, that one among others.
+        Without an authorization identity it must name exactly one; with it, that one among others.
         """
         accounts = (await self._current()).accounts
         named = {_name_of(each) for each in names}

@@ -22,6 +22,6 @@ Why a loop of our own under SMTPFactory: `smtp.ESMTP` answers in the order in wh
 STARTTLS and the rest of a content whose line is too long, and turns every failure into 550; repairing it means overriding all
 of it. Its seams are kept: SMTPFactory, Portal, IMessageDelivery, IMessageDeliveryFactory, IMessageSMTP.
 
-Carries: RFC 5321 · RFC 6409 (§6, §8) · RFC 2033 · RFC 3207 · RFC 4954 · RFC 4422, appendix A · RFC 7677 · RFC 8314 §3.3 ·
-XCLIENT and XFORWARD of Postfix.
+Carries: RFC 5321 · RFC 6409 (§6, §8) · RFC 2033 · RFC 3207 · RFC 4954 · RFC 4422, appendix A · RFC 7628 · RFC 7677 ·
+RFC 8314 §3.3 · XCLIENT and XFORWARD of Postfix.
 """

@@ -7,7 +7,7 @@ Every duty returns the reply; what nobody expected it may raise, and the session
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from twisted.cred.credentials import Anonymous, UsernamePassword
@@ -18,7 +18,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.credentials import CertificateCredentials, ScramCredentials
+from mailstack.credentials import BearerCredentials, CertificateCredentials, ScramCredentials, TokensUnavailable
+from mailstack.lockout import by_token
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import Origin
 from mailstack.mail.reply import Reply
@@ -28,7 +29,7 @@ from mailstack.receive.interfaces import ISubmitter
 from mailstack.receive.message_delivery import DELIVERY_INTERFACES, DeliveryReception
 from mailstack.receive.ports import Reception
 from mailstack.receive.transaction import Desk, SpoolReception
-from mailstack.wire.sasl import External, KeysWanted
+from mailstack.wire.sasl import Bearer, Credentials, External, KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -63,6 +64,7 @@ class Duties:
         self._protocol = protocol
         self._judge = factory.judge
         self.scram = factory.scram
+        self.token_scope = factory.token_scope
         self.certified: tuple[str, ...] = ()  # the addresses in the certificate that the peer has shown
         self._origin = Origin(service=factory.service, peer=peer, session=session)
         self._delivery: Any = factory.delivery
@@ -124,7 +126,7 @@ class Duties:
 
     def counted(self, event: Asked, reply: Reply) -> Reply:
         """Return the reply, or the one that ends a session in which nothing but errors or idle commands happens."""
-        if reply.is_permanent:
+        if reply.is_permanent and not _is_said_later(event):
             self._errors += 1
         if _is_idle(event, reply):
             self._idle_commands += 1
@@ -222,45 +224,38 @@ class Duties:
             return replies.AUTH_UNAVAILABLE
 
     async def _authenticate(self, event: Authenticate) -> Reply:
-        credentials = event.credentials
-        claim: Any
-        password = None
-        if isinstance(credentials, External):
-            claim = CertificateCredentials(self.certified, credentials.authorization_id)
-            username = credentials.authorization_id.decode("utf-8") or ", ".join(self.certified)
-        else:
-            username = credentials.username.decode("utf-8")
-            if credentials.acts_for_other:
-                return await self._reject_login(username)
-            if isinstance(credentials, ScramProof):
-                claim = ScramCredentials(credentials)
-            else:
-                claim, password = UsernamePassword(credentials.username, credentials.password), credentials.password
+        claim = _claim(event.credentials, self.certified)
+        if isinstance(event.credentials, Credentials | ScramProof) and event.credentials.acts_for_other:
+            return await self._reject_login(claim.username)
         if self._factory.portal is None:
             return replies.AUTH_UNAVAILABLE
         began_at, lockout = self._factory.clock.seconds(), self._factory.lockout
-        if lockout is not None and lockout.is_locked(self._origin.peer, username):
-            events.login_locked_out(self._origin.session, username, self._origin.peer)
+        if lockout is not None and lockout.is_locked(self._origin.peer, claim.counted_as):
+            events.login_locked_out(self._origin.session, claim.username, self._origin.peer)
             return await self._answer_late(began_at)
         try:
-            interface, avatar, logout = await self._login(self._factory.portal, claim, ISubmitter)
+            interface, avatar, logout = await self._login(self._factory.portal, claim.credentials, ISubmitter)
         except LoginFailed:
             if lockout is not None:
-                lockout.has_failed(self._origin.peer, username, password)
-            return await self._reject_login(username, began_at)
+                lockout.has_failed(self._origin.peer, claim.counted_as, claim.secret)
+            return await self._reject_login(claim.username, began_at)
+        except TokensUnavailable as error:
+            events.token_unchecked(self._origin.session, str(error))
+            await self._wait_since(began_at, self._factory.limits.failure_delay_seconds)
+            return replies.AUTH_UNAVAILABLE
         except CancelledError:
             raise
         except Exception:
             events.unexpected(f"session {self._origin.session}: authentication", Failure())
             return replies.AUTH_UNAVAILABLE
-        account = avatar.account if interface is ISubmitter else username
+        account = avatar.account if interface is ISubmitter else claim.username
         origin = replace(self._origin, account=account)
         refuse = await self._judge.auth(origin)
         if refuse is not None:
             await _settled(logout)
             return self._log(Stage.AUTH, refuse)
         if lockout is not None:
-            lockout.has_succeeded(origin.peer, username)
+            lockout.has_succeeded(origin.peer, claim.counted_as)
         self._logouts.append(logout)
         self._origin = origin
         self._delivery = None if interface is ISubmitter else avatar
@@ -284,9 +279,12 @@ class Duties:
         """
         self._failed_logins += 1
         limits = self._factory.limits
-        spent_seconds = 0.0 if began_at is None else max(0.0, self._factory.clock.seconds() - began_at)
-        await deferLater(self._factory.clock, max(0.0, limits.failure_delay_seconds * self._failed_logins - spent_seconds))
+        await self._wait_since(began_at, limits.failure_delay_seconds * self._failed_logins)
         return replies.AUTH_FAILED if self._failed_logins < limits.authentication_failures else replies.TOO_MANY_ERRORS
+
+    async def _wait_since(self, began_at: float | None, seconds: float) -> None:
+        spent_seconds = 0.0 if began_at is None else max(0.0, self._factory.clock.seconds() - began_at)
+        await deferLater(self._factory.clock, max(0.0, seconds - spent_seconds))
 
     # Transactions
 
@@ -376,6 +374,39 @@ class Duties:
     def _log(self, stage: Stage, refuse: Refuse) -> Reply:
         events.transaction_refused(self._origin.session, stage, refuse.reply, refuse.cause, None)
         return refuse.reply
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """
+    Who a client says to be.
+
+    Shape:  `credentials` are for the portal; `username` is for the log, `counted_as` for the lockout; `secret` is what the same
+            guess is known by when it comes again, or None.
+    """
+
+    credentials: Any = field(repr=False)
+    username: str
+    counted_as: str
+    secret: bytes | None = field(default=None, repr=False)
+
+
+def _claim(said: Credentials | ScramProof | External | Bearer, certified: tuple[str, ...]) -> _Claim:
+    if isinstance(said, Bearer):
+        name = said.authorization_id.decode("utf-8")
+        return _Claim(BearerCredentials(said.token, said.authorization_id), name or "a token", by_token(name), said.token)
+    if isinstance(said, External):
+        name = said.authorization_id.decode("utf-8") or ", ".join(certified)
+        return _Claim(CertificateCredentials(certified, said.authorization_id), name, name)
+    name = said.username.decode("utf-8")
+    if isinstance(said, ScramProof):
+        return _Claim(ScramCredentials(said), name, name)
+    return _Claim(UsernamePassword(said.username, said.password), name, name, said.password)
+
+
+def _is_said_later(event: Asked) -> bool:
+    """Say whether a refusal is one that the client gets only when it has answered a challenge, and that counts then."""
+    return isinstance(event, Authenticate) and isinstance(event.credentials, Bearer)
 
 
 def _is_idle(event: Asked, reply: Reply) -> bool:

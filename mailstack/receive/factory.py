@@ -42,8 +42,9 @@ class ReceiverFactory(smtp.SMTPFactory):
              IMessageDeliveryFactory of twisted.mail; with neither, to what the portal gives an anonymous user.
              `session_names` gives a new name at each call. `counts` counts the sessions and `arrivals` their beginnings, if
              there are more listeners or processes than this; `lockout` knows who has guessed passwords. `admits(peer)` says who
-             may connect, and `trusts(peer)` who may speak for others, both by IP address, or "" for a UNIX socket. These two,
-             `limits`, `judge` and `scram` may be replaced at any time and count for sessions that begin then.
+             may connect, and `trusts(peer)` who may speak for others, both by IP address, or "" for a UNIX socket. Tokens of
+             the scope `token_scope` log users in, if the portal says so; of any scope when it is "", and none when it is None.
+             These three, `limits`, `judge` and `scram` may be replaced at any time and count for sessions that begin then.
     Raises:  ValueError: the service is not one of SMTP.
     """
 
@@ -87,6 +88,7 @@ class ReceiverFactory(smtp.SMTPFactory):
         self.delivery = delivery
         self.certificates = certificates
         self.scram = scram
+        self.token_scope: str | None = None
         self.admits: Callable[[str], bool] = lambda peer: True
         self.trusts: Callable[[str], bool] = lambda peer: False
         self.lockout = lockout

@@ -89,6 +89,7 @@ class ReceiverProtocol(Protocol):
             tls_active=factory.service.is_implicit_tls,
             tls_available=factory.certificates is not None,
             scram=self._duties.scram is not None,
+            token_scope=self._duties.token_scope,
             is_trusted=factory.trusts(peer),
             opened_at=self._clock.seconds(),
         )

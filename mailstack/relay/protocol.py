@@ -24,6 +24,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailstack.channel import channel_bindings
 from mailstack.deadline import Deadline
 from mailstack.mail.envelope import Content
 from mailstack.mail.status import EnhancedStatus
@@ -216,6 +217,8 @@ class Sender(Protocol):
     def handshakeCompleted(self) -> None:
         """Go on within TLS; before this, nothing may be sent."""
         self._handshaking = False
+        if self._core.may_prove:
+            self._core.bind_channel(channel_bindings(self._wire, is_client=True))
         if self._core.phase is not Phase.HANDSHAKE:
             return
         try:

@@ -29,7 +29,8 @@ class POP3Factory(ServerFactory):
              puts TLS around this factory itself; `certificates` make STLS possible, and None does not; `start(coroutine, what)`
              runs a coroutine; `session_names` gives a new name for the log at each call; `counts` counts the sessions and
              `arrivals` their beginnings, if there are more listeners or processes than this; `lockout` knows who has guessed
-             passwords. With `scram` SCRAM is offered, and the portal checks its proofs.
+             passwords. With `scram` SCRAM is offered, and the portal checks its proofs; with a `token_scope` tokens of that
+             scope are taken, or of any when it is "", and the portal says whose they are.
     """
 
     noisy = False
@@ -57,6 +58,7 @@ class POP3Factory(ServerFactory):
         self.certificates = certificates
         self.require_tls = require_tls
         self.scram = scram
+        self.token_scope: str | None = None
         self.limits = limits or POP3Limits()
         self.lists = ListsInUse()
         self.lockout = lockout

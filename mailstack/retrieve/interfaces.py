@@ -30,7 +30,7 @@ class IMaildrop(Interface):
 
     Each method may return its value or an awaitable of it. Messages are called by index, from 0. They are called one after the
     other. Whoever makes the avatar gives the lock back in the logout that goes with it. A realm that finds the maildrop in use
-    raises `MaildropLocked`.
+    raises `MaildropLocked`. Its attribute `account`, if it has one, is its owner's name for the log.
     """
 
     def listing() -> Sequence[tuple[int, bytes]] | Awaitable[Sequence[tuple[int, bytes]]]:

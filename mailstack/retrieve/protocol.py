@@ -23,8 +23,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailstack import events
-from mailstack.channel import channel_bindings
-from mailstack.credentials import ScramCredentials
+from mailstack.channel import certified_names, channel_bindings
+from mailstack.credentials import BearerCredentials, CertificateCredentials, ScramCredentials, TokensUnavailable
+from mailstack.lockout import by_token
 from mailstack.mail.maildrop import MaildropLocked
 from mailstack.retrieve.flow import Flow
 from mailstack.retrieve.interfaces import IMaildrop
@@ -34,7 +35,7 @@ from mailstack.retrieve.session import Duty, MaildropSession, OpenMaildrop
 from mailstack.retrieve.settle import settled
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.events import Pause
-from mailstack.wire.pop3_commands import Answered, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Verb
+from mailstack.wire.pop3_commands import Answered, Certify, Event, Leave, Login, Order, POP3Reply, Prove, Refused, Show, Verb
 from mailstack.wire.pop3_server import POP3ServerCore
 from mailstack.wire.sasl import KeysWanted
 
@@ -64,10 +65,12 @@ class POP3Protocol(Protocol):
             tls_offered=factory.certificates is not None,
             require_tls=factory.require_tls,
             scram=self._scram is not None,
+            token_scope=factory.token_scope,
         )
         self._flow = Flow(self._clock, self._limits.stalled_seconds, resumed=self._advance, stalled=self._stalled)
         self._maildrop: MaildropSession | None = None
         self._account = ""
+        self._certified: tuple[str, ...] = ()  # the addresses in the certificate that the client has shown
         self._logout: Callable[[], Any] | None = None
         self._timer: IDelayedCall | None = None
         self._sleep: tuple[Deferred[None], IDelayedCall] | None = None
@@ -99,6 +102,9 @@ class POP3Protocol(Protocol):
         """Greet, when this is the TLS with which the service begins."""
         if self._scram is not None:
             self._core.bind_channel(channel_bindings(self.transport))
+        self._certified = certified_names(self.transport)
+        if self._certified:
+            self._core.certificate_shown()
         if self.factory.service.is_implicit_tls and not self._is_closing:
             self._greet()
 
@@ -265,7 +271,7 @@ class POP3Protocol(Protocol):
         if isinstance(event, Refused):
             self._refuse(event.reply)
             return None
-        if isinstance(event, Login | Prove):
+        if isinstance(event, Login | Prove | Show | Certify):
             return self._log_in(event)
         if isinstance(event, KeysWanted):
             return self._find_keys(event)
@@ -293,16 +299,13 @@ class POP3Protocol(Protocol):
         keys = await self._scram.find_keys(wanted.username)
         self.send(self._core.give_keys(keys, self._scram.make_nonce()).reply)
 
-    async def _log_in(self, login: Login | Prove) -> None:
+    async def _log_in(self, login: Login | Prove | Show | Certify) -> None:
         avatar: Any
-        credentials: Any
-        if isinstance(login, Prove):
-            credentials, name, password = ScramCredentials(login.proof), login.proof.username, None
-        else:
-            credentials, name, password = UsernamePassword(login.username, login.password), login.username, login.password
-        username = name.decode("utf-8", "replace")
+        credentials, username, secret = _claim(login, self._certified)
+        counted_as = by_token(username) if isinstance(login, Show) else username
+        username = username or "a token"
         began_at, lockout = self._clock.seconds(), self.factory.lockout
-        if lockout is not None and lockout.is_locked(self.peer, username):
+        if lockout is not None and lockout.is_locked(self.peer, counted_as):
             events.login_locked_out(self.session, username, self.peer)
             await self._reject_login(began_at)
             return
@@ -311,15 +314,20 @@ class POP3Protocol(Protocol):
         except (UnauthorizedLogin, LoginDenied):
             events.authentication_failed(self.session, username, self.peer)
             if lockout is not None:
-                lockout.has_failed(self.peer, username, password)
+                lockout.has_failed(self.peer, counted_as, secret)
             await self._reject_login(began_at)
+            return
+        except TokensUnavailable as error:
+            events.token_unchecked(self.session, str(error))
+            await self._wait_since(began_at)
+            self.send(words.LOGIN_UNAVAILABLE)
             return
         except MaildropLocked:
             events.command_refused(self.session, str(words.IN_USE), username)
             self.send(words.IN_USE)
             return
         if lockout is not None:
-            lockout.has_succeeded(self.peer, username)
+            lockout.has_succeeded(self.peer, counted_as)
         self._logout = logout
         try:
             maildrop: OpenMaildrop = avatar if interface is IMaildrop else MailboxMaildrop(avatar)
@@ -329,8 +337,9 @@ class POP3Protocol(Protocol):
         except BaseException:
             await self._release()
             raise
-        events.authenticated(self.session, username)
-        self._open(session, username)
+        account = getattr(avatar, "account", "") or username
+        events.authenticated(self.session, account)
+        self._open(session, account)
 
     def _open(self, session: MaildropSession, account: str) -> None:
         self._maildrop, self._account = session, account
@@ -349,9 +358,12 @@ class POP3Protocol(Protocol):
         Shape:   the wait counts from `began_at`, so that it does not tell whether a password was looked at.
         """
         self._failed_logins += 1
+        await self._wait_since(began_at)
+        self.send(words.AUTH_FAILED if self._failed_logins < self._limits.failed_logins else words.TOO_MANY_FAILURES)
+
+    async def _wait_since(self, began_at: float) -> None:
         spent_seconds = max(0.0, self._clock.seconds() - began_at)
         await self._sleep_for(max(0.0, self._limits.failure_delay_seconds - spent_seconds))
-        self.send(words.AUTH_FAILED if self._failed_logins < self._limits.failed_logins else words.TOO_MANY_FAILURES)
 
     async def _sleep_for(self, seconds: float) -> None:
         """Wait, or until the connection is lost."""
@@ -443,3 +455,17 @@ class POP3Protocol(Protocol):
             self._timer = self._clock.callLater(left, self._check_idle)
         else:
             self._expired("idle")
+
+
+def _claim(login: Login | Prove | Show | Certify, certified: tuple[str, ...]) -> tuple[Any, str, bytes | None]:
+    """Return credentials for the portal, the name of whom they say to be, and what the same guess is known by."""
+    if isinstance(login, Show):
+        bearer = login.bearer
+        credentials = BearerCredentials(bearer.token, bearer.authorization_id)
+        return credentials, bearer.authorization_id.decode("utf-8", "replace"), bearer.token
+    if isinstance(login, Certify):
+        wanted = login.external.authorization_id
+        return CertificateCredentials(certified, wanted), wanted.decode("utf-8", "replace") or ", ".join(certified), None
+    if isinstance(login, Prove):
+        return ScramCredentials(login.proof), login.proof.username.decode("utf-8", "replace"), None
+    return UsernamePassword(login.username, login.password), login.username.decode("utf-8", "replace"), login.password

@@ -54,10 +54,12 @@ class ThreadedMaildrop:
     """
     The avatar of an account, over a maildrop that was opened in a thread.
 
-    Shape:  `hop(function, *arguments)` calls the function in a thread and returns an awaitable of its outcome.
+    Shape:  `hop(function, *arguments)` calls the function in a thread and returns an awaitable of its outcome; `account` is the
+            name of the account.
     """
 
-    def __init__(self, maildrop: BlockingMaildrop, hop: Hop) -> None:
+    def __init__(self, maildrop: BlockingMaildrop, hop: Hop, account: str = "") -> None:
+        self.account = account
         self._maildrop = maildrop
         self._hop = hop
 

@@ -28,5 +28,9 @@ class SaslMalformedError(SaslError):
     """The client's response cannot be decoded."""
 
 
+class SaslRefusedError(SaslError):
+    """What the client has shown is not right, and it was told so in the exchange."""
+
+
 class SaslBindingError(SaslError):
     """The client does not see the TLS session that we see, or not what we offered in it: somebody may sit in between."""

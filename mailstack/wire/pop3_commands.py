@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailstack.mail.scram import ScramProof
-from mailstack.wire.sasl import KeysWanted
+from mailstack.wire.sasl import Bearer, External, KeysWanted
 
 REPLY_OCTETS: Final = 512  # RFC 1939 §3, with CRLF
 COMMAND_OCTETS: Final = 512  # RFC 2449 §4 says 255 with CRLF; addresses as user names can be longer
@@ -108,6 +108,7 @@ TLS_ACTIVE: Final = err("TLS is active already")
 TLS_UNAVAILABLE: Final = err("TLS is not available")
 TLS_INJECTION: Final = err("Octets after STLS", "SYS/PERM", closes=True)
 IN_USE: Final = err("Another session has the maildrop open", "IN-USE")
+LOGIN_UNAVAILABLE: Final = err("Temporary authentication failure", "SYS/TEMP")
 LOCAL_ERROR: Final = err("Local error, try again later", "SYS/TEMP")
 NOT_REMOVED: Final = err("some deleted messages not removed", "SYS/TEMP", closes=True)
 SHUTTING_DOWN: Final = err("shutting down", "SYS/TEMP", closes=True)
@@ -204,7 +205,21 @@ class Prove:
     proof: ScramProof
 
 
-Event = Answered | Refused | Login | KeysWanted | Prove | Leave | Order
+@dataclass(frozen=True, slots=True)
+class Show:
+    """A token. AUTH_FAILED is not sent at once: the client is told why first, and gets it when it has answered that."""
+
+    bearer: Bearer
+
+
+@dataclass(frozen=True, slots=True)
+class Certify:
+    """Whom the client wants to be of those whom its certificate names."""
+
+    external: External
+
+
+Event = Answered | Refused | Login | KeysWanted | Prove | Show | Certify | Leave | Order
 """What a core makes of the client's octets; an Order is STLS or a command on the maildrop."""
 
 

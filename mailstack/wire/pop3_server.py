@@ -18,12 +18,13 @@ from typing import Final
 from mailstack.mail.scram import ScramKeys, ScramProof
 from mailstack.wire import pop3_commands as words
 from mailstack.wire.dots import DotStuffer, dots_doubled
-from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError
+from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError, SaslRefusedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
 from mailstack.wire.lines import TOO_LONG, LineBuffer
 from mailstack.wire.mechanisms import offered_mechanisms
 from mailstack.wire.pop3_commands import (
     Answered,
+    Certify,
     Event,
     Leave,
     Login,
@@ -31,11 +32,13 @@ from mailstack.wire.pop3_commands import (
     POP3Reply,
     Prove,
     Refused,
+    Show,
     Verb,
     format_pop3_reply,
 )
 from mailstack.wire.pop3_table import RULES, Guard, Rule, State, Step, next_state
-from mailstack.wire.sasl import Challenge, Exchange, External, KeysWanted
+from mailstack.wire.sasl import Bearer, Challenge, Exchange, External, KeysWanted
+from mailstack.wire.sasl_bearer import BearerExchange
 from mailstack.wire.scram import Bindings, ScramExchange
 
 _KEYS_WANTED: Final = Rule(State.AUTHORIZATION, State.AUTHORIZATION, State.SASL)  # a +OK to that would log nobody in
@@ -47,17 +50,27 @@ class POP3ServerCore:
     One session.
 
     Shape:  `secure`: TLS is on from the start; `tls_offered`: STLS can be done; `require_tls`: nobody logs in without TLS;
-            `scram`: the keys of users can be had. The first thing owed is the greeting.
+            `scram`: the keys of users can be had; `token_scope`: of which scope tokens must be that log a user in, or None when
+            none do. The first thing owed is the greeting.
     """
 
     def __init__(
-        self, *, secure: bool = False, tls_offered: bool = False, require_tls: bool = True, scram: bool = False
+        self,
+        *,
+        secure: bool = False,
+        tls_offered: bool = False,
+        require_tls: bool = True,
+        scram: bool = False,
+        token_scope: str | None = None,
     ) -> None:
         self._secure = secure
         self._tls_offered = tls_offered
         self._require_tls = require_tls
         self._scram = scram
+        self._token_scope = token_scope
+        self._shown: BearerExchange | None = None  # whose token is being judged
         self._bindings: Bindings = {}
+        self._has_certificate = False
         self._exchange: Exchange | None = None
         self._state = State.GREETING
         self._rule: Rule | None = RULES[State.GREETING, Step.GREET]
@@ -137,6 +150,9 @@ class POP3ServerCore:
 
         Raises:  LocalProtocolError: none is owed. ValueError: it is not one for this command.
         """
+        shown, self._shown = self._shown, None
+        if shown is not None and reply == words.AUTH_FAILED:
+            reply = words.challenge(shown.refuse().encoded)  # RFC 7628 §3.2.3; the rest comes when the client has answered
         self._state = self._next_state(reply)
         self._rule = None
         if self._state is State.STARTING_TLS and self._lines.pending:
@@ -211,6 +227,10 @@ class POP3ServerCore:
         """Take what is known of the TLS session, once it is there; without it no -PLUS is offered."""
         self._bindings = bindings
 
+    def certificate_shown(self) -> None:
+        """Take note that the client has shown a certificate in TLS that names somebody: EXTERNAL is offered."""
+        self._has_certificate = True
+
     def give_keys(self, keys: ScramKeys, nonce: str) -> Answered:
         """
         Go on with the exchange that wanted the keys of a user, and return the next event; it is answered like any other.
@@ -275,7 +295,11 @@ class POP3ServerCore:
         return self._response(initial if space else None)
 
     def _mechanisms(self) -> Mapping[str, Callable[[], Exchange]]:
-        return offered_mechanisms(self._bindings, scram=self._scram, login=False)
+        # Also where passwords may be told in the clear: RFC 7628 §3 wants TLS for a token, always.
+        token_scope = self._token_scope if self._secure else None
+        return offered_mechanisms(
+            self._bindings, scram=self._scram, external=self._has_certificate, login=False, token_scope=token_scope
+        )
 
     def _response(self, encoded: bytes | None) -> Event:
         """Take the client's part of an exchange (RFC 5034 §4)."""
@@ -284,7 +308,7 @@ class POP3ServerCore:
             said = self._exchange.step(encoded)
         except SaslCancelledError:
             return Refused(words.AUTH_CANCELLED)
-        except SaslBindingError:
+        except (SaslBindingError, SaslRefusedError):
             return Refused(words.AUTH_FAILED)
         except SaslError:
             return Refused(words.BAD_AUTH_RESPONSE)
@@ -294,7 +318,11 @@ class POP3ServerCore:
             self._rule = _KEYS_WANTED
             return said
         if isinstance(said, External):
-            raise LocalProtocolError("EXTERNAL is not offered here")
+            return Certify(said)
+        if isinstance(said, Bearer):
+            assert isinstance(self._exchange, BearerExchange), "no other has a token"
+            self._shown = self._exchange
+            return Show(said)
         if said.acts_for_other:
             return Refused(words.AUTH_FAILED)  # nobody may here
         return Prove(said) if isinstance(said, ScramProof) else Login(said.username, said.password)

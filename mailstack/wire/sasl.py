@@ -2,8 +2,9 @@
 SASL exchanges: what they have in common, and PLAIN, LOGIN and EXTERNAL (RFC 4422).
 
 An exchange of the server is a small object: `step(line)` takes the client's base64 line (or None when there was no initial
-response) and returns the next Challenge or, at the end, Credentials, a ScramProof or External. Whether they are right is for
-others to say. In the midst it may want the keys of a user; it goes on when `give_keys` brings them.
+response) and returns the next Challenge or, at the end, Credentials, a ScramProof, External or a Bearer. Whether they are right
+is for others to say. In the midst it may want the keys of a user; it goes on when `give_keys` brings them. A token that is not
+right is not the end: `refuse` says so to the client, which answers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mailstack.wire.limits import SASL_OCTETS
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 IDENTITY_OCTETS: Final = 255  # RFC 4616 §2 recommends to accept as many
+TOKEN_OCTETS: Final = 8_192  # those with all rights of a user in them have some 2,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,19 @@ class External:
     authorization_id: bytes = b""
 
 
-Said = Challenge | Credentials | ScramProof | KeysWanted | External
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """
+    A token, and for whom the client wants to act, or b"" when it leaves that to the token.
+
+    Shape:  `authorization_id` as in Credentials; the token is of the alphabet of RFC 6750 §2.1, and at most TOKEN_OCTETS.
+    """
+
+    token: bytes = field(repr=False)
+    authorization_id: bytes = b""
+
+
+Said = Challenge | Credentials | ScramProof | KeysWanted | External | Bearer
 """What an exchange says to a line."""
 
 
@@ -128,7 +142,7 @@ class ExternalExchange:
         if line is None:
             return Challenge(b"")
         authorization_id = decode_response(line)
-        _check_name(authorization_id)
+        check_name(authorization_id)
         return External(authorization_id)
 
 
@@ -155,13 +169,18 @@ def _credentials(username: bytes, password: bytes, authorization_id: bytes) -> C
         raise SaslMalformedError("empty user name or password")
     if b"\0" in password:
         raise SaslMalformedError("control octets")
-    _check_name(username)
-    _check_name(authorization_id)
+    check_name(username)
+    check_name(authorization_id)
     _check_utf8(password)
     return Credentials(username, password, authorization_id)
 
 
-def _check_name(octets: bytes) -> None:
+def check_name(octets: bytes) -> None:
+    """
+    Check the name of somebody; none is one, too.
+
+    Raises:  SaslMalformedError: it is too long, holds a control octet, or is not UTF-8.
+    """
     if len(octets) > IDENTITY_OCTETS:
         raise SaslMalformedError("name too long")
     if _CONTROL.search(octets):

@@ -174,6 +174,8 @@ class ScramClient:
         prepared = saslprep(username) or username
         self._bare = b"n=%b,r=%b" % (prepared.replace("=", "=3D").replace(",", "=2C").encode(), self._nonce)
         self._signature: bytes | None = None
+        self.is_challenged = False
+        """Whether the server has taken the first message."""
         self.is_verified = False
         """Whether the server has shown that it has the keys."""
 
@@ -193,6 +195,7 @@ class ScramClient:
             salt = base64.b64decode(found["salt"], validate=True)
         except binascii.Error as error:
             raise RemoteProtocolError("a salt that is not base64") from error
+        self.is_challenged = True
         proven = b"c=%b,r=%b" % (base64.b64encode(self._channel), found["nonce"])
         auth_message = b"%b,%b,%b" % (self._bare, challenge, proven)
         salted = _salted(self._password, salt, iterations)

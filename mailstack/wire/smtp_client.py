@@ -21,9 +21,12 @@ The content goes by BDAT to a host that offers CHUNKING: its octets are counted,
 end. It is sent when a recipient was accepted, and not before, though RFC 3030 §4.2 lets it be pipelined too: a host that
 refuses them all and then does not drop the chunk would read commands in it, written by the author of the message.
 
-Authentication: by SCRAM-SHA-256 where it is offered, so that the host does not get to see the password. Many hosts offer it and
-have no keys of the user, so one that refuses the proof for good gets the password after all, by PLAIN or LOGIN if it takes
-them; within TLS, as without SCRAM. One that accepts the proof must show that it has keys.
+Authentication: by SCRAM-SHA-256 where it is offered, so that the host does not get to see the password. Bound to the session of
+TLS (-PLUS) where that is offered; where it is not, the host hears that we could have, and one that did offer it knows then that
+somebody sits in between. One that knows no kind of binding that we know refuses it at once, and gets the proof without.
+
+Many hosts offer SCRAM and have no keys of the user, so one that refuses the proof for good gets the password after all, by
+PLAIN or LOGIN if it takes them; within TLS, as without SCRAM. One that accepts the proof must show that it has keys.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from mailstack.wire.dots import DotStuffer
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS, Pause
 from mailstack.wire.sasl import plain_initial_response
-from mailstack.wire.scram import ScramClient, challenge_of
+from mailstack.wire.scram import Bindings, ScramClient, challenge_of
 from mailstack.wire.smtp_mailing import (
     TLS,
     Closed,
@@ -100,6 +103,8 @@ class SMTPClientCore:
         self._idle = Phase.READY
         self._offered: Offered = {}
         self._nonce = nonce
+        self._bindings: Bindings = {}
+        self._is_bound = False
         self._answers: Iterator[Callable[[str], bytes]] = iter(())
         self._scram: ScramClient | None = None
         self._needs_reset = False
@@ -125,6 +130,11 @@ class SMTPClientCore:
     def tls_active(self) -> bool:
         """Whether the session is within TLS."""
         return self._tls_active
+
+    @property
+    def may_prove(self) -> bool:
+        """Whether it may come to SCRAM, so that it is worth while to find out what is known of the TLS session."""
+        return bool(self._login and self._nonce)
 
     @property
     def results(self) -> tuple[Result | None, ...]:
@@ -218,6 +228,10 @@ class SMTPClientCore:
         self._awaited.clear()
         self._awaited.append((Phase.QUIT, 0))
         self._events.append(Send(b"QUIT\r\n"))
+
+    def bind_channel(self, bindings: Bindings) -> None:
+        """Take what is known of the TLS session, once it is there; without it no -PLUS is used."""
+        self._bindings = bindings
 
     def tls_started(self) -> None:
         """
@@ -317,12 +331,31 @@ class SMTPClientCore:
             return
         if not self._tls_active and not self._login_in_clear:
             self._give_up(_ENCRYPTION_NEEDED, "A password is not sent without TLS")
-        elif self._nonce and "SCRAM-SHA-256" in self._offered.get("AUTH", ()):
-            self._scram = scram = ScramClient(login.username, login.password, self._nonce)
-            self._answers = iter((lambda said: scram.final(challenge_of(said)), lambda said: scram.verify(challenge_of(said))))
-            self._send(Phase.AUTH, f"AUTH SCRAM-SHA-256 {b64encode(scram.first()).decode('ascii')}")
-        elif not self._tell_password(login):
+        elif not self._prove(login) and not self._tell_password(login):
             self._give_up(_NO_LOGIN, "The host offers no authentication that we know")
+
+    def _prove(self, login: Login, *, may_bind: bool = True) -> bool:
+        """Begin to prove the password, or say that the host does not take it so."""
+        mechanisms = self._offered.get("AUTH", ()) if self._nonce else ()
+        bindings = self._bindings if may_bind else {}
+        self._is_bound = bool(bindings) and "SCRAM-SHA-256-PLUS" in mechanisms
+        if not self._is_bound and "SCRAM-SHA-256" not in mechanisms:
+            return False
+        bound_to = bindings if self._is_bound else {}
+        scram = ScramClient(login.username, login.password, self._nonce, bound_to, knows_binding=bool(bindings))
+        self._scram = scram
+        self._answers = iter((lambda said: scram.final(challenge_of(said)), lambda said: scram.verify(challenge_of(said))))
+        name = "SCRAM-SHA-256-PLUS" if self._is_bound else "SCRAM-SHA-256"
+        self._send(Phase.AUTH, f"AUTH {name} {b64encode(scram.first()).decode('ascii')}")
+        return True
+
+    def _try_another(self) -> bool:
+        """Go on with another mechanism when the host has refused a proof for good, or say that there is none."""
+        if self._scram is None or self._login is None:
+            return False
+        if self._is_bound and not self._scram.is_challenged and self._prove(self._login, may_bind=False):
+            return True
+        return self._tell_password(self._login)
 
     def _tell_password(self, login: Login) -> bool:
         """Send the password, or say that the host does not take it so."""
@@ -348,7 +381,7 @@ class SMTPClientCore:
             if self._scram is not None and not self._scram.is_verified:
                 raise RemoteProtocolError("the host does not show that it knows the password")
             self._events.append(Ready())
-        elif not (self._scram and reply.is_permanent and self._login and self._tell_password(self._login)):
+        elif not (reply.is_permanent and self._try_another()):
             self._refuse(Phase.AUTH, reply)
 
     def _take_rset(self, reply: Reply, number: int) -> None:

@@ -18,7 +18,7 @@ from mailstack.mail.reply import Reply
 from mailstack.mail.requests import Notify, OriginalRecipient, Return
 from mailstack.mail.scram import ScramProof
 from mailstack.wire import grammar
-from mailstack.wire.sasl import Credentials, External, KeysWanted
+from mailstack.wire.sasl import Bearer, Credentials, External, KeysWanted
 from mailstack.wire.smtp_parameters import By, mail_fields, rcpt_fields, split_parameters
 
 
@@ -184,11 +184,12 @@ class Authenticate:
     """
     The end of an AUTH exchange: a 2yz reply says that the credentials are right.
 
-    Before it a KeysWanted may come, which wants `give_keys` in place of a reply, or a reply that ends the exchange.
+    Before it a KeysWanted may come, which wants `give_keys` in place of a reply, or a reply that ends the exchange. A 5yz reply
+    to a Bearer is not sent at once: the client is told why first, and gets it when it has answered that.
     """
 
     mechanism: str
-    credentials: Credentials | ScramProof | External
+    credentials: Credentials | ScramProof | External | Bearer
 
 
 @dataclass(frozen=True, slots=True)

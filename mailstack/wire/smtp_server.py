@@ -27,12 +27,13 @@ from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
 from mailstack.wire.chunks import ChunkReader
 from mailstack.wire.dots import DotUnstuffer
-from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError
+from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError, SaslRefusedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
 from mailstack.wire.limits import CLOSE_AT_TIMES_SIZE, DISCARDED_OCTETS, GATHERED_OCTETS, PIECE_OCTETS, BareNewline, Limits
 from mailstack.wire.lines import TOO_LONG, LineBuffer, Overlong
 from mailstack.wire.mechanisms import offered_mechanisms
 from mailstack.wire.sasl import Challenge, Exchange, KeysWanted
+from mailstack.wire.sasl_bearer import BearerExchange
 from mailstack.wire.scram import Bindings, ScramExchange
 from mailstack.wire.smtp_clients import XCLIENT, XFORWARD, parse_attributes
 from mailstack.wire.smtp_commands import (
@@ -73,6 +74,7 @@ CHUNK_STATUS: Final = EnhancedStatus(2, 0, 0)
 HELP: Final = reply(214, "2.0.0", "See RFC 5321")
 _E = TypeVar("_E", bound=Event)
 _BDAT: Final = b"BDAT"
+_AUTH: Final = b"AUTH "
 _NO_METER: Final = HeaderMeter()  # of a session that takes no content; never fed
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 §5.1, the first octet of a ClientHello
 
@@ -82,8 +84,9 @@ class SMTPServerCore:
     One session. The first thing owed is the greeting.
 
     Shape:  `tls_active`: TLS came with the connection; `tls_available`: STARTTLS can be done; `scram`: the keys of users can be
-            had; `is_trusted`: the peer may speak for others, by XCLIENT and XFORWARD. `closed` says that after what `send`
-            returned last the connection ends.
+            had; `token_scope`: of which scope tokens must be that log a user in, or None when none do; `is_trusted`: the peer
+            may speak for others, by XCLIENT and XFORWARD. `closed` says that after what `send` returned last the connection
+            ends.
     Units:  `opened_at` in seconds since 1970, UTC.
     """
 
@@ -96,6 +99,7 @@ class SMTPServerCore:
         tls_active: bool = False,
         tls_available: bool = False,
         scram: bool = False,
+        token_scope: str | None = None,
         is_trusted: bool = False,
         opened_at: float = 0.0,
     ) -> None:
@@ -105,6 +109,7 @@ class SMTPServerCore:
         self._tls_active = tls_active
         self._tls_available = tls_available
         self._scram = scram
+        self._token_scope = token_scope
         self._bindings: Bindings = {}
         self._is_trusted = is_trusted
         self._has_certificate = False
@@ -129,6 +134,7 @@ class SMTPServerCore:
         self._recipients = 0
         self._exchange: Exchange | None = None
         self._mechanism = ""
+        self._verdict = replies.AUTH_FAILED  # of the token that the client knows to be refused
         self._is_utf8 = False
         self._unstuffer: DotUnstuffer | None = None
         self._reader: ChunkReader | None = None
@@ -138,7 +144,24 @@ class SMTPServerCore:
         self._content_octets = 0
         self._meter = _NO_METER
         self._refusal: Reply | None = None
-        self._lines.limit_octets = self._limits.command_line_octets
+        self._lines.limit_octets = self._line_octets
+
+    @property
+    def _line_octets(self) -> int:
+        """
+        How long a command may be that comes next.
+
+        Deviates: RFC 4954 §4 — a client whose token makes AUTH too long for a command must wait until asked; many do not.
+        """
+        return self._limits.sasl_octets if self._may_show_token else self._limits.command_line_octets
+
+    @property
+    def _may_show_token(self) -> bool:
+        return self._token_scope is not None and self._may_log_in
+
+    @property
+    def _may_log_in(self) -> bool:
+        return self._role is Role.SUBMISSION and self._tls_active and not self._authenticated
 
     @property
     def state(self) -> State:
@@ -212,6 +235,8 @@ class SMTPServerCore:
             return self._respond(line)
         if line is TOO_LONG:
             return self._refuse(replies.LINE_TOO_LONG, closes=self._lines.overlong.upper() == _BDAT)
+        if len(line) > self._limits.command_line_octets and line[:5].upper() != _AUTH:
+            return self._refuse(replies.LINE_TOO_LONG, closes=line[:4].upper() == _BDAT)
         command = parse_command(line)
         if isinstance(command, Reply):
             return self._refuse(command, closes=line[:4].upper() == _BDAT)  # nobody knows how many octets of a content follow
@@ -229,6 +254,8 @@ class SMTPServerCore:
         if isinstance(event, StartTLS) and answer.is_success and self._lines.pending:
             # They came in the clear, so whoever sits on the line may have written them (RFC 3207 §6).
             answer, event = BEHIND_STARTTLS, Refused(BEHIND_STARTTLS, closes=True)
+        if isinstance(event, Authenticate) and answer.is_permanent:
+            answer = self._told_why(answer)
         if isinstance(event, Data) and self._chunk is not None and answer.code != 421:
             return self._begin_chunks(rule, answer)
         self._owed -= 1
@@ -254,6 +281,7 @@ class SMTPServerCore:
         self._lines.clear()
         self._forget()
         self._tls_active = True
+        self._lines.limit_octets = self._line_octets
 
     def bind_channel(self, bindings: Bindings) -> None:
         """Take what is known of the TLS session, once it is there; without it no -PLUS is offered."""
@@ -292,6 +320,7 @@ class SMTPServerCore:
                 self._is_utf8 = event.smtputf8
             elif isinstance(event, Authenticate):
                 self._authenticated = True
+                self._lines.limit_octets = self._line_octets
             elif isinstance(event, XClient):
                 self._authenticated = bool(event.attributes.get("LOGIN"))
         if self._state is before:
@@ -372,7 +401,7 @@ class SMTPServerCore:
             extensions["REQUIRETLS"] = ""  # RFC 8689 §4.2.1: only where the message came by TLS, too
         elif self._tls_available:
             extensions["STARTTLS"] = ""
-        if self._role is Role.SUBMISSION and self._tls_active and not self._authenticated:
+        if self._may_log_in:
             extensions["AUTH"] = " ".join(self._mechanisms())
         if self._is_trusted:
             extensions |= {"XCLIENT": " ".join(XCLIENT), "XFORWARD": " ".join(XFORWARD)}
@@ -433,7 +462,16 @@ class SMTPServerCore:
         return self._step(initial.lstrip(b" ") or None)
 
     def _mechanisms(self) -> Mapping[str, Callable[[], Exchange]]:
-        return offered_mechanisms(self._bindings, scram=self._scram, external=self._has_certificate)
+        return offered_mechanisms(
+            self._bindings, scram=self._scram, external=self._has_certificate, token_scope=self._token_scope
+        )
+
+    def _told_why(self, verdict: Reply) -> Reply:
+        """Return the answer to what a client has shown that is refused; to a token it is a challenge (RFC 7628 §3.2.3)."""
+        if not isinstance(self._exchange, BearerExchange):
+            return verdict
+        self._verdict = verdict
+        return Reply(334, (self._exchange.refuse().encoded,))
 
     def _respond(self, line: bytes | Overlong) -> Event:
         """Take a line of an exchange."""
@@ -449,6 +487,8 @@ class SMTPServerCore:
             return replies.AUTH_CANCELLED
         except SaslBindingError:
             return replies.AUTH_FAILED
+        except SaslRefusedError:
+            return self._verdict
         except SaslError:
             return replies.BAD_AUTH_RESPONSE
         if isinstance(said, Challenge):

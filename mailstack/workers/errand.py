@@ -52,6 +52,7 @@ class Conditions:
             "authority": None if pem is None or pem.authority is None else pem.authority.decode("latin-1"),
             "smarthost_password": self.secrets.smarthost_password,
             "srs": list(self.secrets.srs),
+            "oauth_secret": self.secrets.oauth_secret,
         }
 
     @classmethod
@@ -61,7 +62,7 @@ class Conditions:
         if told["certificate"] is not None:
             authority = told["authority"].encode("latin-1") if told["authority"] is not None else None
             pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"), authority)
-        secrets = Secrets(pem, told["smarthost_password"], tuple(told["srs"]))
+        secrets = Secrets(pem, told["smarthost_password"], srs=tuple(told["srs"]), oauth_secret=told["oauth_secret"])
         return cls(Settings.model_validate(_rich(told["settings"])), secrets)
 
 

@@ -31,6 +31,7 @@ from mailstack.compose import (
     Place,
     RefusedError,
     Secrets,
+    read_oauth_secret,
     read_smarthost_password,
     read_srs_secrets,
 )
@@ -206,7 +207,11 @@ class Workers(TwistedService):
             srs = read_srs_secrets(settings)
         except ValueError as error:
             raise RefusedError(f"srs: {error}") from error
-        return Secrets(None if certificates is None else certificates.pem, password, srs)
+        try:
+            oauth_secret = read_oauth_secret(settings)
+        except ValueError as error:
+            raise RefusedError(f"oauth: {error}") from error
+        return Secrets(None if certificates is None else certificates.pem, password, srs=srs, oauth_secret=oauth_secret)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """

@@ -13,8 +13,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
-from mailstack.credentials import CertificateCredentials, ICertified, IScramProof, ScramCredentials
-from mailstack.directory.cred import CertificateChecker, DirectoryChecker, ProofChecker, Realm
+from mailstack.credentials import (
+    BearerCredentials,
+    CertificateCredentials,
+    IBearer,
+    ICertified,
+    IScramProof,
+    ScramCredentials,
+    TokensUnavailable,
+)
+from mailstack.directory.cred import BearerChecker, CertificateChecker, DirectoryChecker, ProofChecker, Realm
 from mailstack.directory.records import DirectoryUnavailable
 from mailstack.mail.scram import ScramProof
 
@@ -66,7 +74,17 @@ class TestCred(SynchronousTestCase):
 
         self.realm = Realm({IDrop: drop, ISend: lambda account: f"sender {account}"})
         self.checker = DirectoryChecker(self.directory)
-        self.portal = Portal(self.realm, [self.checker, ProofChecker(self.directory), CertificateChecker(self.directory)])
+        self.owners: dict[bytes, Any] = {b"alices": "alice", b"nobodys": None, b"strangers": "stranger", b"": "alice"}
+        tokens = BearerChecker(self.directory, self.owner)
+        checkers = [self.checker, ProofChecker(self.directory), CertificateChecker(self.directory), tokens]
+        self.portal = Portal(self.realm, checkers)
+
+    async def owner(self, token: bytes) -> str | None:
+        found = self.owners[token]
+        if isinstance(found, Exception):
+            raise found
+        assert found is None or isinstance(found, str)
+        return found
 
     def login(self, *interfaces: Any, password: bytes = b"secret") -> Deferred[Any]:
         return self.portal.login(UsernamePassword(b"alice", password), None, *interfaces)
@@ -74,7 +92,9 @@ class TestCred(SynchronousTestCase):
     def test_interfaces(self) -> None:
         verifyObject(ICredentialsChecker, self.checker)
         verifyObject(IRealm, self.realm)
-        self.assertEqual(list(self.portal.listCredentialsInterfaces()), [IUsernamePassword, IScramProof, ICertified])
+        self.assertEqual(list(self.portal.listCredentialsInterfaces()), [IUsernamePassword, IScramProof, ICertified, IBearer])
+        verifyObject(ICredentialsChecker, BearerChecker(self.directory, self.owner))
+        verifyObject(IBearer, BearerCredentials(b"token"))
         verifyObject(ICredentialsChecker, CertificateChecker(self.directory))
         verifyObject(ICertified, CertificateCredentials(("alice",)))
         verifyObject(ICredentialsChecker, ProofChecker(self.directory))
@@ -121,6 +141,27 @@ class TestCred(SynchronousTestCase):
         for wrong in (CertificateCredentials(("alice",), b"bob"), CertificateCredentials(())):
             self.failureResultOf(self.portal.login(wrong, None, ISend), UnauthorizedLogin)
 
+    def test_a_token(self) -> None:
+        for name in (b"", b"alice"):
+            right = self.portal.login(BearerCredentials(b"alices", name), None, ISend)
+            self.assertEqual(self.successResultOf(right)[1], "sender älice@x.test")
+        for wrong in (
+            BearerCredentials(b"alices", b"bob"),
+            BearerCredentials(b"nobodys"),
+            BearerCredentials(b"nobodys", b"alice"),
+            BearerCredentials(b"strangers"),
+            BearerCredentials(b"strangers", b"stranger"),
+        ):
+            self.failureResultOf(self.portal.login(wrong, None, ISend), UnauthorizedLogin)
+
+    def test_a_token_that_cannot_be_checked_is_not_a_wrong_one(self) -> None:
+        self.owners[b"late"] = TokensUnavailable("no answer")
+        found = self.failureResultOf(self.portal.login(BearerCredentials(b"late"), None, ISend), TokensUnavailable)
+        self.assertFalse(found.check(UnauthorizedLogin))
+
+    def test_no_token_is_in_a_repr(self) -> None:
+        self.assertNotIn("sesame", repr(BearerCredentials(b"sesame", b"alice")))
+
     def test_a_wait_for_the_directory(self) -> None:
         self.directory.wait = Deferred()
         result = self.login(ISend)
@@ -133,7 +174,7 @@ class TestCred(SynchronousTestCase):
             self.directory.failure = failure
             found = self.failureResultOf(self.login(ISend), type(failure))
             self.assertFalse(found.check(UnauthorizedLogin))
-            for other in (ScramCredentials(PROOF), CertificateCredentials(("alice",))):
+            for other in (ScramCredentials(PROOF), CertificateCredentials(("alice",)), BearerCredentials(b"alices")):
                 self.failureResultOf(self.portal.login(other, None, ISend), type(failure))
 
     def test_an_avatar_that_fails_passes_through(self) -> None:

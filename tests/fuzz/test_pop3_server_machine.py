@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fuzz.pop3_server import Conversation, fitting
+from mailstack.wire.pop3_commands import Prove, Show
 
+# What a client of SCRAM shows who has the password of fuzz.exchanges, and one who has another.
+RIGHT = b"Yz1iaXdzLHI9Y3MscD01eDJLUkJxeVpZNm5zeG9uVXhUUUNCejNFUXRRMldCWHJyNlVvT0xCdGxZPQ==\r\n"
+WRONG = b"Yz1iaXdzLHI9Y3MscD11aGFKTTlZUXpGU3pqZ0xHVWkwYzljb2QvN0pVbCtQMG1UbWZ6cXFFNHlRPQ==\r\n"
 COMMANDS = [
     b"USER a\r\n",
     b"PASS  b \r\n",
@@ -16,6 +20,17 @@ COMMANDS = [
     b"AGEAYg==\r\n",
     b"AUTH X\r\n",
     b"*\r\n",
+    b"AUTH SCRAM-SHA-256 biwsbj11LHI9Yw==\r\n",
+    RIGHT,
+    WRONG,
+    b"\r\n",
+    b"AUTH OAUTHBEARER bixhPWEsAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
+    b"AUTH OAUTHBEARER biwsAWF1dGg9AQE=\r\n",
+    b"AUTH XOAUTH2\r\n",
+    b"AUTH EXTERNAL =\r\n",
+    b"AUTH EXTERNAL\r\n",
+    b"dXNlcj1hAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
+    b"AQ==\r\n",
     b"STLS\r\n",
     b"CAPA\r\n",
     b"STAT\r\n",
@@ -33,9 +48,9 @@ PIECES = [b"\r", b"\n", b"\r\n", b"RETR", b" ", b"1", b"\0", b"\xff", b"\r\nQUIT
 
 
 class POP3ServerMachine(RuleBasedStateMachine):
-    @initialize(secure=st.booleans(), tls_offered=st.booleans(), require_tls=st.booleans())
-    def connect(self, secure: bool, tls_offered: bool, require_tls: bool) -> None:
-        self.conversation = Conversation(secure=secure, tls_offered=tls_offered, require_tls=require_tls)
+    @initialize(secure=st.booleans(), tls_offered=st.booleans(), require_tls=st.booleans(), knows_more=st.booleans())
+    def connect(self, secure: bool, tls_offered: bool, require_tls: bool, knows_more: bool) -> None:
+        self.conversation = Conversation(secure=secure, tls_offered=tls_offered, require_tls=require_tls, knows_more=knows_more)
 
     @rule(octets=st.sampled_from(COMMANDS) | st.lists(st.sampled_from(PIECES)).map(b"".join) | st.binary(max_size=20))
     def say(self, octets: bytes) -> None:
@@ -62,6 +77,20 @@ class POP3ServerMachine(RuleBasedStateMachine):
         self.conversation.receive(b"AUTH PLAIN\r\n" + octets)
         while self.conversation.owes or self.conversation.look():
             self.give(0, 0)
+
+    @rule(last=st.sampled_from([RIGHT, WRONG, b"*\r\n"]), which=st.integers(0, 3))
+    def prove(self, last: bytes, which: int) -> None:
+        self.conversation.receive(b"AUTH SCRAM-SHA-256 biwsbj11LHI9Yw==\r\n" + last + b"\r\n")
+        self.agree_but_to_the_login(which)
+
+    @rule(answer=st.sampled_from([b"AQ==\r\n", b"*\r\n", b"QUIT\r\n"]), which=st.integers(0, 3))
+    def show_a_token(self, answer: bytes, which: int) -> None:
+        self.conversation.receive(b"AUTH OAUTHBEARER bixhPWEsAWF1dGg9QmVhcmVyIHQBAQ==\r\n" + answer)
+        self.agree_but_to_the_login(which)
+
+    def agree_but_to_the_login(self, which: int) -> None:
+        while self.conversation.owes or self.conversation.look():
+            self.give(which if isinstance(self.conversation.event, Prove | Show) else 0, 0)
 
     @rule(late=st.sampled_from([b"", b"U", b"\r\n", b"USER a\r\n"]))
     def ask_for_tls(self, late: bytes) -> None:

@@ -19,6 +19,9 @@ from mailstack.wire.smtp_table import Role, State
 NORMALISING = Limits(
     message_octets=200, command_line_octets=100, sasl_octets=120, recipients=3, bare_newline=BareNewline.NORMALISE
 )
+# What a client of SCRAM shows who has the password of fuzz.exchanges, and one who has another.
+RIGHT = b"Yz1iaXdzLHI9Y3MscD01eDJLUkJxeVpZNm5zeG9uVXhUUUNCejNFUXRRMldCWHJyNlVvT0xCdGxZPQ==\r\n"
+WRONG = b"Yz1iaXdzLHI9Y3MscD11aGFKTTlZUXpGU3pqZ0xHVWkwYzljb2QvN0pVbCtQMG1UbWZ6cXFFNHlRPQ==\r\n"
 COMMANDS = [
     b"EHLO x\r\n",
     b"LHLO x\r\n",
@@ -37,6 +40,17 @@ COMMANDS = [
     b"AGEAYg==\r\n",
     b"YQ==\r\n",
     b"*\r\n",
+    b"AUTH EXTERNAL =\r\n",
+    b"AUTH SCRAM-SHA-256 biwsbj11LHI9Yw==\r\n",
+    RIGHT,
+    WRONG,
+    b"\r\n",
+    b"AUTH OAUTHBEARER bixhPWEsAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
+    b"AUTH OAUTHBEARER biwsAWF1dGg9AQE=\r\n",
+    b"AUTH XOAUTH2 dXNlcj1hAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
+    b"dXNlcj1hAWF1dGg9QmVhcmVyIHQBAQ==\r\n",
+    b"AQ==\r\n",
+    b"NOOP " + b"x" * 100 + b"\r\n",
     b"BDAT\r\n",
     b"BDAT 9\tLAST\r\n",
     b"BDAT 999\r\n",
@@ -50,11 +64,15 @@ CONTENTS = st.one_of(st.lists(st.sampled_from(each), max_size=12).map(b"".join) 
 
 class SMTPServerMachine(RuleBasedStateMachine):
     @initialize(
-        role=st.sampled_from(Role), limits=st.sampled_from([SMALL, NORMALISING]), tls=st.booleans(), offers=st.booleans()
+        role=st.sampled_from(Role),
+        limits=st.sampled_from([SMALL, NORMALISING]),
+        tls=st.booleans(),
+        offers=st.booleans(),
+        knows_more=st.booleans(),
     )
-    def connect(self, role: Role, limits: Limits, tls: bool, offers: bool) -> None:
+    def connect(self, role: Role, limits: Limits, tls: bool, offers: bool, knows_more: bool) -> None:
         self.role = role
-        self.conversation = Conversation(role, limits, tls=tls, tls_available=offers)
+        self.conversation = Conversation(role, limits, tls=tls, tls_available=offers, knows_more=knows_more)
 
     @rule(octets=st.sampled_from(COMMANDS) | CONTENTS | st.binary(max_size=20))
     def say(self, octets: bytes) -> None:
@@ -68,13 +86,27 @@ class SMTPServerMachine(RuleBasedStateMachine):
         self.agree_but_once(events, which)
 
     @rule(
-        mechanism=st.sampled_from([b"PLAIN", b"LOGIN"]),
+        mechanism=st.sampled_from([b"PLAIN", b"LOGIN", b"EXTERNAL", b"SCRAM-SHA-256", b"OAUTHBEARER", b"XOAUTH2"]),
         octets=st.sampled_from([*COMMANDS, b"A" * 130]),
         which=st.integers(0, 3),
     )
     def authenticate(self, mechanism: bytes, octets: bytes, which: int) -> None:
         self.conversation.receive(b"RSET\r\nAUTH " + mechanism + b"\r\n" + octets)
         self.agree_but_once(2, which)
+
+    @rule(last=st.sampled_from([RIGHT, WRONG, b"*\r\n"]), events=st.integers(1, 5), which=st.integers(0, 3))
+    def prove(self, last: bytes, events: int, which: int) -> None:
+        self.conversation.receive(b"EHLO x\r\nAUTH SCRAM-SHA-256 biwsbj11LHI9Yw==\r\n" + last + b"\r\n")
+        self.agree_but_once(events, which)
+
+    @rule(
+        said=st.sampled_from([b"OAUTHBEARER bixhPWEsAWF1dGg9QmVhcmVyIHQBAQ==", b"XOAUTH2 dXNlcj1hAWF1dGg9QmVhcmVyIHQBAQ=="]),
+        answer=st.sampled_from([b"AQ==\r\n", b"\r\n", b"*\r\n", b"QUIT\r\n"]),
+        which=st.integers(0, 3),
+    )
+    def show_a_token(self, said: bytes, answer: bytes, which: int) -> None:
+        self.conversation.receive(b"EHLO x\r\nAUTH " + said + b"\r\n" + answer)
+        self.agree_but_once(1, which)
 
     @rule(octets=st.sampled_from(COMMANDS), cut=st.integers(1, 10))
     def say_half(self, octets: bytes, cut: int) -> None:

@@ -64,9 +64,9 @@ def test_mpop_fetches(house: House, bob: Person, folder: Path, tls_at_once: bool
     wait_for(lambda: not house.files(bob.address), "mpop removed them all")
 
 
-@needs("msmtp")
+@needs("msmtp", "mpop")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_msmtp_shows_a_certificate(make_house: Callable[..., House], folder: Path, workers: int) -> None:
+def test_msmtp_and_mpop_show_a_certificate(make_house: Callable[..., House], folder: Path, workers: int) -> None:
     house = make_house(change=lambda text: with_lines("tls", 'client_authority = "users.pem"')(f"workers = {workers}\n{text}"))
     authority = make_authority("users.test", time.time())
     (house.folder / "users.pem").write_bytes(authority.certificate_pem())
@@ -80,6 +80,11 @@ def test_msmtp_shows_a_certificate(make_house: Callable[..., House], folder: Pat
             folder, port, nobody, alice.address, sent, ca=house.ca, tls_at_once=tls_at_once, auth="external", user=user
         )
         house.wait_for_files(alice.address, before + 1)
+    for tls_at_once, port in ((False, house.ports.pop3), (True, house.ports.pop3s)):
+        inbox = folder / f"at-once-{tls_at_once}"
+        inbox.mkdir()
+        got = fetch_by_mpop(inbox, port, nobody, ca=house.ca, tls_at_once=tls_at_once, auth="external", user=user)
+        assert len(got) == len(house.files(alice.address))
 
 
 @needs("mpop")

@@ -13,12 +13,17 @@ from OpenSSL import SSL, crypto
 from relay_house import Host
 from twisted.internet import ssl
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
 
+from mailstack.channel import channel_bindings
 from mailstack.mail import reply as replies
 from mailstack.mail.reply import Reply
+from mailstack.mail.scram import ScramProof, make_keys
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import Limits
+from mailstack.wire.sasl import KeysWanted
 from mailstack.wire.smtp_commands import Authenticate, ContentChunk, ContentEnd, Data, Mail, Rcpt, StartTLS
 from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
@@ -54,13 +59,22 @@ def certificate(name: str, *, asks_for_one: bool = False) -> ssl.CertificateOpti
     return options
 
 
+KEYS = make_keys(b"secret", b"salt of sixteen ", 4096)
+
+
+@implementer(IHandshakeListener)
 class CoreServer(Protocol):
     """A shell around the core of our server that takes everything; passwords are `secret`."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
         self.core = SMTPServerCore(
-            served.role, Limits(), "mx.test", tls_active=served.implicit_tls, tls_available=served.tls is not None
+            served.role,
+            Limits(),
+            "mx.test",
+            tls_active=served.implicit_tls,
+            tls_available=served.tls is not None,
+            scram=served.scram,
         )
         self.chunks: list[bytes] = []
         self.paused = False
@@ -70,12 +84,17 @@ class CoreServer(Protocol):
             self.transport.startTLS(self.served.tls)
         self.transport.write(self.core.send(Reply(220, ("mx.test ESMTP",))))
 
+    def handshakeCompleted(self) -> None:
+        self.core.bind_channel(channel_bindings(self.transport))
+
     def dataReceived(self, data: bytes) -> None:
         self.core.receive(data)
         while not isinstance(event := self.core.next_event(), Pause):
             if isinstance(event, ContentChunk):
                 self.chunks.append(event.octets)
                 continue
+            if isinstance(event, KeysWanted):
+                event = self.core.give_keys(KEYS, "server")
             for _ in range(event.replies if isinstance(event, ContentEnd) else 1):
                 self.transport.write(self.core.send(self.answer(event)))
             if isinstance(event, StartTLS):
@@ -101,6 +120,8 @@ class CoreServer(Protocol):
             case ContentEnd():
                 self.served.contents.append(b"".join(self.chunks))
                 return replies.OK
+            case Authenticate(credentials=ScramProof() as proof):
+                return replies.AUTHENTICATED if proof.is_by(KEYS) else replies.AUTH_FAILED
             case Authenticate(credentials=credentials):
                 return replies.AUTHENTICATED if credentials.password == b"secret" else replies.AUTH_FAILED
             case StartTLS():
@@ -147,6 +168,7 @@ class Served(Factory):
         self.tls = tls
         self.role = role
         self.implicit_tls = more.get("implicit_tls", False)
+        self.scram = more.get("scram", False)
         self.slow = more.get("slow", False)
         self.events: list[Any] = []
         self.contents: list[bytes] = []

@@ -41,12 +41,13 @@ class Case(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(served.stop()))
         return served
 
-    def courier(self, served, *, resolver=None, contexts=None, limits=None, port=None, **more):
+    def courier(self, served, *, resolver=None, contexts=None, limits=None, port=None, nonce=None, **more):
         around = Surroundings(
             clock=reactor,
             start=lambda coroutine, what: Deferred.fromCoroutine(coroutine),
             run_in_thread=deferToThread,
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
+            make_nonce=(lambda: nonce) if nonce else None,
         )
         tcp = TCPConnect(PromptTCP(reactor), 2.0, more.pop("local_address", None))
         settings = relay_settings(port=port or served.number, **more)
@@ -177,9 +178,9 @@ class Smarthosts(Case):
     def setUp(self):
         self.options = certificate("mx.test")
 
-    async def relay(self, served, policy, authority=None, **more):
+    async def relay(self, served, policy, authority=None, nonce=None, **more):
         contexts = TLSContexts(authority or self.options.authority)
-        courier = self.courier(served, contexts=contexts, **self.smarthost(served, policy, **more))
+        courier = self.courier(served, contexts=contexts, nonce=nonce, **self.smarthost(served, policy, **more))
         (only,) = await courier.attempt(delivery(domain="elsewhere.test"))
         return only
 
@@ -210,6 +211,15 @@ class Smarthosts(Case):
         self.assertIs(only.action, Action.RELAYED)
         (seen,) = [each for each in served.events if isinstance(each, Authenticate)]
         self.assertEqual((seen.credentials.username, seen.credentials.password), (b"alice", b"secret"))
+
+    async def test_a_password_is_proved_bound_to_the_session(self):
+        for implicit_tls in (False, True):
+            served = self.serve(tls=self.options, role=Role.SUBMISSION, scram=True, implicit_tls=implicit_tls)
+            more = {"port": 465} if implicit_tls else {}
+            only = await self.relay(served, TLSPolicy.VERIFY, login=Login("alice", "secret"), nonce="of-the-client", **more)
+            self.assertIs(only.action, Action.RELAYED)
+            (seen,) = [each for each in served.events if isinstance(each, Authenticate)]
+            self.assertEqual("SCRAM-SHA-256-PLUS", seen.mechanism)
 
     async def test_a_wrong_password_is_no_reason_to_fail_mail(self):
         served = self.serve(tls=self.options, role=Role.SUBMISSION)

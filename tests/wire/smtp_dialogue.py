@@ -3,7 +3,7 @@ Dialogues as text, run against the core of the SMTP server.
 
     role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
                                       `scram: unbound | bound`, `certificate: shown`, `trusted: yes | no`, `header: n` octets of
-                                      the header section, `fields: n` of it)
+                                      the header section, `fields: n` of it, `tokens: scope`, or `tokens: any`)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -26,7 +26,7 @@ from mailstack.mail.reply import Reply, reply
 from mailstack.mail.scram import ScramProof, make_keys
 from mailstack.wire.events import Pause
 from mailstack.wire.limits import BareNewline, Limits
-from mailstack.wire.sasl import External, KeysWanted
+from mailstack.wire.sasl import Bearer, External, KeysWanted
 from mailstack.wire.smtp_commands import (
     Answered,
     Authenticate,
@@ -49,12 +49,17 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
-KEYS = ("role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields")
+KEYS = ("role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields", "tokens")
 ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 # The example of RFC 7677 §3; its user is called "user".
 SCRAM_KEYS = make_keys(b"pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
 SCRAM_NONCE = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+# Those of RFC 7628 §4 and of Google's description of XOAUTH2, and whose they are.
+TOKENS = {
+    b"vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==": b"user@example.com",
+    b"ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg": b"someuser@example.com",
+}
 BINDINGS = {"tls-exporter": b"what only the two ends know", "tls-server-end-point": b"hash of the certificate"}
 
 
@@ -120,6 +125,13 @@ class Session:
             case Authenticate(credentials=ScramProof() as proof):
                 right = proof.username == b"user" and not proof.acts_for_other and proof.is_by(SCRAM_KEYS)
                 return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
+            case Authenticate(credentials=Bearer(token=b"later")):
+                return [replies.AUTH_UNAVAILABLE]
+            case Authenticate(credentials=Bearer(token=b"barred")):
+                return [reply(550, "5.7.1", "Not now")]
+            case Authenticate(credentials=Bearer(token=token, authorization_id=wanted)):
+                right = token in TOKENS and wanted in (b"", TOKENS[token])
+                return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
             case Authenticate(credentials=credentials):
                 right = credentials.password == b"secret" and not credentials.acts_for_other
                 return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
@@ -170,6 +182,7 @@ class Dialogue:
             tls_active=tls == "active",
             tls_available=tls == "available",
             scram="scram" in self.options,
+            token_scope=self.options.get("tokens", "").replace("any", "") if "tokens" in self.options else None,
             is_trusted=self.options.get("trusted") == "yes",
         )
         core.bind_channel(BINDINGS if self.options.get("scram") == "bound" else {})

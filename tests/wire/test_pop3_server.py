@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
 from mailstack.wire.pop3_commands import (
     Answered,
+    Certify,
     Event,
     Leave,
     Login,
@@ -22,13 +24,14 @@ from mailstack.wire.pop3_commands import (
     POP3Reply,
     Prove,
     Refused,
+    Show,
     Verb,
     format_pop3_reply,
     ok,
 )
 from mailstack.wire.pop3_server import POP3ServerCore
 from mailstack.wire.pop3_table import RULES, Rule, State, Step, next_state
-from mailstack.wire.sasl import KeysWanted
+from mailstack.wire.sasl import Bearer, External, KeysWanted
 from mailstack.wire.scram import Bindings, ScramClient
 
 
@@ -293,6 +296,91 @@ def test_keys_that_cannot_be_had_end_the_exchange() -> None:
     assert core.state is State.AUTHORIZATION, "nobody is logged in by that"
     with pytest.raises(LocalProtocolError):
         fresh().give_keys(KEYS, "server")
+
+
+def token(word: bytes, name: bytes = b"alice") -> bytes:
+    return base64.b64encode(b"n,a=" + name + b",\1auth=Bearer " + word + b"\1\1")
+
+
+def shown(word: bytes, name: bytes = b"alice") -> Show:
+    return Show(Bearer(word, name))
+
+
+def with_tokens(**more: Any) -> POP3ServerCore:
+    core = POP3ServerCore(**({"secure": True, "token_scope": "mail"} | more))
+    core.send(words.GREETING)
+    return core
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_a_token(feed: Callable[[POP3ServerCore, bytes], list[Event]]) -> None:
+    core = with_tokens()
+    assert "SASL PLAIN OAUTHBEARER XOAUTH2" in capabilities(core)
+    assert feed(core, b"AUTH OAUTHBEARER " + token(b"t") + b"\r\n") == [shown(b"t")]
+    assert core.state is State.TRANSACTION
+    core = with_tokens()
+    assert feed(core, b"auth oauthbearer\r\n" + token(b"t") + b"\r\n") == [Answered(words.CHALLENGE), shown(b"t")]
+    assert core.state is State.TRANSACTION
+
+
+@pytest.mark.parametrize(
+    ("said", "refusal"),
+    [(b"AQ==", words.AUTH_FAILED), (b"", words.AUTH_FAILED), (b"QUIT", words.AUTH_FAILED), (b"*", words.AUTH_CANCELLED)],
+)
+def test_a_token_that_is_refused(said: bytes, refusal: POP3Reply) -> None:
+    core = with_tokens()
+    core.receive(b"AUTH OAUTHBEARER " + token(b"t") + b"\r\n" + said + b"\r\nCAPA\r\n")
+    assert core.next_event() == shown(b"t")
+    assert core.send(words.AUTH_FAILED) == b"+ " + base64.b64encode(b'{"status": "invalid_token", "scope": "mail"}') + b"\r\n"
+    assert core.state is State.SASL
+    assert core.next_event() == Refused(refusal)
+    assert core.send(refusal).startswith(b"-ERR")
+    assert core.state is State.AUTHORIZATION
+    assert isinstance(core.next_event(), Answered)
+
+
+@pytest.mark.parametrize("reply", [words.LOGIN_UNAVAILABLE, words.IN_USE, words.LOCAL_ERROR, words.TOO_MANY_FAILURES])
+def test_what_is_no_refusal_of_the_token_is_said_at_once(reply: POP3Reply) -> None:
+    core = with_tokens()
+    core.receive(b"AUTH OAUTHBEARER " + token(b"t") + b"\r\n")
+    assert core.next_event() == shown(b"t")
+    assert core.send(reply).startswith(b"-ERR")
+    assert core.state is (State.CLOSED if reply.closes else State.AUTHORIZATION)
+    if not reply.closes:
+        assert ask(core, b"AUTH PLAIN " + plain(b"a", b"b") + b"\r\n") == [Login(b"a", b"b")]
+
+
+def test_a_refused_password_is_no_refused_token() -> None:
+    core = with_tokens()
+    core.receive(b"AUTH OAUTHBEARER " + token(b"t") + b"\r\n\r\nAUTH PLAIN " + plain(b"a", b"b") + b"\r\n")
+    for reply in (words.AUTH_FAILED, words.AUTH_FAILED, words.AUTH_FAILED):
+        core.next_event()
+        said = core.send(reply)
+    assert said == b"-ERR [AUTH] Authentication failed\r\n"
+
+
+def test_no_token_and_none_in_the_clear() -> None:
+    empty = base64.b64encode(b"n,,\1auth=\1\1")
+    events = ask(with_tokens(), b"AUTH OAUTHBEARER " + empty + b"\r\nAQ==\r\n")
+    assert events[1:] == [Refused(words.AUTH_FAILED)]
+    core = with_tokens(secure=False, require_tls=False)
+    assert capabilities(core) >= LOGIN
+    assert ask(core, b"AUTH OAUTHBEARER " + token(b"t") + b"\r\n") == [Refused(words.UNKNOWN_MECHANISM)]
+    assert ask(with_tokens(secure=False), b"AUTH OAUTHBEARER x\r\n") == [Refused(words.TLS_NEEDED)]
+
+
+def test_external_where_a_certificate_was_shown() -> None:
+    core = fresh()
+    assert ask(core, b"AUTH EXTERNAL =\r\n") == [Refused(words.UNKNOWN_MECHANISM)]
+    core.certificate_shown()
+    assert "SASL EXTERNAL PLAIN" in capabilities(core)
+    name = base64.b64encode(b"alice")
+    assert ask(core, b"AUTH EXTERNAL !!\r\n") == [Refused(words.BAD_AUTH_RESPONSE)]
+    core.receive(b"AUTH EXTERNAL " + name + b"\r\n")
+    assert core.next_event() == Certify(External(b"alice"))
+    assert core.send(words.AUTH_FAILED) == b"-ERR [AUTH] Authentication failed\r\n"
+    assert ask(core, b"AUTH EXTERNAL\r\n\r\n") == [Answered(words.CHALLENGE), Certify(External())]
+    assert core.state is State.TRANSACTION
 
 
 def test_tls_forgets_what_was_said_before() -> None:

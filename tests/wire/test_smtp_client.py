@@ -304,6 +304,57 @@ class TestAuthentication:
         assert session.hear(b"535 no\r\n")[0].phase is Phase.AUTH
         assert session.take_said() == b""
 
+    BINDINGS = {"tls-exporter": b"what only both know", "tls-server-end-point": b"a hash"}
+
+    def bound(self, mechanisms: bytes = b"SCRAM-SHA-256 SCRAM-SHA-256-PLUS PLAIN", **more) -> Session:
+        session = Session(login=Login("user", "pencil"), nonce=self.NONCE, tls_active=True, **more)
+        session.core.bind_channel(self.BINDINGS)
+        for reply in self.hello(mechanisms):
+            session.hear(reply)
+        return session
+
+    def began(self, session: Session) -> bytes:
+        """Return the mechanism and the first message."""
+        _, _, line = session.take_said().rpartition(b"\r\nAUTH ")
+        mechanism, _, first = line.removesuffix(b"\r\n").partition(b" ")
+        return mechanism + b" " + base64.b64decode(first)
+
+    def test_bound_to_the_session_where_the_host_offers_that(self):
+        session = self.bound()
+        assert self.began(session) == b"SCRAM-SHA-256-PLUS p=tls-exporter,," + self.FIRST[3:]
+        final = self.challenge(session, self.CHALLENGE)
+        channel = base64.b64decode(final.partition(b",")[0].removeprefix(b"c="))
+        assert channel == b"p=tls-exporter,,what only both know"
+
+    def test_where_it_does_not_it_hears_that_we_could(self):
+        assert self.began(self.bound(b"SCRAM-SHA-256 PLAIN")) == b"SCRAM-SHA-256 y,," + self.FIRST[3:]
+        assert self.began(self.bound(b"SCRAM-SHA-256-PLUS")).startswith(b"SCRAM-SHA-256-PLUS p=")
+
+    def test_nothing_to_bind_to(self):
+        session = Session(*self.hello(b"SCRAM-SHA-256-PLUS PLAIN"), login=LOGIN, nonce=self.NONCE, tls_active=True)
+        assert b"AUTH PLAIN " in session.said
+
+    def test_a_host_that_does_not_know_our_kind_of_binding_gets_the_proof_without(self):
+        session = self.bound()
+        session.take_said()
+        session.hear(b"535 no\r\n")
+        assert session.take_said() == b"AUTH SCRAM-SHA-256 " + base64.b64encode(self.FIRST) + b"\r\n"
+        assert self.challenge(session, self.CHALLENGE) == self.FINAL
+        session.hear(b"535 no\r\n")
+        assert session.take_said().startswith(b"AUTH PLAIN ")
+        assert session.hear(b"535 no\r\n")[0].phase is Phase.AUTH
+
+    def test_but_not_one_that_has_refused_the_proof(self):
+        session = self.bound()
+        session.take_said()
+        self.challenge(session, self.CHALLENGE)
+        session.hear(b"535 no\r\n")
+        assert session.take_said().startswith(b"AUTH PLAIN ")
+        session = self.bound(b"SCRAM-SHA-256 SCRAM-SHA-256-PLUS")
+        session.take_said()
+        self.challenge(session, self.CHALLENGE)
+        assert session.hear(b"535 no\r\n")[0].phase is Phase.AUTH
+
     def test_what_is_temporary_does_not_get_the_password(self):
         session = self.proving()
         assert session.hear(b"454 later\r\n")[0].phase is Phase.AUTH

@@ -172,6 +172,33 @@ def test_scram(cut):
     assert [type(each.credentials) for each in server.events if isinstance(each, Authenticate)] == [ScramProof]
 
 
+def bound(ours, theirs):
+    """Return a client that knows this of its TLS session, and a server that knows that."""
+    core = SMTPServerCore(Role.SUBMISSION, Limits(), "mx.example.org", tls_active=True, scram=True)
+    core.bind_channel({"tls-exporter": theirs})
+    client = SMTPClientCore("us.test", tls_active=True, login=Login("user", "pencil"), nonce="client")
+    client.bind_channel({"tls-exporter": ours})
+    return client, Server(core)
+
+
+def mechanisms(server):
+    return [each.mechanism for each in server.events if isinstance(each, Authenticate)]
+
+
+def test_scram_bound_to_the_session():
+    client, server = bound(b"x", b"x")
+    (finished,) = converse(client, server, [(mailing(b"x\r\n"), b"x\r\n")], 1000, 100)
+    assert finished.results[0].is_accepted
+    assert mechanisms(server) == ["SCRAM-SHA-256-PLUS"]
+
+
+def test_scram_bound_to_another_session():
+    client, server = bound(b"x", b"another")
+    with pytest.raises(AssertionError, match="Refused"):
+        converse(client, server, [(mailing(b"x\r\n"), b"x\r\n")], 1000, 100)
+    assert "SCRAM-SHA-256-PLUS" not in mechanisms(server)
+
+
 LOCAL_PARTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20)
 
 

@@ -34,6 +34,15 @@ smarthost_username = "us"
 smarthost_password_file = "password"
 tls = "verify"
 nameservers = ["::1"]
+[tls]
+certificate = "c.pem"
+key = "password"
+[oauth]
+introspection_url = "https://login.example.org/introspect?x=y"
+client_id = "us"
+client_secret_file = "password"
+scope = "mail send"
+audience = "mail"
 [policy]
 use = ["a"]
 [policy.options.a]
@@ -68,8 +77,8 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
     "secrets",
     [
         Secrets(None, None),
-        Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"),
-        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None, ("a", "\u00fc")),
+        Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss", oauth_secret="s\u00e9cret"),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None, srs=("a", "\u00fc")),
     ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:
@@ -93,7 +102,8 @@ def test_a_file_that_is_gone_does_not_matter(settings: Settings, tmp_path: Path)
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(Secrets(Pem(b"C", b"the key"), "the password", ("the srs",)))
+    shown = repr(Secrets(Pem(b"C", b"the key"), "the password", srs=("the srs",), oauth_secret="the secret"))
+    assert "the secret" not in shown
     assert "the key" not in shown
     assert "the password" not in shown
     assert "the srs" not in shown

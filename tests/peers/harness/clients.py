@@ -45,14 +45,23 @@ def send_by_msmtp(
 
 
 def fetch_by_mpop(
-    folder: Path, port: int, person: Person, *, ca: Path | None, tls_at_once: bool = True, keep: bool = True, auth: str = "on"
+    folder: Path,
+    port: int,
+    person: Person,
+    *,
+    ca: Path | None,
+    tls_at_once: bool = True,
+    keep: bool = True,
+    auth: str = "on",
+    user: Path | None = None,
 ) -> list[bytes]:
-    """Fetch new messages by mpop, in the order in which it got them; `auth` as for msmtp."""
+    """Fetch new messages by mpop, in the order in which it got them; `auth` and `user` as for msmtp."""
     inbox = folder / "mpop"
     for part in ("new", "cur", "tmp"):
         (inbox / part).mkdir(parents=True, exist_ok=True)
+    shown = f"tls_cert_file {user}\ntls_key_file {user}\n" if user else ""
     tls = (
-        f"tls on\ntls_starttls {'off' if tls_at_once else 'on'}\ntls_trust_file {ca}\nauth {auth}\n"
+        f"tls on\ntls_starttls {'off' if tls_at_once else 'on'}\ntls_trust_file {ca}\n{shown}auth {auth}\n"
         if ca
         else "tls off\nauth user\n"
     )

@@ -1,0 +1,275 @@
+"""
+Tokens: asks the authorization server whose a token is (RFC 7662).
+
+Theory of operation: each question is one HTTP request on a connection of its own, which is dropped when the answer is there, or
+too long, or too late; waiting for a free place among those that ask counts, too. An answer that names somebody is believed for
+a short time, and never longer than the token is good for, so that a client with several sessions does not ask several times. A
+"no" is not kept, since the server may soon know better. What cannot be asked is not answered: whoever asked says "temporary".
+
+Nothing is kept of a token but a hash with a key that this process made, and no error tells one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+from urllib.parse import quote, urlencode, urlsplit
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from mailstack.credentials import TokensUnavailable
+
+ANSWER_OCTETS: Final = 65_536  # with its header section
+BELIEVED_SECONDS: Final = 60.0
+BELIEVED_TOKENS: Final = 10_000
+ASKED_AT_ONCE: Final = 20
+NAME_LETTERS: Final = 1_024
+
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_OF_ACCESS: Final = frozenset(("bearer", "access_token", "access", "jwt", "at+jwt", "application/at+jwt"))
+"""What servers call the tokens that are meant here, as against those to refresh them with, or that say who logged in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """
+    An authorization server, and what a token of it must be.
+
+    Shape:  `url` is that of its introspection endpoint, ASCII; `client_id` and `client_secret` are who we are there. `claim` is
+            the member of its answer that names an account. Each of the `scopes` is wanted, and the `audience`, if there is one.
+    Units:  `timeout_seconds` for a whole question.
+    """
+
+    url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    claim: str = "username"
+    scopes: Collection[str] = ()
+    audience: str | None = None
+    timeout_seconds: float = 5.0
+
+
+class Introspection:
+    """
+    Asks one authorization server.
+
+    Shape:  `key` is of 16 to 64 octets that nobody else knows; `now` is in seconds since 1970, UTC; `trust` replaces the
+            authorities of this machine.
+    """
+
+    def __init__(self, reactor: Any, authority: Authority, *, key: bytes, now: Callable[[], float], trust: Any = None) -> None:
+        self._reactor = reactor
+        self._authority = authority
+        self._key = key
+        self._now = now
+        self._trust = trust
+        self._url = urlsplit(authority.url)
+        # RFC 6749 §2.3.1: both are encoded as in a form, and only then as Basic wants it.
+        login = f"{quote(authority.client_id, safe='')}:{quote(authority.client_secret, safe='')}".encode()
+        self._headers = Headers(
+            {
+                "Authorization": [f"Basic {base64.b64encode(login).decode('ascii')}"],
+                "Content-Type": ["application/x-www-form-urlencoded"],
+                "Accept": ["application/json"],
+            }
+        )
+        self._places = DeferredSemaphore(ASKED_AT_ONCE)
+        self._believed: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+
+    async def owner(self, token: bytes) -> str | None:
+        """
+        Return the name that a token stands for, or None when it stands for nobody, or nobody any more, or not for this.
+
+        Raises:  TokensUnavailable.
+        """
+        name = hashlib.blake2b(token, key=self._key, digest_size=32).digest()
+        known = self._believed.get(name)
+        if known is not None and self._now() < known[1]:
+            return known[0]
+        self._believed.pop(name, None)
+        answer = await self._asked(token)
+        owner = judge(answer, self._authority, self._now())
+        if owner is not None:
+            self._believe(name, owner, answer.get("exp"))
+        return owner
+
+    def _believe(self, name: bytes, owner: str, until: Any) -> None:
+        most = self._now() + BELIEVED_SECONDS
+        self._believed[name] = owner, most if until is None else min(most, until)
+        if len(self._believed) > BELIEVED_TOKENS:
+            self._believed.popitem(last=False)
+
+    async def _asked(self, token: bytes) -> dict[str, Any]:
+        def too_late(_: object, seconds: float) -> Failure:
+            return Failure(TokensUnavailable(f"{self._authority.url}: no answer within {seconds} s"))
+
+        asking: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._ask_in_turn(token))
+        return await asking.addTimeout(self._authority.timeout_seconds, self._reactor, too_late)
+
+    async def _ask_in_turn(self, token: bytes) -> dict[str, Any]:
+        await self._places.acquire()
+        connection = _Connection(self._endpoint())
+        try:
+            return await self._ask(token, connection)
+        except (TokensUnavailable, CancelledError):
+            raise
+        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
+            if any(each.check(CancelledError) for each in getattr(error, "reasons", ())):  # as the Agent has it
+                raise CancelledError from None
+            raise TokensUnavailable(f"{self._authority.url}: {type(error).__name__}: {error}") from None
+        finally:
+            connection.drop()
+            self._places.release()
+
+    def _endpoint(self) -> IStreamClientEndpoint:
+        host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._authority.timeout_seconds)
+        if self._url.scheme == "http":
+            return endpoint
+        return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+
+    async def _ask(self, token: bytes, connection: _Connection) -> dict[str, Any]:
+        form = urlencode({"token": token, "token_type_hint": "access_token"}).encode("ascii")
+        agent = Agent.usingEndpointFactory(self._reactor, connection)
+        response = await agent.request(b"POST", self._authority.url.encode("ascii"), self._headers, _Form(form))
+        if response.code != 200:
+            raise TokensUnavailable(f"{self._authority.url} answers {response.code}")
+        answer = json.loads(await _read(response), parse_constant=_no_number)
+        if not isinstance(answer, dict):
+            raise TokensUnavailable(f"{self._authority.url} answers with no object")
+        return answer
+
+
+def judge(answer: Mapping[str, Any], authority: Authority, now: float) -> str | None:
+    """
+    Return the name that an answer gives to the owner of a token, or None when the token is not for us.
+
+    A token of another kind may be active, too: one that only refreshes others, or that is bound to a key (RFC 8705, RFC 9449),
+    which who shows it has not proved to have.
+
+    Source:  RFC 7662 §2.2.
+    """
+    until = answer.get("exp")
+    if answer.get("active") is not True or not (until is None or (isinstance(until, int | float) and now < until)):
+        return None
+    kinds = [answer[each] for each in ("token_type", "token_use", "typ") if each in answer]
+    if "cnf" in answer or not all(isinstance(each, str) and each.lower() in _OF_ACCESS for each in kinds):
+        return None
+    if not set(authority.scopes) <= set(_texts(answer.get("scope"), " ")):
+        return None
+    if authority.audience is not None and authority.audience not in _texts(answer.get("aud")):
+        return None
+    name = answer.get(authority.claim)
+    if authority.claim == "email" and answer.get("email_verified", True) is not True:
+        return None  # who may write any address into a profile owns none
+    return name if isinstance(name, str) and 0 < len(name) <= NAME_LETTERS else None
+
+
+def _texts(value: Any, separator: str | None = None) -> list[str]:
+    """Return the texts in a list, or in a text that stands for one."""
+    if isinstance(value, str):
+        return value.split(separator) if separator else [value]
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class _Connection:
+    """One connection, of which no more than ANSWER_OCTETS are read."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+        self._metered: _Metered | None = None
+
+    def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
+        return self
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        wrapping = WrappingFactory(protocolFactory)
+        wrapping.protocol = _Metered
+        wrapping.noisy = protocolFactory.noisy = False
+        return self._endpoint.connect(wrapping).addCallback(self._connected)
+
+    def _connected(self, metered: Any) -> Any:
+        self._metered = metered
+        return metered.wrappedProtocol
+
+    def drop(self) -> None:
+        """End it, whatever the other side does."""
+        if self._metered is not None:
+            self._metered.abortConnection()
+
+
+class _Metered(ProtocolWrapper):
+    _left = ANSWER_OCTETS
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self.abortConnection()
+        else:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted's is untyped
+
+
+@implementer(IBodyProducer)
+class _Form:
+    """What is sent, in one write."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.length = len(octets)
+        self._octets = octets
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._octets)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class _Body(Protocol):
+    """Keeps what comes; `_Metered` bounds it."""
+
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred()
+        self._octets = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self._octets += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: nobody said how long it would be, and JSON has an end
+            self.whole.callback(self._octets)
+        else:
+            self.whole.errback(reason)
+
+
+def _read(response: IResponse) -> Deferred[bytes]:
+    body = _Body()
+    response.deliverBody(body)
+    return body.whole
