@@ -32,6 +32,7 @@ from typing import Final, Self
 from mailstack.mail.crlf import CRLFNormaliser, with_crlf
 from mailstack.mail.maildrop import MaildropLocked
 from mailstack.store.cached import Cache, KernelCache
+from mailstack.store.folders import MARKER_NAME
 from mailstack.store.inventory import CHUNK_OCTETS, FOLDERS, Disk, Inventory, read_inventory, scan
 from mailstack.store.names import delivery_key, parse_name
 
@@ -441,12 +442,20 @@ class Maildrop:
 
 
 def _take_lock(path: str, disk: Disk) -> int | None:
-    """Lock a maildir; None when there is no such folder, but one in which it could be."""
+    """
+    Lock a maildir; None when there is none yet, neither for the account nor perhaps for anybody in its domain.
+
+    Raises:  OSError: the disk with all of them is not there; else everything that is on it would look like deleted.
+    """
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         lock = disk.open(f"{path}/{LOCK_NAME}", flags, 0o600)
     except FileNotFoundError:
-        disk.lstat(str(Path(path).parent))  # or the disk with all of them is not there, and nothing must look empty
+        of_domain = Path(path).parent
+        try:
+            disk.lstat(str(of_domain))
+        except FileNotFoundError:
+            disk.lstat(str(of_domain.parent / MARKER_NAME))
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

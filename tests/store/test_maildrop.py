@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mailstack.mail.crlf import with_crlf
 from mailstack.mail.maildrop import MaildropLocked
+from mailstack.store.folders import prepare_root
 from mailstack.store.maildrop import SMALL_OCTETS, Maildrop, MessageReader
 from mailstack.store.names import delivery_key, delivery_name
 
@@ -514,6 +515,13 @@ def test_a_maildir_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
 def test_when_all_maildirs_are_not_there_none_looks_empty(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Maildrop.open(tmp_path / "not mounted" / "nobody", now=lambda: NOW)
+
+
+def test_before_the_first_mail_of_a_domain_its_maildrops_are_empty(tmp_path: Path) -> None:
+    prepare_root(tmp_path / "mail")
+    drop = Maildrop.open(tmp_path / "mail" / "example.org" / "nobody", now=lambda: NOW)
+    assert list(drop.listing) == []
+    drop.close()
 
 
 def test_a_maildir_without_cur_is_a_maildrop(tmp_path: Path) -> None:
