@@ -61,7 +61,7 @@ from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
 from mailstack.sessions import Counts, OwnCounts, peer_address
-from mailstack.settings import Network, Settings, read_secret
+from mailstack.settings import Network, Settings, Unix, read_secret
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
@@ -289,7 +289,7 @@ class Composition:
         else:
             receive = self._settings.receive
             factory.judge = self._judge
-            factory.trusts = partial(is_among, networks=receive.xclient_from)
+            factory.trusts = partial(may_speak_for_others, speakers=receive.xclient_from)
             if factory.service is Service.LMTP:
                 factory.admits = partial(may_use_lmtp, networks=receive.lmtp_from)
             factory.limits = SMTPLimits(
@@ -484,6 +484,11 @@ def is_among(peer: str, networks: Sequence[Network]) -> bool:
         return False
     address = ip_address(peer)
     return any(address in each for each in networks)
+
+
+def may_speak_for_others(peer: str, speakers: Sequence[Network | Unix]) -> bool:
+    """Say whether a peer is believed who its client is: one of the networks, or of UNIX sockets ("") where these are named."""
+    return is_among(peer, [each for each in speakers if not isinstance(each, str)]) if peer else "unix" in speakers
 
 
 def may_use_lmtp(peer: str, networks: Sequence[Network]) -> bool:

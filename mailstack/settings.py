@@ -38,9 +38,11 @@ from mailstack.settings_kinds import (
     Nameservers,
     Network,
     Networks,
+    NetworksOrUnix,
     Remote,
     SecretPath,
     SocketFile,
+    Unix,
     Workers,
     listen_endpoint,
     lmtp_endpoint,
@@ -65,6 +67,7 @@ __all__ = [
     "SettingsError",
     "SocketFile",
     "Table",
+    "Unix",
     "fields",
     "load",
     "problem_at",
@@ -118,8 +121,8 @@ class Receive(Table):
 
     lmtp_from: Networks = ()
     """Addresses and networks, "192.0.2.0/24", that may use lmtp besides this machine; a listener beyond loopback needs them."""
-    xclient_from: Networks = ()
-    """Proxies and filters that may say by XCLIENT who their client is, by XFORWARD whose mail they bring. All is believed."""
+    xclient_from: NetworksOrUnix = ()
+    """Who may say by XCLIENT for whom he speaks, by XFORWARD whose mail it is, and is believed; "unix": by UNIX sockets."""
 
 
 class Proxy(Table):

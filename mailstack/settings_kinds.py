@@ -25,6 +25,8 @@ _SOCKET_PATH_OCTETS: Final = 107  # sun_path of unix(7), with its NUL 108
 _UNIX: Final = "unix:"
 _GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Unix = Literal["unix"]
+"""Whoever may use the file of a UNIX socket of ours, in a list of networks."""
 MOST_WORKERS: Final = 32
 """As many as the spool has shards."""
 
@@ -123,6 +125,10 @@ def _network(value: object) -> Network:
     raise ValueError(f"{shown(value)} is an address within a network; did you mean {meant}?")
 
 
+def _network_or_unix(value: object) -> Network | Unix:
+    return "unix" if value == "unix" else _network(value)
+
+
 def _group_name(text: str) -> str:
     if not _GROUP.fullmatch(text):
         raise ValueError(f"{shown(text)} is not the name of a group")
@@ -206,6 +212,7 @@ _as_text = PlainSerializer(str)
 Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint), _as_text], ...], Strict(False)]
 LmtpListeners = Annotated[tuple[Annotated[Endpoint | SocketFile, PlainValidator(_lmtp_endpoint), _as_text], ...], Strict(False)]
 Networks = Annotated[tuple[Annotated[Network, PlainValidator(_network), _as_text], ...], Strict(False)]
+NetworksOrUnix = Annotated[tuple[Annotated[Network | Unix, PlainValidator(_network_or_unix), _as_text], ...], Strict(False)]
 GroupName = Annotated[str, AfterValidator(_group_name)]
 Names = Annotated[tuple[str, ...], Strict(False)]
 Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver), _as_text], ...], Strict(False)]

@@ -115,10 +115,10 @@ class TestGood:
     def test_networks(self, file: Path) -> None:
         settings = loaded(
             file,
-            '[receive]\nxclient_from = ["127.0.0.1", "::1", "10.0.0.0/8"]\n[proxy]\nsmtp_from = ["2001:db8::/32"]\n'
+            '[receive]\nxclient_from = ["127.0.0.1", "::1", "10.0.0.0/8", "unix"]\n[proxy]\nsmtp_from = ["2001:db8::/32"]\n'
             'pop3s_from = ["192.0.2.0/24"]\n',
         )
-        assert [str(each) for each in settings.receive.xclient_from] == ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]
+        assert [str(each) for each in settings.receive.xclient_from] == ["127.0.0.1/32", "::1/128", "10.0.0.0/8", "unix"]
         assert [str(each) for each in settings.proxy.of(Service.SMTP)] == ["2001:db8::/32"]
         assert [str(each) for each in settings.proxy.of(Service.POP3S)] == ["192.0.2.0/24"]
         assert settings.proxy.of(Service.LMTP) == ()
@@ -278,6 +278,7 @@ class TestOneError:
                 '3: receive.xclient_from[0]: "10.0.0.1/8" is an address within',
             ),
             (HOSTNAME + '[receive]\nxclient_from = ["localhost"]\n', "3: receive.xclient_from[0]: must be an IP address or"),
+            (HOSTNAME + '[receive]\nlmtp_from = ["unix"]\n', "3: receive.lmtp_from[0]: must be an IP address or"),
             (HOSTNAME + "[proxy]\nsmtp_from = [1]\n", '3: proxy.smtp_from[0]: must be text of the form "192.0.2.1"'),
             (HOSTNAME + '"a\\nb" = 5\n', "2: a?b: unknown key"),
             (HOSTNAME + '[relay]\nsmarthost_passwort = "hush"\n', "3: relay.smarthost_passwort: unknown key; did you mean"),

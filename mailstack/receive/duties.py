@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 Asked = Answered | ChunkEnd | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | XClient | XForward | Quit
 
-_OF_CONNECTION: Final = frozenset(("ADDR", "NAME", "PORT"))
+_OF_CONNECTION: Final = frozenset(("ADDR", "NAME", "PORT", "DESTADDR", "DESTPORT"))
 """The attributes of XCLIENT that stay when another one does not name an address."""
 
 

@@ -25,7 +25,7 @@ lmtp = ["127.0.0.1:24", "unix:lmtp"]
 lmtp_group = "postfix"
 [receive]
 lmtp_from = ["10.0.0.0/8"]
-xclient_from = ["::1"]
+xclient_from = ["::1", "unix"]
 [proxy]
 smtp_from = ["192.0.2.1"]
 [relay]
