@@ -20,6 +20,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Envelope, Recipient
 from mailstack.mail.headers import header_section
+from mailstack.mail.requests import utf8_xtext
 from mailstack.mail.trace import format_date
 
 ORIGINAL_OCTETS: Final = 32_768  # of the header section; more does not help to know a message again
@@ -163,7 +164,7 @@ def _original_recipient(recipient: Recipient) -> str:
     asked = recipient.original_recipient
     if asked is None:
         return _address_field(recipient.original)
-    return f"{_printable(asked.kind)};{_printable(_escaped(asked.address) if asked.kind == 'utf-8' else asked.address)}"
+    return f"{_printable(asked.kind)};{_printable(utf8_xtext(asked.address) if asked.kind == 'utf-8' else asked.address)}"
 
 
 def _original_part(original: bytes, whole: bool) -> bytes:
@@ -200,11 +201,7 @@ def _address_field(address: Address) -> str:
     text = str(address)
     if text.isascii():
         return f"rfc822; {_printable(text)}"
-    return f"utf-8; {_escaped(text)}"
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if " " < c <= "~" and c not in "\\=+" else f"\\x{{{ord(c):02X}}}" for c in text)
+    return f"utf-8; {utf8_xtext(text)}"
 
 
 def _printable(text: str) -> str:
