@@ -10,6 +10,9 @@ the network from which they come (IPv4 /24, IPv6 /64) with the account, and for 
 Nothing is counted for an account alone: a stranger could lock its owner out. A pair that logged in within GOOD_SECONDS is
 known, and what others in its network did is not held against it. The same wrong password again is no further guess, and
 attempts while locked out do not count: so a telephone that has the old password does not keep everybody at home out.
+
+The tallies know names only by hashes with a key of this run. So who is locked out cannot be listed, and an account cannot be
+let in from wherever it is locked out; but from a place that is named, as the log does, it can.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ class Tally(Protocol):
     def count(self, name: str, window_seconds: int) -> int:
         """Return how many there are."""
         ...
+
+    def forget(self, name: str) -> None:
+        """Count none any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,22 @@ class Lockout:
             return
         self._failed.add(pair, window_seconds)
         self._failed.add(network, window_seconds)
+
+    def lift(self, peer: str, username: str | None = None) -> bool:
+        """
+        Let the network of a peer try again, and try the account, if one is named; say whether it was locked out.
+
+        Shape:   without an account the failures of single accounts stay. What was counted is forgotten, a good login is not.
+        """
+        if not peer:
+            return False
+        network = login_network(peer)
+        was_locked = self._failed.count(network, self.limits.window_seconds) >= self.limits.failures_per_network
+        if username is not None:
+            was_locked = self.is_locked(peer, username)
+            self._failed.forget(_pair(network, username))
+        self._failed.forget(network)
+        return was_locked
 
     def has_succeeded(self, peer: str, username: str) -> None:
         """Take note of a login."""
