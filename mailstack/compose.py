@@ -437,7 +437,13 @@ class Submitter:
 def _certificates(settings: Settings) -> CertificateStore | None:
     if settings.tls.certificate is None or settings.tls.key is None:
         return None
-    return CertificateStore(settings.tls.certificate, settings.tls.key, settings.tls.client_authority)
+    return CertificateStore(
+        settings.tls.certificate,
+        settings.tls.key,
+        settings.tls.client_authority,
+        settings.tls.client_revocations,
+        refused=lambda address, subject, why: events.client_certificate_refused(peer_address(address), subject, why),
+    )
 
 
 def read_smarthost_password(settings: Settings) -> str | None:

@@ -112,6 +112,18 @@ def authenticated(session: str, account: str) -> None:
     _emit(LogLevel.info, "authenticated", "{session}: authenticated as {account}", session=session, account=_safe(account))
 
 
+def client_certificate_refused(peer: str, subject: str, why: str) -> None:
+    """A user's program showed a certificate that is not, or no longer, good; its handshake failed."""
+    _emit(
+        LogLevel.warn,
+        "client_certificate_refused",
+        "certificate of {subject} from {peer} refused: {why}",
+        subject=_safe(subject),
+        peer=peer or "a client that has gone",
+        why=why,
+    )
+
+
 def authentication_failed(session: str, username: str, peer: str) -> None:
     """A peer failed to prove it."""
     _emit(

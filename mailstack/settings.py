@@ -156,6 +156,8 @@ class Tls(Table):
     """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
     client_authority: FolderPath | None = Field(default=None, examples=["users-ca.pem"])
     """Path of the authorities, PEM, whose certificates let users submit without a password: the address stands in them."""
+    client_revocations: FolderPath | None = Field(default=None, examples=["users-ca.crl"])
+    """Path of what they have revoked, CRLs in PEM. Each of them needs one that has not expired, or its users stay out."""
 
 
 class Limits(Table):
@@ -385,6 +387,8 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             yield ("tls", one), f"needs tls.{other} beside it: both or none"
     if "client_authority" in tls and "certificate" not in tls:
         yield ("tls", "client_authority"), "needs tls.certificate and tls.key beside it"
+    if "client_revocations" in tls and "client_authority" not in tls:
+        yield ("tls", "client_revocations"), "needs tls.client_authority beside it"
     if not tls:
         for service in _TLS_SERVICES:
             if listen.get(service.value):

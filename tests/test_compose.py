@@ -18,9 +18,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from harness.certificates import make_user
+from cryptography.x509 import load_pem_x509_certificate
+from harness.certificates import make_revocations, make_user
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import EventLoggingObserver
 from twisted.internet.threads import deferToThread
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailstack.compose import House
@@ -161,6 +164,34 @@ class RunningTests(TestCase):
         self.assertEqual(([], 502), (offered, code), "another server may show what it likes")
         editing.set_enabled(folder / "directory.db", ALICE, False)
         self.assertEqual(535, (await deferToThread(self._show, "submission", "alice.pem"))[1])
+        await system.stopService()
+
+    async def test_who_is_revoked_stays_out_after_a_reload_and_the_log_says_why(self) -> None:
+        folder, log = self.installation.folder, EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        authority = make_authority("users.test", time.time())
+        (folder / "users.pem").write_bytes(authority.certificate_pem())
+        make_user(folder / "alice.pem", authority, ALICE)
+        serial = load_pem_x509_certificate((folder / "alice.pem").read_bytes()).serial_number
+        (folder / "users.crl").write_bytes(make_revocations(authority))
+        keys = 'client_authority = "users.pem"\nclient_revocations = "users.crl"\n'
+        self.installation.change(lambda text: text.replace("\n[tls]\n", f"\n[tls]\n{keys}"))
+        system = self.begin()
+        self.assertEqual(235, (await deferToThread(self._show, "submission", "alice.pem"))[1])
+        for made, why in (
+            (make_revocations(authority, serial), "cert revoked"),
+            (make_revocations(authority, age_days=9), "crl has expired"),
+        ):
+            (folder / "users.crl").write_bytes(made)
+            system.reload()
+            for service in ("submission", "submissions"):
+                with self.assertRaises((OSError, smtplib.SMTPException)):
+                    await deferToThread(self._show, service, "alice.pem")
+                refused = [each for each in log if each.get("event") == "client_certificate_refused"][-1]
+                self.assertEqual(("127.0.0.1", why), (refused["peer"], refused["why"]))
+        self.assertEqual(504, (await deferToThread(self._show, "submission", None))[1], "who has none comes in without")
+        (folder / "users.crl").write_bytes(b"nonsense")
+        system.reload()
+        self.assertIn("users.crl: holds no X509 CRL", str([each for each in log if each.get("event") == "reload_failed"]))
         await system.stopService()
 
     def _show(self, service: str, user: str | None) -> tuple[list[str], int]:

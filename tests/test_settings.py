@@ -247,6 +247,10 @@ class TestOneError:
                 HOSTNAME + '[tls]\nclient_authority = "x"\n',
                 "3: tls.client_authority: needs tls.certificate and tls.key beside it",
             ),
+            (
+                HOSTNAME + '[tls]\nclient_revocations = "x"\n',
+                "3: tls.client_revocations: needs tls.client_authority beside it",
+            ),
             (HOSTNAME + "[queue]\nretry_first_seconds = 14401\n", "3: queue.retry_first_seconds: the first wait (14401) is"),
             (HOSTNAME + "[queue]\nretry_most_seconds = 299\n", "3: queue.retry_most_seconds: the first wait (300) is longer"),
             (HOSTNAME + '[policy]\nuse = "x"\n', '3: policy.use: must be a list, not "x"'),

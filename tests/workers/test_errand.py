@@ -66,7 +66,11 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
 
 @pytest.mark.parametrize(
     "secrets",
-    [Secrets(None, None), Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"), Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None)],
+    [
+        Secrets(None, None),
+        Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff", b"CRL\xff"), None),
+    ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:
     told = errand(settings, secrets)
