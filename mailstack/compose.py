@@ -281,6 +281,7 @@ class Composition:
             factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(
                 idle_seconds=self._settings.pop3.idle_timeout_seconds,
+                failed_logins=limits.failed_logins_per_session,
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,
                 sessions_per_network=limits.connections_per_network,
@@ -297,11 +298,18 @@ class Composition:
                 recipients=limits.recipients,
                 header_octets=limits.header_octets,
                 header_fields=limits.header_fields,
+                command_line_octets=limits.command_line_octets,
                 errors=limits.errors,
+                free_errors=limits.errors_before_delay,
+                idle_commands=limits.idle_commands,
+                authentication_failures=limits.failed_logins_per_session,
                 error_delay_seconds=limits.error_delay_seconds,
                 greeting_pause_seconds=limits.greeting_pause_seconds,
                 command_seconds=limits.command_timeout_seconds,
                 content_seconds=limits.data_timeout_seconds,
+                content_octets_per_second=limits.data_octets_per_second,
+                handshake_seconds=limits.handshake_timeout_seconds,
+                session_seconds=limits.session_timeout_seconds,
                 bare_newline=_bare_newline(factory.service, limits.bare_newline),
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,
@@ -382,6 +390,7 @@ class Composition:
             ),
             limits=limits,
             min_free_octets=settings.queue.free_octets_minimum,
+            min_free_inodes=settings.queue.free_inodes_minimum,
         )
 
     def _courier(self, destination: Destination) -> LocalCourier | RelayCourier:

@@ -102,6 +102,11 @@ def session_slowed(session: str, errors: int) -> None:
     _emit(LogLevel.info, "session_slowed", "{session}: slowed after {errors} errors", session=session, errors=errors)
 
 
+def limit_reached(session: str, limit: str) -> None:
+    """A session ends, since its peer went beyond one of the limits, which is named."""
+    _emit(LogLevel.info, "limit_reached", "{session}: ended by limits.{limit}", session=session, limit=limit)
+
+
 def session_closed(session: str, reason: str) -> None:
     """A connection ended."""
     _emit(LogLevel.info, "session_closed", "{session}: closed, {reason}", session=session, reason=_safe(reason))

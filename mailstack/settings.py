@@ -171,6 +171,8 @@ class Limits(Table):
     """The largest header section of a message, in octets; the largest message bounds it, too."""
     header_fields: int = Field(default=2_000, ge=200)
     """The most fields of it. A line of a message may have any length, also where RFC 5322 §2.1.1 allows 998."""
+    command_line_octets: int = Field(default=2_048, ge=2_048, le=65_536)
+    """The longest command line, in octets; RFC 5321 §4.5.3.1.4 wants 512, and the extensions add to it."""
     connections: AtLeastOne = 1_000
     """The most connections at a time to one kind of service (pop3 and pop3s are one), at all its listeners together."""
     connections_per_peer: AtLeastOne = 50
@@ -183,8 +185,14 @@ class Limits(Table):
     """How long another server waits for our greeting; who speaks meanwhile is refused. 0: who errs so is rare by now."""
     errors: AtLeastOne = 10
     """After so many refused commands the connection is closed."""
+    errors_before_delay: int = Field(default=5, ge=0)
+    """After so many refused commands each further reply is late, until a message is accepted."""
     error_delay_seconds: int = Field(default=1, ge=0, le=30)
-    """After 5 refused commands each further reply waits so long, until a message is accepted."""
+    """By so much."""
+    idle_commands: AtLeastOne = 100
+    """After so many commands that bring no message further (NOOP, RSET, VRFY, EHLO, ...) the connection is closed."""
+    failed_logins_per_session: AtLeastOne = 3
+    """After so many logins that failed the connection is closed; each is answered later than the one before."""
     failed_logins: AtLeastOne = 10
     """After so many wrong passwords for one account from one network (IPv4 /24, IPv6 /64), by any service, all logins fail."""
     failed_logins_per_network: AtLeastOne = 50
@@ -195,6 +203,12 @@ class Limits(Table):
     """How long to wait for the next command; RFC 5321 §4.5.3.2.7 wants 300."""
     data_timeout_seconds: AtLeastOne = 600
     """How long to wait for more of a message; RFC 5321 §4.5.3.2.5 lets a client take 180."""
+    data_octets_per_second: AtLeastOne = 100
+    """How fast a message must come, on an average over data_timeout_seconds."""
+    handshake_timeout_seconds: AtLeastOne = 30
+    """How long a TLS handshake may take."""
+    session_timeout_seconds: AtLeastOne = 14_400
+    """How long a connection may last; twice as long where a message is under way."""
     bare_newline: Literal["reject", "normalise"] = "reject"
     """A line end that is not CRLF: "reject" the message (RFC 5321 §2.3.8), or "normalise" it, as always in a submission."""
 
@@ -237,6 +251,8 @@ class Queue(Table):
     """When to give up and tell the sender; RFC 5321 §4.5.4.1 wants 4 to 5 days (432000 is 5)."""
     free_octets_minimum: int = Field(default=100_000_000, ge=0)
     """Below so much free space new mail is refused for the time being (452)."""
+    free_inodes_minimum: int = Field(default=1_000, ge=0)
+    """The same for free inodes, where the file system has a number of them."""
 
 
 class Delivery(Table):

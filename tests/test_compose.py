@@ -12,7 +12,7 @@ import tempfile
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ from mailstack.doors import House as HouseProtocol
 from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import Service
 from mailstack.net.listeners import bind
-from mailstack.settings import load
+from mailstack.retrieve.limits import POP3Limits
+from mailstack.settings import Limits, load
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.policy import FakeHouse
+from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.scram import ScramClient
 
 ALICE, BOB = "alice@example.test", "bob@example.test"
@@ -376,6 +378,30 @@ class RunningTests(TestCase):
         self.installation.change(lambda text: text.replace("colour = 1", "").replace("[policy]", '[policy]\nuse = ["nothere"]'))
         system.reload()
         self.assertEqual("70000", await deferToThread(self._announced_size))
+        await system.stopService()
+
+    async def test_every_limit_is_in_force_after_a_reload(self) -> None:
+        system = self.begin()
+        wanted = {name: value + 7 for name, value in Limits().model_dump().items() if isinstance(value, int)}
+        lines = "".join(f"{name} = {value}\n" for name, value in wanted.items())
+        self.installation.change(lambda text: text.replace("[limits]", f"[limits]\n{lines}"))
+        system.reload()
+        smtp, pop3 = (
+            next(each.limits for each in system._serving._factories if each.service is service)
+            for service in (Service.SMTP, Service.POP3)
+        )
+        assert isinstance(smtp, SMTPLimits)
+        assert isinstance(pop3, POP3Limits)
+        not_of_sessions = {name for name in wanted if name.startswith("failed_logins") and not name.endswith("per_session")}
+        self.assertEqual(
+            sorted(value for name, value in wanted.items() if name not in not_of_sessions),
+            sorted(
+                value
+                for name, value in asdict(smtp).items()
+                if isinstance(value, int | float) and value != getattr(SMTPLimits(), name)
+            ),
+        )
+        self.assertEqual(wanted["failed_logins_per_session"], pop3.failed_logins)
         await system.stopService()
 
     def _announced_size(self) -> str:

@@ -58,18 +58,25 @@ class TestGood:
             "recipients": 1000,
             "header_octets": 1_048_576,
             "header_fields": 2000,
+            "command_line_octets": 2048,
             "connections": 1000,
             "connections_per_peer": 50,
             "connections_per_network": 200,
             "connections_per_minute": 1200,
             "greeting_pause_seconds": 0,
             "errors": 10,
+            "errors_before_delay": 5,
             "error_delay_seconds": 1,
+            "idle_commands": 100,
+            "failed_logins_per_session": 3,
             "failed_logins": 10,
             "failed_logins_per_network": 50,
             "failed_logins_seconds": 900,
             "command_timeout_seconds": 300,
             "data_timeout_seconds": 600,
+            "data_octets_per_second": 100,
+            "handshake_timeout_seconds": 30,
+            "session_timeout_seconds": 14_400,
             "bare_newline": "reject",
         }
         assert settings.queue.model_dump() == {
@@ -78,6 +85,7 @@ class TestGood:
             "warn_seconds": 14_400,
             "expire_seconds": 432_000,
             "free_octets_minimum": 100_000_000,
+            "free_inodes_minimum": 1_000,
         }
         assert (settings.relay.port, settings.relay.connect_timeout_seconds) == (25, 30)
         assert (settings.relay.attempts_at_once, settings.relay.per_destination) == (50, 5)
