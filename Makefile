@@ -11,7 +11,7 @@ ONLY ?=
 WORKERS ?=
 JSON ?=
 MINUTES ?= 30
-SECONDS ?= 60
+SECONDS ?= 120
 
 BIN := $(VENV)/bin
 RELEASE := tests/test_packaging.py tests/test_readme.py
@@ -25,7 +25,7 @@ PYTEST := $(BIN)/pytest
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=$(PYTHON) VAR=$(VAR) BASE_PORT=$(or $(BASE_PORT),(mailstack's own)) CRASH_ROUNDS=$(CRASH_ROUNDS)"
-	@echo "           of fuzz: SECONDS=$(SECONDS)"
+	@echo "           of fuzz, and so of test: SECONDS=$(SECONDS) for each target"
 	@echo "           of bench and soak: ROUNDS=$(ROUNDS) ONLY=(all) WORKERS=(2, or the cores) JSON=(file) MINUTES=$(MINUTES)"
 
 run: $(VENV)/run.stamp ## Start a demonstration server in the foreground; Ctrl-C ends it, its state stays in var/
@@ -44,7 +44,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
 	$(PYTEST) tests --numprocesses=2 --dist=loadfile --ignore=tests/peers --ignore=tests/bench --ignore=tests/crash $(RELEASE:%=--ignore=%)
 
-fuzz: $(VENV)/fuzz.stamp ## Fuzz the parsers and the protocol cores, all of them together for SECONDS
+fuzz: $(VENV)/fuzz.stamp ## Fuzz the parsers and the protocol cores, each for SECONDS, two at a time
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 release: $(VENV)/dev.stamp ## Packages, the README's commands in a fresh clone, the example plugin

@@ -3,7 +3,7 @@ Fuzzing: whatever comes from outside, by the million, guided by what it reaches.
 
     python -m fuzz --list               the targets
     python -m fuzz address --seconds 60
-    make fuzz SECONDS=300               all of them, in so much time together
+    make fuzz SECONDS=120               all of them, so long for each, two at a time
 
 A target is a function of octets that fails when a promise is broken: it raises what nobody declared, or an assertion of its
 own does not hold. The cores of the protocols are held against models that are written in another way than they are: whole

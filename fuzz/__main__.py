@@ -20,7 +20,7 @@ from fuzz.targets import TARGETS
 
 EXAMPLES: Final = """
 examples:
-  make fuzz SECONDS=300                      every target, in five minutes together
+  make fuzz SECONDS=120                      every target, two minutes for each
   python -m fuzz smtp-server --seconds 3600  one of them for an hour
   python -m fuzz --corpus --seconds 600      keep what was found, as few and small as can be, in fuzz/corpus
   python -m fuzz dsn --replay FILE           run one input and see how it fails
@@ -55,7 +55,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="which targets (default: all)")
-    parser.add_argument("--seconds", type=float, default=60, help="how long all of it takes together (default: 60)")
+    parser.add_argument("--seconds", type=int, default=60, help="how long each target is fuzzed (default: 60)")
     parser.add_argument("--jobs", type=int, default=2, help="how many processes at once (default: 2)")
     parser.add_argument("--corpus", action="store_true", help="add what reaches more to the corpus")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input of one target, without atheris")
@@ -82,14 +82,16 @@ def main(words: list[str]) -> int:
     if importlib.util.find_spec("atheris") is None:
         sys.stderr.write("fuzz: skipped, since atheris is not installed: pip install -e '.[fuzz]' (Linux on x86-64)\n")
         return 2 if os.environ.get("CI", "").lower() in ("1", "true", "yes") else 0
-    share = max(1, round(arguments.seconds * min(arguments.jobs, len(targets)) / len(targets)))
+    seconds = -(-len(targets) // arguments.jobs) * arguments.seconds
+    _print(f"{len(targets)} targets for {arguments.seconds} s each, {arguments.jobs} at once: {seconds} s and a little more")
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(lambda target: _fuzz(target, share, is_kept=arguments.corpus), targets))
+        runs = list(pool.map(lambda target: _fuzz(target, arguments.seconds, is_kept=arguments.corpus), targets))
     return int(any(each.code for each in runs))
 
 
 def _fuzz(target: Target, seconds: int, *, is_kept: bool) -> Run:
-    """Fuzz one target, and say what came of it."""
+    """Fuzz one target, and say that it begins, and what came of it."""
+    _print(f"{target.name:12} begins")
     target.folder.mkdir(parents=True, exist_ok=True)
     before = set(target.inputs())
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
@@ -147,12 +149,17 @@ def _keep(target: Target, found: Path) -> None:
 
 def _say(run: Run) -> None:
     """Print a line, and all that is known of a failure."""
-    sys.stdout.write(f"{run.target.name:12} {run.runs:9} inputs in {run.seconds:4.0f} s: {'FAILED' if run.code else 'good'}\n")
+    _print(f"{run.target.name:12} {run.runs:9} inputs in {run.seconds:4.0f} s: {'FAILED' if run.code else 'good'}")
     if run.code:
-        sys.stdout.write(run.output[-3_000:] + "\n")
+        _print(run.output[-3_000:])
         for path in run.failed:
             shown = path.read_bytes()
-            sys.stdout.write(f"{path.relative_to(ROOT)}: {shown[:1_000]!r}{' …' if len(shown) > 1_000 else ''}\n")
+            _print(f"{path.relative_to(ROOT)}: {shown[:1_000]!r}{' …' if len(shown) > 1_000 else ''}")
+
+
+def _print(text: str) -> None:
+    """Print at once, also into a pipe: who waits for minutes wants to see what goes on."""
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz import configuration, contents, notices, pop3_server, smtp_client, smtp_server, values
+from fuzz import configuration, contents, notices, pop3_server, proxied, smtp_client, smtp_server, values
 from fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
@@ -13,6 +13,7 @@ TARGETS: Final[dict[str, Target]] = {
         smtp_server.TARGET,
         smtp_client.TARGET,
         pop3_server.TARGET,
+        proxied.TARGET,
         *values.TARGETS,
         *contents.TARGETS,
         *notices.TARGETS,

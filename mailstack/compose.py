@@ -66,7 +66,7 @@ from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
 from mailstack.route.returns import ReturnPaths
 from mailstack.sessions import Counts, OwnCounts, peer_address
-from mailstack.settings import Network, Settings, read_secret, read_secrets
+from mailstack.settings import Network, Settings, Unix, read_secret, read_secrets
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.lanes import Limits
@@ -306,6 +306,7 @@ class Composition:
             factory.require_tls = self._settings.pop3.require_tls
             factory.limits = POP3Limits(
                 idle_seconds=self._settings.pop3.idle_timeout_seconds,
+                failed_logins=limits.failed_logins_per_session,
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,
                 sessions_per_network=limits.connections_per_network,
@@ -314,7 +315,7 @@ class Composition:
         else:
             receive = self._settings.receive
             factory.judge = self._judge
-            factory.trusts = partial(is_among, networks=receive.xclient_from)
+            factory.trusts = partial(may_speak_for_others, speakers=receive.xclient_from)
             if factory.service is Service.LMTP:
                 factory.admits = partial(may_use_lmtp, networks=receive.lmtp_from)
             factory.limits = SMTPLimits(
@@ -322,11 +323,18 @@ class Composition:
                 recipients=limits.recipients,
                 header_octets=limits.header_octets,
                 header_fields=limits.header_fields,
+                command_line_octets=limits.command_line_octets,
                 errors=limits.errors,
+                free_errors=limits.errors_before_delay,
+                idle_commands=limits.idle_commands,
+                authentication_failures=limits.failed_logins_per_session,
                 error_delay_seconds=limits.error_delay_seconds,
                 greeting_pause_seconds=limits.greeting_pause_seconds,
                 command_seconds=limits.command_timeout_seconds,
                 content_seconds=limits.data_timeout_seconds,
+                content_octets_per_second=limits.data_octets_per_second,
+                handshake_seconds=limits.handshake_timeout_seconds,
+                session_seconds=limits.session_timeout_seconds,
                 bare_newline=_bare_newline(factory.service, limits.bare_newline),
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,
@@ -412,6 +420,7 @@ class Composition:
             ),
             limits=limits,
             min_free_octets=settings.queue.free_octets_minimum,
+            min_free_inodes=settings.queue.free_inodes_minimum,
         )
 
     def _courier(self, destination: Destination) -> LocalCourier | RelayCourier:
@@ -494,7 +503,13 @@ def _postmaster(settings: Settings) -> Address | None:
 def _certificates(settings: Settings) -> CertificateStore | None:
     if settings.tls.certificate is None or settings.tls.key is None:
         return None
-    return CertificateStore(settings.tls.certificate, settings.tls.key, settings.tls.client_authority)
+    return CertificateStore(
+        settings.tls.certificate,
+        settings.tls.key,
+        settings.tls.client_authority,
+        settings.tls.client_revocations,
+        refused=lambda address, subject, why: events.client_certificate_refused(peer_address(address), subject, why),
+    )
 
 
 def read_smarthost_password(settings: Settings) -> str | None:
@@ -581,6 +596,11 @@ def is_among(peer: str, networks: Sequence[Network]) -> bool:
         return False
     address = ip_address(peer)
     return any(address in each for each in networks)
+
+
+def may_speak_for_others(peer: str, speakers: Sequence[Network | Unix]) -> bool:
+    """Say whether a peer is believed who its client is: one of the networks, or of UNIX sockets ("") where these are named."""
+    return is_among(peer, [each for each in speakers if not isinstance(each, str)]) if peer else "unix" in speakers
 
 
 def may_use_lmtp(peer: str, networks: Sequence[Network]) -> bool:

@@ -102,6 +102,11 @@ def session_slowed(session: str, errors: int) -> None:
     _emit(LogLevel.info, "session_slowed", "{session}: slowed after {errors} errors", session=session, errors=errors)
 
 
+def limit_reached(session: str, limit: str) -> None:
+    """A session ends, since its peer went beyond one of the limits, which is named."""
+    _emit(LogLevel.info, "limit_reached", "{session}: ended by limits.{limit}", session=session, limit=limit)
+
+
 def session_closed(session: str, reason: str) -> None:
     """A connection ended."""
     _emit(LogLevel.info, "session_closed", "{session}: closed, {reason}", session=session, reason=_safe(reason))
@@ -110,6 +115,18 @@ def session_closed(session: str, reason: str) -> None:
 def authenticated(session: str, account: str) -> None:
     """A peer proved to be an account."""
     _emit(LogLevel.info, "authenticated", "{session}: authenticated as {account}", session=session, account=_safe(account))
+
+
+def client_certificate_refused(peer: str, subject: str, why: str) -> None:
+    """A user's program showed a certificate that is not, or no longer, good; its handshake failed."""
+    _emit(
+        LogLevel.warn,
+        "client_certificate_refused",
+        "certificate of {subject} from {peer} refused: {why}",
+        subject=_safe(subject),
+        peer=peer or "a client that has gone",
+        why=why,
+    )
 
 
 def authentication_failed(session: str, username: str, peer: str) -> None:

@@ -14,6 +14,9 @@ attempts while locked out do not count: so a telephone that has the old password
 Who shows a token guesses no password, and cannot guess tokens either; what a wrong one costs is a question to a server that is
 not ours. So tokens have pairs of their own (`by_token`), with the account that the client says it is for: old tokens lock out
 nobody who has the password, nor the other way round. For the network they count as all else does.
+
+The tallies know names only by hashes with a key of this run. So who is locked out cannot be listed, and an account cannot be
+let in from wherever it is locked out; but from a place that is named, as the log does, it can.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ class Tally(Protocol):
     def count(self, name: str, window_seconds: int) -> int:
         """Return how many there are."""
         ...
+
+    def forget(self, name: str) -> None:
+        """Count none any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +91,22 @@ class Lockout:
             return
         self._failed.add(pair, window_seconds)
         self._failed.add(network, window_seconds)
+
+    def lift(self, peer: str, username: str | None = None) -> bool:
+        """
+        Let the network of a peer try again, and try the account, if one is named; say whether it was locked out.
+
+        Shape:   without an account the failures of single accounts stay. What was counted is forgotten, a good login is not.
+        """
+        if not peer:
+            return False
+        network = login_network(peer)
+        was_locked = self._failed.count(network, self.limits.window_seconds) >= self.limits.failures_per_network
+        if username is not None:
+            was_locked = self.is_locked(peer, username)
+            self._failed.forget(_pair(network, username))
+        self._failed.forget(network)
+        return was_locked
 
     def has_succeeded(self, peer: str, username: str) -> None:
         """Take note of a login."""

@@ -40,10 +40,12 @@ from mailstack.settings_kinds import (
     Nameservers,
     Network,
     Networks,
+    NetworksOrUnix,
     Remote,
     Scopes,
     SecretPath,
     SocketFile,
+    Unix,
     Workers,
     listen_endpoint,
     lmtp_endpoint,
@@ -69,6 +71,7 @@ __all__ = [
     "SettingsError",
     "SocketFile",
     "Table",
+    "Unix",
     "fields",
     "load",
     "problem_at",
@@ -123,8 +126,8 @@ class Receive(Table):
 
     lmtp_from: Networks = ()
     """Addresses and networks, "192.0.2.0/24", that may use lmtp besides this machine; a listener beyond loopback needs them."""
-    xclient_from: Networks = ()
-    """Proxies and filters that may say by XCLIENT who their client is, by XFORWARD whose mail they bring. All is believed."""
+    xclient_from: NetworksOrUnix = ()
+    """Who may say by XCLIENT for whom he speaks, by XFORWARD whose mail it is, and is believed; "unix": by UNIX sockets."""
 
 
 class Proxy(Table):
@@ -158,6 +161,8 @@ class Tls(Table):
     """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
     client_authority: FolderPath | None = Field(default=None, examples=["users-ca.pem"])
     """Path of the authorities, PEM, whose certificates let users log in without a password: the address stands in them."""
+    client_revocations: FolderPath | None = Field(default=None, examples=["users-ca.crl"])
+    """Path of what they have revoked, CRLs in PEM. Each of them needs one that has not expired, or its users stay out."""
 
 
 class Limits(Table):
@@ -171,6 +176,8 @@ class Limits(Table):
     """The largest header section of a message, in octets; the largest message bounds it, too."""
     header_fields: int = Field(default=2_000, ge=200)
     """The most fields of it. A line of a message may have any length, also where RFC 5322 §2.1.1 allows 998."""
+    command_line_octets: int = Field(default=2_048, ge=2_048, le=65_536)
+    """The longest command line, in octets; RFC 5321 §4.5.3.1.4 wants 512, and the extensions add to it."""
     connections: AtLeastOne = 1_000
     """The most connections at a time to one kind of service (pop3 and pop3s are one), at all its listeners together."""
     connections_per_peer: AtLeastOne = 50
@@ -183,8 +190,14 @@ class Limits(Table):
     """How long another server waits for our greeting; who speaks meanwhile is refused. 0: who errs so is rare by now."""
     errors: AtLeastOne = 10
     """After so many refused commands the connection is closed."""
+    errors_before_delay: int = Field(default=5, ge=0)
+    """After so many refused commands each further reply is late, until a message is accepted."""
     error_delay_seconds: int = Field(default=1, ge=0, le=30)
-    """After 5 refused commands each further reply waits so long, until a message is accepted."""
+    """By so much."""
+    idle_commands: AtLeastOne = 100
+    """After so many commands that bring no message further (NOOP, RSET, VRFY, EHLO, ...) the connection is closed."""
+    failed_logins_per_session: AtLeastOne = 3
+    """After so many logins that failed the connection is closed; each is answered later than the one before."""
     failed_logins: AtLeastOne = 10
     """After so many wrong passwords for one account from one network (IPv4 /24, IPv6 /64), by any service, all logins fail."""
     failed_logins_per_network: AtLeastOne = 50
@@ -195,6 +208,12 @@ class Limits(Table):
     """How long to wait for the next command; RFC 5321 §4.5.3.2.7 wants 300."""
     data_timeout_seconds: AtLeastOne = 600
     """How long to wait for more of a message; RFC 5321 §4.5.3.2.5 lets a client take 180."""
+    data_octets_per_second: AtLeastOne = 100
+    """How fast a message must come, on an average over data_timeout_seconds."""
+    handshake_timeout_seconds: AtLeastOne = 30
+    """How long a TLS handshake may take."""
+    session_timeout_seconds: AtLeastOne = 14_400
+    """How long a connection may last; twice as long where a message is under way."""
     bare_newline: Literal["reject", "normalise"] = "reject"
     """A line end that is not CRLF: "reject" the message (RFC 5321 §2.3.8), or "normalise" it, as always in a submission."""
 
@@ -241,6 +260,8 @@ class Queue(Table):
     """What fails and no sender can be told of: the "postmaster" is, at most 20 times an hour; "discard": only the log is."""
     free_octets_minimum: int = Field(default=100_000_000, ge=0)
     """Below so much free space new mail is refused for the time being (452)."""
+    free_inodes_minimum: int = Field(default=1_000, ge=0)
+    """The same for free inodes, where the file system has a number of them."""
 
 
 class Srs(Table):
@@ -421,6 +442,8 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             yield ("tls", one), f"needs tls.{other} beside it: both or none"
     if "client_authority" in tls and "certificate" not in tls:
         yield ("tls", "client_authority"), "needs tls.certificate and tls.key beside it"
+    if "client_revocations" in tls and "client_authority" not in tls:
+        yield ("tls", "client_revocations"), "needs tls.client_authority beside it"
     if not tls:
         for service in _TLS_SERVICES:
             if listen.get(service.value):

@@ -30,6 +30,8 @@ _CLAIM: Final = re.compile(r"[!-~]{1,100}")
 _SCOPES: Final = re.compile(r"[!#-\[\]-~]{1,100}(?: [!#-\[\]-~]{1,100}){0,9}")  # RFC 6749 §3.3
 _URL_LETTERS: Final = re.compile(r"[!-~]{1,1000}")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Unix = Literal["unix"]
+"""Whoever may use the file of a UNIX socket of ours, in a list of networks."""
 MOST_WORKERS: Final = 32
 """As many as the spool has shards."""
 
@@ -126,6 +128,10 @@ def _network(value: object) -> Network:
     except ValueError:
         raise ValueError(f"must be an IP address or a network, such as 192.0.2.0/24, not {shown(value)}") from None
     raise ValueError(f"{shown(value)} is an address within a network; did you mean {meant}?")
+
+
+def _network_or_unix(value: object) -> Network | Unix:
+    return "unix" if value == "unix" else _network(value)
 
 
 def _group_name(text: str) -> str:
@@ -238,6 +244,7 @@ _as_text = PlainSerializer(str)
 Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint), _as_text], ...], Strict(False)]
 LmtpListeners = Annotated[tuple[Annotated[Endpoint | SocketFile, PlainValidator(_lmtp_endpoint), _as_text], ...], Strict(False)]
 Networks = Annotated[tuple[Annotated[Network, PlainValidator(_network), _as_text], ...], Strict(False)]
+NetworksOrUnix = Annotated[tuple[Annotated[Network | Unix, PlainValidator(_network_or_unix), _as_text], ...], Strict(False)]
 GroupName = Annotated[str, AfterValidator(_group_name)]
 Names = Annotated[tuple[str, ...], Strict(False)]
 Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver), _as_text], ...], Strict(False)]

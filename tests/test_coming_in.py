@@ -268,6 +268,27 @@ class ComingInTests(TestCase):
         self.assertEqual(["certificates, limits, policies, relay, receive"], [each["what"] for each in self.logged("reloaded")])
         await system.stopService()
 
+    async def test_who_comes_by_a_unix_socket_speaks_for_others_when_that_is_said(self) -> None:
+        system = self.begin('[listen]\nlmtp = ["unix:lmtp"]\n[receive]\nxclient_from = ["192.0.2.0/24"]\n')
+
+        def speak_by_the_socket() -> list[int]:
+            with smtplib.LMTP(str(self.file), 0, timeout=20) as client:
+                client.ehlo("filter")
+                codes = [client.docmd("XCLIENT ADDR=192.0.2.7 HELO=spike")[0]]
+                client.ehlo("filter")
+                client.sendmail("carol@remote.test", [BOB], CONTENT)
+            return codes
+
+        self.assertEqual([550], await deferToThread(speak_by_the_socket), "a name of no address is none of them")
+        for file in self.files(BOB):
+            file.unlink()
+        self.installation.change(lambda text: text.replace('"192.0.2.0/24"]', '"unix"]'))
+        system.reload()
+        self.assertEqual([220], await deferToThread(speak_by_the_socket))
+        self.assertIn(b"\r\nReceived: from spike ([192.0.2.7])\r\n", self.one(BOB))
+        self.assertEqual([550, 550], await deferToThread(self._speak_for_a_client), "who has an address is none of those")
+        await system.stopService()
+
     def _speak_for_a_client(self) -> list[int]:
         with smtplib.SMTP("127.0.0.1", self.ports["smtp"], timeout=20) as client:
             client.ehlo("filter")

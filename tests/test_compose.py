@@ -12,16 +12,19 @@ import tempfile
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from harness.certificates import make_user
+from cryptography.x509 import load_pem_x509_certificate
+from harness.certificates import make_revocations, make_user
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.testing import EventLoggingObserver
 from twisted.internet.threads import deferToThread
+from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -34,10 +37,12 @@ from mailstack.doors import House as HouseProtocol
 from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import Service
 from mailstack.net.listeners import bind
-from mailstack.settings import load
+from mailstack.retrieve.limits import POP3Limits
+from mailstack.settings import Limits, load
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.policy import FakeHouse
+from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.scram import ScramClient
 
 ALICE, BOB = "alice@example.test", "bob@example.test"
@@ -237,6 +242,34 @@ class RunningTests(TestCase):
             return str(error.args[0].decode())
         finally:
             client.close()
+
+    async def test_who_is_revoked_stays_out_after_a_reload_and_the_log_says_why(self) -> None:
+        folder, log = self.installation.folder, EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        authority = make_authority("users.test", time.time())
+        (folder / "users.pem").write_bytes(authority.certificate_pem())
+        make_user(folder / "alice.pem", authority, ALICE)
+        serial = load_pem_x509_certificate((folder / "alice.pem").read_bytes()).serial_number
+        (folder / "users.crl").write_bytes(make_revocations(authority))
+        keys = 'client_authority = "users.pem"\nclient_revocations = "users.crl"\n'
+        self.installation.change(lambda text: text.replace("\n[tls]\n", f"\n[tls]\n{keys}"))
+        system = self.begin()
+        self.assertEqual(235, (await deferToThread(self._show, "submission", "alice.pem"))[1])
+        for made, why in (
+            (make_revocations(authority, serial), "cert revoked"),
+            (make_revocations(authority, age_days=9), "crl has expired"),
+        ):
+            (folder / "users.crl").write_bytes(made)
+            system.reload()
+            for service in ("submission", "submissions"):
+                with self.assertRaises((OSError, smtplib.SMTPException)):
+                    await deferToThread(self._show, service, "alice.pem")
+                refused = [each for each in log if each.get("event") == "client_certificate_refused"][-1]
+                self.assertEqual(("127.0.0.1", why), (refused["peer"], refused["why"]))
+        self.assertEqual(504, (await deferToThread(self._show, "submission", None))[1], "who has none comes in without")
+        (folder / "users.crl").write_bytes(b"nonsense")
+        system.reload()
+        self.assertIn("users.crl: holds no X509 CRL", str([each for each in log if each.get("event") == "reload_failed"]))
+        await system.stopService()
 
     def _show(self, service: str, user: str | None) -> tuple[list[str], int]:
         """Show a certificate and log in by it; return what was offered, and the answer."""
@@ -465,6 +498,30 @@ class RunningTests(TestCase):
         self.installation.change(lambda text: text.replace("colour = 1", "").replace("[policy]", '[policy]\nuse = ["nothere"]'))
         system.reload()
         self.assertEqual("70000", await deferToThread(self._announced_size))
+        await system.stopService()
+
+    async def test_every_limit_is_in_force_after_a_reload(self) -> None:
+        system = self.begin()
+        wanted = {name: value + 7 for name, value in Limits().model_dump().items() if isinstance(value, int)}
+        lines = "".join(f"{name} = {value}\n" for name, value in wanted.items())
+        self.installation.change(lambda text: text.replace("[limits]", f"[limits]\n{lines}"))
+        system.reload()
+        smtp, pop3 = (
+            next(each.limits for each in system._serving._factories if each.service is service)
+            for service in (Service.SMTP, Service.POP3)
+        )
+        assert isinstance(smtp, SMTPLimits)
+        assert isinstance(pop3, POP3Limits)
+        not_of_sessions = {name for name in wanted if name.startswith("failed_logins") and not name.endswith("per_session")}
+        self.assertEqual(
+            sorted(value for name, value in wanted.items() if name not in not_of_sessions),
+            sorted(
+                value
+                for name, value in asdict(smtp).items()
+                if isinstance(value, int | float) and value != getattr(SMTPLimits(), name)
+            ),
+        )
+        self.assertEqual(wanted["failed_logins_per_session"], pop3.failed_logins)
         await system.stopService()
 
     def _announced_size(self) -> str:

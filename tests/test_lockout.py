@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from mailstack.lockout import GOOD_SECONDS, Lockout, LockoutLimits, by_token, login_network
+from mailstack.net.shared_counts import SharedMemory
 from mailstack.net.tallies import BUCKETS, WAYS, Tally
 
 ALICE, BOB = "alice@example.org", "bob@example.org"
@@ -129,3 +130,37 @@ def test_the_same_token_again_is_no_further_failure(lockout: Lockout) -> None:
     for _ in range(9):
         lockout.has_failed(HERE, by_token(ALICE), b"expired")
     assert not lockout.is_locked(HERE, by_token(ALICE))
+
+
+def test_who_is_let_in_again_may_try_as_often_as_before(lockout: Lockout) -> None:
+    fail(lockout, HERE, *[ALICE] * 3, *[BOB] * 3)
+    assert lockout.lift(NEIGHBOUR, "ALICE@Example.org")
+    assert [lockout.is_locked(HERE, each) for each in (ALICE, BOB)] == [False, True], "each for itself"
+    fail(lockout, HERE, ALICE, ALICE)
+    assert not lockout.is_locked(HERE, ALICE)
+    fail(lockout, HERE, ALICE)
+    assert lockout.is_locked(HERE, ALICE)
+    assert not lockout.lift(ELSEWHERE, ALICE)
+    assert lockout.is_locked(HERE, ALICE), "it was about another place"
+
+
+def test_a_network_is_let_in_again(lockout: Lockout) -> None:
+    fail(lockout, HERE, *[ALICE] * 3, *[BOB] * 2)
+    assert lockout.is_locked(HERE, "carol@example.org")
+    assert lockout.lift(HERE)
+    assert [lockout.is_locked(HERE, each) for each in (ALICE, BOB, "carol@example.org")] == [True, False, False]
+    assert not lockout.lift(HERE), "it is let in"
+    assert not lockout.lift(""), "nobody is locked out there"
+
+
+def test_in_the_workers_of_one_server_it_is_the_same(clock: Clock) -> None:
+    memory = SharedMemory.create(workers=2, kinds=1, tallies=2, key=bytes(16))
+    one, other = (Lockout(*(memory.tally(worker, each, clock.seconds) for each in range(2)), LIMITS) for worker in range(2))
+    fail(one, HERE, ALICE, ALICE)
+    fail(other, HERE, ALICE, BOB, BOB)
+    assert one.is_locked(HERE, ALICE)
+    assert one.is_locked(HERE, BOB)
+    assert one.lift(HERE, ALICE)
+    assert not other.is_locked(HERE, ALICE)
+    assert not other.is_locked(HERE, BOB)
+    memory.close()

@@ -21,6 +21,7 @@ HOSTILE = "x\n2026-01-01 [mailstack#info] forged\r\x1b[2J\x85\u2028\u202e\u200b\
 ADDRESS = Address(HOSTILE, HOSTILE)
 SAYS: list[Callable[[], Any]] = [
     lambda: events.authenticated("s1", HOSTILE),
+    lambda: events.client_certificate_refused("192.0.2.1", HOSTILE, "cert revoked"),
     lambda: events.authentication_failed("s1", HOSTILE, "192.0.2.1"),
     lambda: events.token_unchecked("s1", HOSTILE),
     lambda: events.command_refused("s1", reply(500, "5.5.2", HOSTILE), HOSTILE),

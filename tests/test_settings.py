@@ -68,18 +68,25 @@ class TestGood:
             "recipients": 1000,
             "header_octets": 1_048_576,
             "header_fields": 2000,
+            "command_line_octets": 2048,
             "connections": 1000,
             "connections_per_peer": 50,
             "connections_per_network": 200,
             "connections_per_minute": 1200,
             "greeting_pause_seconds": 0,
             "errors": 10,
+            "errors_before_delay": 5,
             "error_delay_seconds": 1,
+            "idle_commands": 100,
+            "failed_logins_per_session": 3,
             "failed_logins": 10,
             "failed_logins_per_network": 50,
             "failed_logins_seconds": 900,
             "command_timeout_seconds": 300,
             "data_timeout_seconds": 600,
+            "data_octets_per_second": 100,
+            "handshake_timeout_seconds": 30,
+            "session_timeout_seconds": 14_400,
             "bare_newline": "reject",
         }
         assert settings.queue.model_dump() == {
@@ -89,6 +96,7 @@ class TestGood:
             "expire_seconds": 432_000,
             "double_bounces": "postmaster",
             "free_octets_minimum": 100_000_000,
+            "free_inodes_minimum": 1_000,
         }
         assert (settings.relay.port, settings.relay.connect_timeout_seconds) == (25, 30)
         assert (settings.relay.attempts_at_once, settings.relay.per_destination) == (50, 5)
@@ -135,10 +143,10 @@ class TestGood:
     def test_networks(self, file: Path) -> None:
         settings = loaded(
             file,
-            '[receive]\nxclient_from = ["127.0.0.1", "::1", "10.0.0.0/8"]\n[proxy]\nsmtp_from = ["2001:db8::/32"]\n'
+            '[receive]\nxclient_from = ["127.0.0.1", "::1", "10.0.0.0/8", "unix"]\n[proxy]\nsmtp_from = ["2001:db8::/32"]\n'
             'pop3s_from = ["192.0.2.0/24"]\n',
         )
-        assert [str(each) for each in settings.receive.xclient_from] == ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]
+        assert [str(each) for each in settings.receive.xclient_from] == ["127.0.0.1/32", "::1/128", "10.0.0.0/8", "unix"]
         assert [str(each) for each in settings.proxy.of(Service.SMTP)] == ["2001:db8::/32"]
         assert [str(each) for each in settings.proxy.of(Service.POP3S)] == ["192.0.2.0/24"]
         assert settings.proxy.of(Service.LMTP) == ()
@@ -267,6 +275,10 @@ class TestOneError:
                 HOSTNAME + '[tls]\nclient_authority = "x"\n',
                 "3: tls.client_authority: needs tls.certificate and tls.key beside it",
             ),
+            (
+                HOSTNAME + '[tls]\nclient_revocations = "x"\n',
+                "3: tls.client_revocations: needs tls.client_authority beside it",
+            ),
             (HOSTNAME + "[queue]\nretry_first_seconds = 14401\n", "3: queue.retry_first_seconds: the first wait (14401) is"),
             (HOSTNAME + "[queue]\nretry_most_seconds = 299\n", "3: queue.retry_most_seconds: the first wait (300) is longer"),
             (HOSTNAME + '[policy]\nuse = "x"\n', '3: policy.use: must be a list, not "x"'),
@@ -298,6 +310,7 @@ class TestOneError:
                 '3: receive.xclient_from[0]: "10.0.0.1/8" is an address within',
             ),
             (HOSTNAME + '[receive]\nxclient_from = ["localhost"]\n', "3: receive.xclient_from[0]: must be an IP address or"),
+            (HOSTNAME + '[receive]\nlmtp_from = ["unix"]\n', "3: receive.lmtp_from[0]: must be an IP address or"),
             (HOSTNAME + "[proxy]\nsmtp_from = [1]\n", '3: proxy.smtp_from[0]: must be text of the form "192.0.2.1"'),
             (HOSTNAME + '"a\\nb" = 5\n', "2: a?b: unknown key"),
             (HOSTNAME + '[relay]\nsmarthost_passwort = "hush"\n', "3: relay.smarthost_passwort: unknown key; did you mean"),

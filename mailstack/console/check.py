@@ -67,9 +67,10 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     from mailstack.net.tls import CertificateError, CertificateStore
 
     try:
-        CertificateStore(settings.tls.certificate, settings.tls.key, settings.tls.client_authority).load()
+        tls = settings.tls
+        CertificateStore(settings.tls.certificate, settings.tls.key, tls.client_authority, tls.client_revocations).load()
     except CertificateError as error:
-        keys = ("key", "client_authority")
+        keys = ("key", "client_authority", "client_revocations")
         named = (f"tls.{key}" for key in keys if str(error).startswith(f"{getattr(settings.tls, key)}: "))
         yield next(named, "tls.certificate"), str(error)
         return

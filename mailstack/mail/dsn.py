@@ -24,6 +24,7 @@ from mailstack.mail.address import Address, format_path
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Envelope, Origin, Recipient
 from mailstack.mail.headers import header_section
+from mailstack.mail.requests import utf8_xtext
 from mailstack.mail.trace import format_date
 
 ORIGINAL_OCTETS: Final = 32_768  # of the header section; more does not help to know a message again
@@ -263,10 +264,9 @@ def _address_field(address: Address, is_global: bool) -> str:
 def _escaped(text: str, is_global: bool) -> str:
     """Write an address of the type utf-8 in ASCII, or in UTF-8, which has escapes too (RFC 6533 §3)."""
 
-    def stays(c: str) -> bool:
-        return (" " < c <= "~" and c not in "\\=+") or (is_global and not c.isascii() and c.isprintable())
-
-    return "".join(c if stays(c) else f"\\x{{{ord(c):02X}}}" for c in text)
+    if not is_global:
+        return utf8_xtext(text)
+    return "".join(c if not c.isascii() and c.isprintable() else utf8_xtext(c) for c in text)
 
 
 # The message that it is about

@@ -28,6 +28,11 @@ class Return(enum.Enum):
     HEADERS = "HDRS"
 
 
+def utf8_xtext(text: str) -> str:
+    """Write an address of any language in ASCII (RFC 6533 §3, utf-8-addr-xtext); as xtext it stands for itself."""
+    return "".join(each if "!" <= each <= "~" and each not in "\\=+" else f"\\x{{{ord(each):02X}}}" for each in text)
+
+
 @dataclass(frozen=True, slots=True)
 class OriginalRecipient:
     """

@@ -6,7 +6,9 @@ always has: the detour costs two changes of the epoll set, a turn of the reactor
 again for the end of a connection.
 
 And they read at most 64 KiB at a time. A peer that fills that is sending a large message, and is given more: what is done for
-each piece is then done four times less often. Not all are, since memory of that size comes from the kernel each time.
+each piece is then done four times less often. Not all are, since memory of that size comes from the kernel each time. Nor is
+who speaks TLS: each record is decrypted and passed on by itself, and a peer may put a single octet into each. Of 256 KiB of
+these the other sessions wait 40 to 60 ms for their turn, of 64 KiB 10 to 18; large records take 12% more time so.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConnector
 from twisted.internet.main import CONNECTION_DONE
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -80,7 +83,7 @@ class _Prompt(tcp.Connection):
         if not data:
             return CONNECTION_DONE
         if len(data) == self.bufferSize:
-            self.bufferSize = MOST_OCTETS
+            self.bufferSize = USUAL_OCTETS if isinstance(self.protocol, TLSMemoryBIOProtocol) else MOST_OCTETS
         elif self.bufferSize > USUAL_OCTETS and len(data) < USUAL_OCTETS // 2:
             self.bufferSize = USUAL_OCTETS
         self.protocol.dataReceived(data)

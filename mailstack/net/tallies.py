@@ -3,7 +3,8 @@ Tallies: how often something has happened within a while, by name, over all work
 
 A tally is a table of BUCKETS buckets with WAYS places each; a place holds a fingerprint of the name, the second in which its
 window began, and a count. Each worker writes into a table of its own and reads those of all, so nobody waits for anybody, as in
-`shared_counts`. What is read while another writes may be off by one event, or once be that of another name.
+`shared_counts`. What is read while another writes may be off by one event, or once be that of another name. Only to forget a
+name does a worker write into the tables of others: one number, to 0. Should its owner count at that moment, it may be lost.
 
 Why a table of exact names and no sketch: counts of failures must not be those of others, or many strangers could lock out
 somebody who did nothing. Why it cannot grow: where a bucket is full, the name with the lowest count gives way, then the oldest.
@@ -70,6 +71,15 @@ class Tally:
         """Return how many there are."""
         fingerprint, place = self._place(name)
         return self._count(fingerprint, place, int(self._seconds()), window_seconds)
+
+    def forget(self, name: str) -> None:
+        """Count none any more, in the tables of all."""
+        fingerprint, place = self._place(name)
+        for base in self._every:
+            found = _BUCKET.unpack_from(self._memory, base + place)
+            if fingerprint in found[:WAYS]:
+                at = base + place + _COUNTS_AT + found.index(fingerprint) * _NUMBER.size
+                _NUMBER.pack_into(self._memory, at, 0)
 
     def _count(self, fingerprint: int, place: int, now: int, window_seconds: int) -> int:
         total = 0

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 Asked = Answered | ChunkEnd | Refused | Hello | Mail | Rcpt | Data | Reset | Authenticate | XClient | XForward | Quit
 
-_OF_CONNECTION: Final = frozenset(("ADDR", "NAME", "PORT"))
+_OF_CONNECTION: Final = frozenset(("ADDR", "NAME", "PORT", "DESTADDR", "DESTPORT"))
 """The attributes of XCLIENT that stay when another one does not name an address."""
 
 
@@ -138,8 +138,15 @@ class Duties:
         if self._errors > limits.free_errors and not self.is_slow and limits.error_delay_seconds > 0:
             self.is_slow = True
             events.session_slowed(self._origin.session, self._errors)
-        too_many = self._errors >= limits.errors or self._idle_commands > limits.idle_commands
-        return replies.TOO_MANY_ERRORS if too_many else reply
+        if self._errors >= limits.errors:
+            return self._too_many("errors")
+        if self._idle_commands > limits.idle_commands:
+            return self._too_many("idle_commands")
+        return reply
+
+    def _too_many(self, limit: str) -> Reply:
+        events.limit_reached(self._origin.session, limit)
+        return replies.TOO_MANY_ERRORS
 
     def tls_started(self, tls: str | None) -> None:
         """Take note of TLS."""
@@ -280,7 +287,9 @@ class Duties:
         self._failed_logins += 1
         limits = self._factory.limits
         await self._wait_since(began_at, limits.failure_delay_seconds * self._failed_logins)
-        return replies.AUTH_FAILED if self._failed_logins < limits.authentication_failures else replies.TOO_MANY_ERRORS
+        if self._failed_logins < limits.authentication_failures:
+            return replies.AUTH_FAILED
+        return self._too_many("failed_logins_per_session")
 
     async def _wait_since(self, began_at: float | None, seconds: float) -> None:
         spent_seconds = 0.0 if began_at is None else max(0.0, self._factory.clock.seconds() - began_at)

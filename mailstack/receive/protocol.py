@@ -237,7 +237,10 @@ class ReceiverProtocol(Protocol):
                 return False
         elif not (self._is_draining or age > most):
             return False
-        self._end(replies.SHUTTING_DOWN if self._is_draining else replies.TIMED_OUT)
+        if self._is_draining:
+            self._end(replies.SHUTTING_DOWN)
+        else:
+            self._time_out("session_timeout_seconds")
         return True
 
     async def _answer(self, event: Event) -> None:
@@ -371,6 +374,8 @@ class ReceiverProtocol(Protocol):
         self.factory.forget(self)
 
     def _expired(self) -> None:
+        if self._is_handshaking:
+            events.limit_reached(self.session, "handshake_timeout_seconds")
         if self._is_closing or self._is_handshaking or self._outlet.is_full:
             self._abort("peer does not answer" if self._is_closing or self._is_handshaking else "peer does not read")
         elif self._is_running:
@@ -379,7 +384,11 @@ class ReceiverProtocol(Protocol):
             self._content_octets = 0
             self._deadline.set(self._limits.content_seconds)
         else:
-            self._end(replies.TIMED_OUT)
+            self._time_out("data_octets_per_second" if self._core.is_in_content else "command_timeout_seconds")
+
+    def _time_out(self, limit: str) -> None:
+        events.limit_reached(self.session, limit)
+        self._end(replies.TIMED_OUT)
 
     def _keeps_pace(self) -> bool:
         return self._content_octets >= self._limits.content_seconds * self._limits.content_octets_per_second

@@ -22,8 +22,8 @@ PATH: Final = re.compile(rb' *+<((?:[^<>" \\]|"(?:[^"\\]|\\.)*+")*+)>', re.DOTAL
 # A-d-l = At-domain *( "," At-domain ), to be ignored (RFC 5321 §3.6.1, appendix C)
 SOURCE_ROUTE: Final = re.compile(rb"@[^,:@<>\"]++(?:,@[^,:@<>\"]++)*+:")
 
-# esmtp-param = esmtp-keyword ["=" esmtp-value] (RFC 5321 §4.1.2)
-ESMTP_PARAMETER: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]{0,63})(?:=([!-<>-~]{1,1024}))?\Z")
+# esmtp-param = esmtp-keyword ["=" esmtp-value] (RFC 5321 §4.1.2); esmtp-value =/ UTF8-non-ascii (RFC 6531 §3.3)
+ESMTP_PARAMETER: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]{0,63})(?:=([!-<>-~\x80-\xff]{1,1024}))?\Z")
 
 # What HELO, EHLO and LHLO say: RFC 5321 §4.1.1.1 wants a domain or an address literal, but §4.1.4 forbids to refuse a name only
 # for what it says, and clients behind NAT send odd ones. So: printable, one word.

@@ -66,7 +66,7 @@ _SHARED: Final[Mapping[str, _Parse]] = {
     "PROTO": _one_of("SMTP", "ESMTP", "LMTP"),
     "HELO": _matches(_WORD),
 }
-XCLIENT: Final[Mapping[str, _Parse]] = {**_SHARED, "LOGIN": _login}
+XCLIENT: Final[Mapping[str, _Parse]] = {**_SHARED, "LOGIN": _login, "DESTADDR": _address, "DESTPORT": _port}
 XFORWARD: Final[Mapping[str, _Parse]] = {**_SHARED, "IDENT": _matches(_WORD), "SOURCE": _one_of("LOCAL", "REMOTE")}
 
 

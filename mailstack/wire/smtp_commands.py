@@ -308,7 +308,7 @@ def parse_rcpt(argument: bytes, *, announced: Set[str] = frozenset(), is_utf8: b
         return forward_path
     if not rest:
         return Rcpt(forward_path)
-    parameters = split_parameters(rest)
+    parameters = split_parameters(rest, is_utf8=is_utf8)
     fields = parameters if isinstance(parameters, Reply) else rcpt_fields(parameters, announced)
     return fields if isinstance(fields, Reply) else Rcpt(forward_path, **fields)
 

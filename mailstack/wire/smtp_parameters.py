@@ -15,7 +15,7 @@ from typing import Any, Final
 from mailstack.mail import reply as replies
 from mailstack.mail.envelope import BodyType
 from mailstack.mail.reply import Reply
-from mailstack.mail.requests import Notify, OriginalRecipient, Return
+from mailstack.mail.requests import Notify, OriginalRecipient, Return, utf8_xtext
 from mailstack.wire import grammar
 
 ENVELOPE_ID_OCTETS: Final = 100  # RFC 3461 §4.4
@@ -51,11 +51,13 @@ class _Parameter:
     """
     A row.
 
-    Shape:  `extension` is the keyword of EHLO that announces it; `parse` makes fields of the event of a value, or None.
+    Shape:  `extension` is the keyword of EHLO that announces it; `parse` makes fields of the event of a value, or None. With
+            `may_be_utf8` it gets values that are not ASCII, too.
     """
 
     extension: str
     parse: Callable[[str], Mapping[str, Any] | None]
+    may_be_utf8: bool = False
 
 
 def _flag(field: str) -> Callable[[str], Mapping[str, Any] | None]:
@@ -122,8 +124,12 @@ def _notify(value: str) -> Mapping[str, Any] | None:
 
 def _original_recipient(value: str) -> Mapping[str, Any] | None:
     kind, found, encoded = value.partition(";")
-    if not found or not _ADDRESS_TYPE.match(kind) or not encoded or len(value) > ORIGINAL_RECIPIENT_OCTETS:
+    if not found or not _ADDRESS_TYPE.match(kind) or not encoded or len(value.encode()) > ORIGINAL_RECIPIENT_OCTETS:
         return None
+    if not encoded.isascii():  # RFC 6533 §3: utf-8-addr-unitext; each character that is not ASCII means what its escape means
+        if kind.lower() != "utf-8":
+            return None
+        encoded = "".join(each if each.isascii() else utf8_xtext(each) for each in encoded)
     address = _xtext(encoded)
     if address is None or not address:
         return None
@@ -160,12 +166,16 @@ _OF_MAIL: Final[Mapping[str, _Parameter]] = {
 }
 _OF_RCPT: Final[Mapping[str, _Parameter]] = {
     "NOTIFY": _Parameter("DSN", _notify),  # RFC 3461 §4.1
-    "ORCPT": _Parameter("DSN", _original_recipient),  # RFC 3461 §4.2; RFC 6533 §3
+    "ORCPT": _Parameter("DSN", _original_recipient, may_be_utf8=True),  # RFC 3461 §4.2; RFC 6533 §3
 }
 
 
-def split_parameters(rest: bytes) -> dict[str, str] | Reply:
-    """Split what follows a path: keywords in upper case, and their values; none may come twice (RFC 5321 §4.1.2)."""
+def split_parameters(rest: bytes, *, is_utf8: bool = False) -> dict[str, str] | Reply:
+    """
+    Split what follows a path: keywords in upper case, and their values; none may come twice (RFC 5321 §4.1.2).
+
+    Shape:  values are ASCII, unless `is_utf8` (RFC 6531 §3.3).
+    """
     parameters: dict[str, str] = {}
     for each in rest.split(b" "):
         if not each:
@@ -176,7 +186,10 @@ def split_parameters(rest: bytes) -> dict[str, str] | Reply:
         keyword = found[1].decode("ascii").upper()
         if keyword in parameters:
             return replies.BAD_ARGUMENTS
-        parameters[keyword] = (found[2] or b"").decode("ascii")
+        try:
+            parameters[keyword] = (found[2] or b"").decode("utf-8" if is_utf8 else "ascii")
+        except UnicodeDecodeError:
+            return replies.BAD_ARGUMENTS
     return parameters
 
 
@@ -198,7 +211,7 @@ def _fields(rows: Mapping[str, _Parameter], parameters: Mapping[str, str], annou
         row = rows.get(keyword)
         if row is None or row.extension not in announced:
             return replies.UNKNOWN_PARAMETER
-        fields = row.parse(value)
+        fields = row.parse(value) if value.isascii() or row.may_be_utf8 else None
         if fields is None:
             return replies.BAD_ARGUMENTS
         made.update(fields)

@@ -10,10 +10,11 @@ from typing import Final
 
 from mailstack.mail.address import format_path
 from mailstack.mail.reply import MESSAGE_TOO_BIG, NEEDS_DELIVERBY, NEEDS_REQUIRETLS, NEEDS_SMTPUTF8, TOO_LATE, Reply
-from mailstack.mail.requests import Requests
+from mailstack.mail.requests import OriginalRecipient, Requests, utf8_xtext
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.grammar import encode_xtext
 from mailstack.wire.smtp_mailing import HONOURED, Asked, Mailing, Phase, Result
+from mailstack.wire.smtp_parameters import ORIGINAL_RECIPIENT_OCTETS
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -77,7 +78,8 @@ class Transaction:
             text += f" SIZE={mailing.octets}"
         if mailing.eight_bit and "8BITMIME" in offered:
             text += " BODY=8BITMIME"
-        if (mailing.smtputf8 or not self._is_ascii(wanted)) and "SMTPUTF8" in offered:
+        is_utf8 = (mailing.smtputf8 or not self._is_ascii(wanted)) and "SMTPUTF8" in offered
+        if is_utf8:
             text += " SMTPUTF8"
         if "DSN" in offered:
             text += _of_mail(mailing.requests)
@@ -89,7 +91,7 @@ class Transaction:
             text += f" MT-PRIORITY={mailing.requests.priority}"
         yield Phase.MAIL, 0, command_line(text)
         for number in wanted:
-            asked = _of_rcpt(mailing.asked[number]) if mailing.asked and "DSN" in offered else ""
+            asked = _of_rcpt(mailing.asked[number], is_utf8=is_utf8) if mailing.asked and "DSN" in offered else ""
             yield Phase.RCPT, number, command_line(f"RCPT TO:{format_path(mailing.recipients[number])}{asked}")
         if not self.by_chunks:
             yield Phase.DATA, 0, b"DATA\r\n"
@@ -135,15 +137,36 @@ def _by(mailing: Mailing) -> str:
     return f" BY={mailing.by_seconds};{'R' if by.returns else 'N'}{'T' if by.traces else ''}"
 
 
-def _of_rcpt(asked: Asked) -> str:
-    """Write NOTIFY and ORCPT (RFC 3461 §4.1, §4.2; RFC 6533 §3 for one of UTF-8)."""
+def _of_rcpt(asked: Asked, *, is_utf8: bool) -> str:
+    """Write NOTIFY and ORCPT (RFC 3461 §4.1, §4.2)."""
     text = f" NOTIFY={','.join(sorted(each.value for each in asked.notify))}" if asked.notify is not None else ""
-    if (original := asked.original_recipient) is not None:
-        address = original.address
-        if original.kind == "utf-8":
-            address = "".join(each if "!" <= each <= "~" and each != "\\" else f"\\x{{{ord(each):02X}}}" for each in address)
-        text += f" ORCPT={original.kind};{encode_xtext(address)}"
+    if asked.original_recipient is not None:
+        text += _orcpt(asked.original_recipient, is_utf8=is_utf8)
     return text
+
+
+def _orcpt(original: OriginalRecipient, *, is_utf8: bool) -> str:
+    """
+    Write ORCPT, that of a UTF-8 address as RFC 6533 §3 says.
+
+    In ASCII every host with DSN takes it. What is too long so goes on in the form in which it came, shorter: with + and = as in
+    xtext, and in a transaction with SMTPUTF8 as UTF-8. What had that and now has not is too long in any form, and left out.
+    """
+    if original.kind != "utf-8":
+        return f" ORCPT={original.kind};{encode_xtext(original.address)}"
+    for text in (utf8_xtext(original.address), _short_utf8(original.address, is_utf8=is_utf8)):
+        if len(f"utf-8;{text}".encode()) <= ORIGINAL_RECIPIENT_OCTETS:
+            return f" ORCPT=utf-8;{text}"
+    return ""
+
+
+def _short_utf8(address: str, *, is_utf8: bool) -> str:
+    def written(each: str) -> str:
+        if each in "+=":
+            return encode_xtext(each)
+        return each if is_utf8 and not each.isascii() else utf8_xtext(each)
+
+    return "".join(map(written, address))
 
 
 def command_line(text: str) -> bytes:

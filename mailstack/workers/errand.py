@@ -50,6 +50,7 @@ class Conditions:
             "certificate": None if pem is None else pem.certificate.decode("latin-1"),
             "key": None if pem is None else pem.key.decode("latin-1"),
             "authority": None if pem is None or pem.authority is None else pem.authority.decode("latin-1"),
+            "revocations": None if pem is None or pem.revocations is None else pem.revocations.decode("latin-1"),
             "smarthost_password": self.secrets.smarthost_password,
             "srs": list(self.secrets.srs),
             "oauth_secret": self.secrets.oauth_secret,
@@ -60,8 +61,10 @@ class Conditions:
         """Read it."""
         pem = None
         if told["certificate"] is not None:
-            authority = told["authority"].encode("latin-1") if told["authority"] is not None else None
-            pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"), authority)
+            authority, revocations = (
+                told[each].encode("latin-1") if told[each] is not None else None for each in ("authority", "revocations")
+            )
+            pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"), authority, revocations)
         secrets = Secrets(pem, told["smarthost_password"], srs=tuple(told["srs"]), oauth_secret=told["oauth_secret"])
         return cls(Settings.model_validate(_rich(told["settings"])), secrets)
 

@@ -333,6 +333,9 @@ class TestCheck:
         assert re.match(r"\d+: tls\.client_authority: .*users\.pem: ", found)
         (house / "tls" / "users.pem").write_bytes(make_authority("x.test", 0.0).certificate_pem())
         assert run("check", "--config", config).exit_code == 0
+        config.write_text(config.read_text().replace("\n[tls]\n", '\n[tls]\nclient_revocations = "tls/users.crl"\n'))
+        (found,) = self.problems(house)
+        assert re.match(r"\d+: tls\.client_revocations: .*users\.crl: ", found)
 
     def test_another_key(self, house: Path, tmp_path: Path) -> None:
         key = make_authority("x.test", 0.0).key_pem()

@@ -58,12 +58,25 @@ class TestRuns:
             Path(prefix + "crash-1").write_bytes(b"oh\0no")
         return self.code, "Done 42 runs in 1 second(s)\n"
 
-    def test_the_time_is_shared(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_each_has_the_whole_time(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert command.main(["--seconds", "120", "--jobs", "2"]) == 0
         assert sorted(name for name, _ in self.said) == sorted(TARGETS)
-        (seconds,) = {words[0] for _, words in self.said}
-        assert seconds == f"-max_total_time={round(240 / len(TARGETS))}"
-        assert len(re.findall(r" 42 inputs in .*: good\n", capsys.readouterr().out)) == len(TARGETS)
+        assert {words[0] for _, words in self.said} == {"-max_total_time=120"}
+        output = capsys.readouterr().out
+        assert f"{120 * -(-len(TARGETS) // 2)} s" in output.split("\n", 1)[0], "how long it will take"
+        assert len(re.findall(r" 42 inputs in .*: good\n", output)) == len(TARGETS)
+
+    def test_who_watches_sees_what_goes_on(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[str] = []
+
+        def libfuzzer(*_: object, patience_seconds: float) -> tuple[int, str]:
+            seen.append(capsys.readouterr().out)
+            return 0, ""
+
+        monkeypatch.setattr(command, "_libfuzzer", libfuzzer)
+        assert command.main(["address", "dsn", "--seconds", "1", "--jobs", "1"]) == 0
+        assert [text.split("\n")[-2].split() for text in seen] == [["address", "begins"], ["dsn", "begins"]]
+        assert "address" in seen[1].split("\n")[0], "the first has ended"
 
     def test_what_fails_is_kept_and_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.code = 77

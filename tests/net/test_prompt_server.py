@@ -14,9 +14,11 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.trial.unittest import TestCase
 
 from mailstack.net.listeners import bind, serve
+from mailstack.net.prompt import MOST_OCTETS, USUAL_OCTETS, PromptServer
 
 
 class Served(Protocol):
@@ -204,3 +206,23 @@ class PromptPortTests(TestCase):
         await factory.made
         client.close()
         await factory.lost
+
+
+class TestReads:
+    """How much is read at once."""
+
+    def sizes(self, kind: type[Protocol]) -> list[int]:
+        transport = PromptServer.__new__(PromptServer)
+        transport.protocol = kind.__new__(kind)
+        transport.protocol.dataReceived = lambda data: None
+        seen = []
+        for octets in (USUAL_OCTETS, MOST_OCTETS, USUAL_OCTETS // 2, USUAL_OCTETS // 2 - 1, 1):
+            transport._dataReceived(bytes(octets))
+            seen.append(transport.bufferSize)
+        return seen
+
+    def test_who_sends_much_is_given_more_for_as_long_as_he_does(self):
+        assert self.sizes(Protocol) == [MOST_OCTETS, MOST_OCTETS, MOST_OCTETS, USUAL_OCTETS, USUAL_OCTETS]
+
+    def test_but_not_who_may_send_a_record_for_each_octet(self):
+        assert self.sizes(TLSMemoryBIOProtocol) == [USUAL_OCTETS] * 5

@@ -49,6 +49,22 @@ class TestContract:
         clock.advance(59)
         assert tally.count("a", 60) == 1
 
+    def test_a_name_is_forgotten_and_no_other(self, tally: Tally) -> None:
+        for name in "aabbb":
+            tally.add(name, 60)
+        tally.forget("a")
+        tally.forget("nobody")
+        assert [tally.count(name, 60) for name in "ab"] == [0, 3]
+        assert tally.add("a", 60) == 1
+
+    def test_a_window_begins_anew_with_what_was_forgotten(self, tally: Tally, clock: Clock) -> None:
+        tally.add("a", 60)
+        clock.advance(59)
+        tally.forget("a")
+        tally.add("a", 60)
+        clock.advance(59)
+        assert tally.count("a", 60) == 1
+
     def test_many_names_do_not_push_out_who_has_counted_up(self, tally: Tally) -> None:
         names = [f"often {number}" for number in range(20)]
         for name in names * 3:
@@ -76,6 +92,16 @@ class TestSharedTally:
         assert [each[n % 3].add("a", 60) for n in range(6)] == [1, 2, 3, 4, 5, 6]
         assert [one.count("a", 60) for one in each] == [6, 6, 6]
         assert memory.tally(0, 1, clock.seconds).count("a", 60) == 0, "another tally"
+
+    def test_what_one_forgets_none_knows(self, memory: SharedMemory, clock: Clock) -> None:
+        each = [memory.tally(worker, 0, clock.seconds) for worker in range(3)]
+        for number in range(6):
+            each[number % 3].add("a", 60)
+            each[number % 3].add("b", 60)
+        each[1].forget("a")
+        assert [one.count("a", 60) for one in each] == [0, 0, 0]
+        assert [one.count("b", 60) for one in each] == [6, 6, 6]
+        assert each[2].add("a", 60) == 1
 
     def test_it_outlives_the_worker_and_sessions_do_not(self, memory: SharedMemory, clock: Clock) -> None:
         memory.tally(1, 0, clock.seconds).add("a", 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,149 @@ def test_an_authority_that_cannot_be_used_is_named_and_changes_nothing(tmp_path:
     ends = Ends(store.for_users, a_user(), SSL.TLS1_3_VERSION)
     ends.shake_hands()
     assert ends.names == ("alice@x.test",)
+
+
+def a_list(authority: Pair, *revoked: x509.Certificate, begins: int = -1, ends: int = 1) -> bytes:
+    """Make a list of revocations, which is in force within these days."""
+    made = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(NOW + datetime.timedelta(days=begins))
+        .next_update(NOW + datetime.timedelta(days=ends))
+    )
+    for each in revoked:
+        serial = x509.RevokedCertificateBuilder().serial_number(each.serial_number).revocation_date(NOW).build()
+        made = made.add_revoked_certificate(serial)
+    return made.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def between(authority: Pair) -> Pair:
+    """Make an authority below another one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "between")]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - datetime.timedelta(days=3))
+        .not_valid_after(NOW + datetime.timedelta(days=3))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(authority.key, hashes.SHA256())
+    )
+    return Pair(certificate, key)
+
+
+class WithLists:
+    """A store with lists of revocations."""
+
+    def __init__(self, folder: Path, authority: Pair = OURS) -> None:
+        self.file = folder / "users.crl"
+        (folder / "users.pem").write_bytes(authority.certificate_pem())
+        self.refused: list[tuple[Any, str, str]] = []
+        self.store = CertificateStore(
+            *write_pair(folder, "mx.test"), folder / "users.pem", self.file, refused=lambda *told: self.refused.append(told)
+        )
+
+    def load(self, *lists: bytes) -> None:
+        self.file.write_bytes(b"".join(lists))
+        self.store.load()
+
+    def shake_hands(self, user: Any, version: int) -> str:
+        """Return why the user was refused, or "" for a good one."""
+        self.refused.clear()
+        ends = Ends(self.store.for_users, user, version)
+        try:
+            ends.shake_hands()
+        except SSL.Error:
+            ((address, subject, why),) = self.refused
+            assert address is None, "there is no transport"
+            assert re.fullmatch("CN=(Alice|between|root), number [0-9A-F]+", subject)
+            return why
+        assert ends.names == ("alice@x.test",)
+        assert not self.refused
+        return ""
+
+
+class TestRevocation:
+    @pytest.fixture
+    def lists(self, tmp_path: Path) -> WithLists:
+        return WithLists(tmp_path)
+
+    @versions
+    def test_who_is_revoked_stays_out_from_the_next_load_on(self, lists: WithLists, version: int) -> None:
+        alice, other = a_user(), a_user()
+        lists.load(a_list(OURS))
+        assert [lists.shake_hands(each, version) for each in (alice, other)] == ["", ""]
+        lists.load(a_list(OURS, alice[0]))
+        assert [lists.shake_hands(each, version) for each in (alice, other)] == ["cert revoked", ""]
+
+    @versions
+    @pytest.mark.parametrize(
+        ("made", "why"),
+        [
+            (a_list(OURS, begins=-3, ends=-1), "crl has expired"),
+            (a_list(OURS, begins=1, ends=2), "crl not yet valid"),
+            (a_list(THEIRS), "unable to get crl"),
+            (a_list(Pair(OURS.certificate, THEIRS.key)), "crl signature failure"),
+        ],
+        ids=["expired", "of tomorrow", "of another authority", "forged"],
+    )
+    def test_without_a_good_list_nobody_comes_in(self, lists: WithLists, version: int, made: bytes, why: str) -> None:
+        lists.load(made)
+        assert lists.shake_hands(a_user(), version) == why
+
+    @versions
+    def test_the_newer_of_two_lists_counts(self, lists: WithLists, version: int) -> None:
+        alice = a_user()
+        for order in (1, -1):
+            lists.load(b"a comment\n", *[a_list(OURS, begins=-3, ends=-1), a_list(OURS, alice[0])][::order])
+            assert lists.shake_hands(alice, version) == "cert revoked"
+
+    @versions
+    def test_the_whole_chain_is_looked_up(self, tmp_path: Path, version: int) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")])
+        root = Pair(
+            x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+            .serial_number(1).not_valid_before(NOW - datetime.timedelta(days=3))
+            .not_valid_after(NOW + datetime.timedelta(days=3))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+            .sign(key, hashes.SHA256()),
+            key,
+        )  # fmt: skip
+        middle = between(root)
+        lists = WithLists(tmp_path, root)
+        (tmp_path / "users.pem").write_bytes(root.certificate_pem() + middle.certificate_pem())
+        alice = a_user(middle)
+        for made, why in (
+            ([a_list(root), a_list(middle)], ""),
+            ([a_list(root)], "unable to get crl"),
+            ([a_list(middle)], "unable to get crl"),
+            ([a_list(root, middle.certificate), a_list(middle)], "cert revoked"),
+        ):
+            lists.load(*made)
+            assert lists.shake_hands(alice, version) == why
+
+    def test_no_session_is_resumed_since_that_would_not_be_looked_up(self, lists: WithLists) -> None:
+        lists.load(a_list(OURS))
+        options = lists.store._asking_options
+        assert options is not None
+        assert options.getContext().get_session_cache_mode() == SSL.SESS_CACHE_OFF
+        assert options._options & SSL.OP_NO_TICKET
+
+    def test_a_file_that_cannot_be_used_is_named_and_changes_nothing(self, lists: WithLists) -> None:
+        lists.load(a_list(OURS))
+        before = lists.store.pem
+        whole = a_list(OURS)
+        for octets in (b"", b"nonsense", OURS.certificate_pem(), whole[:-20], whole.replace(b"\nMI", b"\nMA")):
+            with pytest.raises(CertificateError, match=r"users\.crl: "):
+                lists.load(octets)
+        lists.file.unlink()
+        with pytest.raises(CertificateError, match=r"users\.crl: "):
+            lists.store.load()
+        assert lists.store.pem is before
+        assert lists.shake_hands(a_user(), SSL.TLS1_3_VERSION) == ""
 
 
 def test_both_ends_know_the_same_of_their_session(store: CertificateStore) -> None:

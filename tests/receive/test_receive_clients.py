@@ -65,6 +65,19 @@ class XClientTests(Case):
         (event,) = self.logged("speaks_for")
         self.assertEqual("addr=192.0.2.7 name=spike.example port=4711 helo=spike proto=SMTP", event["client"])
 
+    def test_where_the_client_came_to_is_in_the_log_and_stays_his(self) -> None:
+        session = self.begin(self.house(), f"XCLIENT ADDR={CLIENT} DESTADDR=198.51.100.1 DESTPORT=25")
+        session.say("XCLIENT HELO=spike")
+        session.say(f"XCLIENT ADDR={CLIENT}")
+        self.assertEqual(
+            [
+                "addr=192.0.2.7 destaddr=198.51.100.1 destport=25",
+                "addr=192.0.2.7 destaddr=198.51.100.1 destport=25 helo=spike",
+                "addr=192.0.2.7",
+            ],
+            [each["client"] for each in self.logged("speaks_for")],
+        )
+
     def test_without_helo_and_proto_the_peer_greets_for_him(self) -> None:
         origin = self.deliver(self.begin(self.house(), "EHLO filter", f"XCLIENT ADDR={CLIENT}"), "EHLO spike")
         self.assertEqual((CLIENT, "spike", True), (origin.peer, origin.hello, origin.extended))
@@ -222,12 +235,28 @@ class LMTPTests(Case):
         [(envelope, _)] = house.intake.accepted
         self.assertEqual(2, len(envelope.recipients))
 
-    def test_through_a_unix_socket_there_is_no_address(self) -> None:
-        house = self.house(Service.LMTP)
+    def through_a_unix_socket(self, house: House) -> Any:
         protocol: Any = house.factory.buildProtocol(UNIXAddress(None))
         transport = StringTransportWithDisconnection(peerAddress=UNIXAddress(None))
         transport.protocol = protocol
         protocol.makeConnection(transport)
+        return protocol
+
+    def test_a_filter_beside_a_unix_socket_may_say_who_its_client_is(self) -> None:
+        house = House(Service.LMTP, limits=Limits(sessions_per_peer=1))
+        for is_trusted in (False, True):
+            house.factory.trusts = lambda peer, is_trusted=is_trusted: is_trusted and not peer
+            protocol = self.through_a_unix_socket(house)
+            protocol.transport.clear()
+            protocol.dataReceived(f"XCLIENT ADDR={CLIENT} HELO=spike\r\n".encode())
+            self.assertEqual(b"220" if is_trusted else b"550", protocol.transport.value()[:3])
+            protocol.dataReceived(b"LHLO f\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nx\r\n.\r\n")
+        self.assertEqual(["", CLIENT], [envelope.origin.peer for envelope, _ in house.intake.accepted])
+        self.assertIn("421", house.connect(CLIENT).take(), "it counts for the client now")
+
+    def test_through_a_unix_socket_there_is_no_address(self) -> None:
+        house = self.house(Service.LMTP)
+        protocol = self.through_a_unix_socket(house)
         protocol.dataReceived(b"LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nx\r\n.\r\n")
         [(envelope, content)] = house.intake.accepted
         self.assertEqual("", envelope.origin.peer)

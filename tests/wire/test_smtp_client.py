@@ -463,6 +463,21 @@ class TestMail:
         session.hear(b"250 ok\r\n")
         assert session.said.endswith(b" NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;Bob+2Bx@us.test\r\n")
 
+    def test_an_original_recipient_of_utf8_in_ascii_where_that_fits(self):
+        long, words = "é" * 90 + "+@us.test", []
+        for offered, address, is_utf8 in (
+            ((b"DSN",), "bö=b@us.test", False),
+            ((b"DSN", b"SMTPUTF8"), "bö=b@us.test", True),
+            ((b"DSN", b"SMTPUTF8"), long, True),
+            ((b"DSN", b"SMTPUTF8"), long, False),
+        ):
+            session = self.offering(*offered)
+            session.begin(mailing(smtputf8=is_utf8, asked=(Asked(None, OriginalRecipient("utf-8", address)),)))
+            session.hear(b"250 ok\r\n")
+            words.append(session.said[session.said.rindex(b">") + 1 :])
+        short = b" ORCPT=utf-8;b\\x{F6}\\x{3D}b@us.test\r\n"
+        assert words == [short, short, " ORCPT=utf-8;{}+2B@us.test\r\n".format("é" * 90).encode(), b"\r\n"]
+
     @pytest.mark.parametrize("refusal", [b"501 5.5.4 no\r\n", b"555 no\r\n"])
     def test_a_host_that_offers_dsn_and_refuses_it_has_not_promised_to_tell(self, refusal):
         session = self.offering(b"DSN")

@@ -267,6 +267,15 @@ def test_what_the_sender_asked_arrives_as_it_was_and_is_nothing_more(envelope_id
     assert (rcpt.notify, rcpt.original_recipient) == (notify, original)
 
 
+@pytest.mark.parametrize("address", ["é" * 100 + "\\@y", "+" * 160 + "@y", "=" * 100 + "é" * 50 + "甲" * 30])
+def test_an_original_recipient_that_fits_in_the_shortest_form_alone_goes_on_in_that(address):
+    server, original = Server(SMTPServerCore(Role.MX, Limits(), "mx.example.org")), OriginalRecipient("utf-8", address)
+    value = replace(mailing(b"x\r\n"), smtputf8=True, asked=(Asked(None, original),))
+    converse(SMTPClientCore("us.test"), server, [(value, b"x\r\n")], 1000, 100)
+    (rcpt,) = [event for event in server.events if isinstance(event, Rcpt)]
+    assert rcpt.original_recipient == original
+
+
 @given(st.text(max_size=100), st.text(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_no_text_in_a_request_can_end_a_command(envelope_id, original):

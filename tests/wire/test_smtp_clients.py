@@ -61,7 +61,10 @@ def test_of_both(argument: bytes, attributes: dict[str, str]) -> None:
         b"HELO=a=b",
         b"HELO=+FF",
         b"PROTO=HTTP",
-        b"DESTADDR=192.0.2.1",
+        b"DESTADDR=mx",
+        b"DESTADDR=2001:db8::1",
+        b"DESTPORT=x",
+        b"DESTPORT=65536",
         b"X" * 17 + b"=1",
         b"NAME=\xc3\xa9",
         b"SOURCE=LOCAL LOGIN=x",
@@ -75,6 +78,11 @@ def test_what_is_malformed_or_unknown(argument: bytes) -> None:
 def test_of_one_only() -> None:
     assert parse_attributes(b"LOGIN=alice@example.org", XCLIENT) == {"LOGIN": "alice@example.org"}
     assert parse_attributes(b"LOGIN=+C3+A9", XCLIENT) == {"LOGIN": "é"}
+    where = {"DESTADDR": "2001:db8::25", "DESTPORT": "25"}
+    assert parse_attributes(b"DESTADDR=IPV6:2001:db8::25 DESTPORT=25", XCLIENT) == where
+    assert parse_attributes(b"DESTADDR=[UNAVAILABLE]", XCLIENT) == {"DESTADDR": ""}
+    assert parse_attributes(b"DESTADDR=192.0.2.1", XFORWARD) is BAD_ARGUMENTS
+    assert parse_attributes(b"DESTPORT=25", XFORWARD) is BAD_ARGUMENTS
     assert parse_attributes(b"LOGIN=alice@example.org", XFORWARD) is BAD_ARGUMENTS
     assert parse_attributes(b"IDENT=4NcT1 SOURCE=local", XFORWARD) == {"IDENT": "4NcT1", "SOURCE": "LOCAL"}
     for argument in (b"IDENT=4NcT1", b"LOGIN=a+20b", b"LOGIN=a+E2+80+A8b"):

@@ -14,6 +14,7 @@ from smtp_dialogue import GREETING, Session, split_replies
 from mailstack.mail import reply as replies
 from mailstack.mail.address import Address
 from mailstack.mail.reply import Reply
+from mailstack.mail.requests import OriginalRecipient
 from mailstack.wire.errors import LocalProtocolError, SaslMalformedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS
 from mailstack.wire.grammar import decode_xtext
@@ -227,6 +228,22 @@ class TestValues:
         assert (mail.reverse_path, mail.size_octets, mail.body.value) == (Address("A", "example.com"), 5, "8BITMIME")
         assert mail.parameters == {"SIZE": "5", "BODY": "8bitmime"}
         assert rcpt == Rcpt(Address("postmaster", ""))
+
+    def test_an_original_recipient_is_the_same_in_utf8_and_in_ascii(self) -> None:
+        session = session_in(State.READY)
+        session.feed(b"MAIL FROM:<> SMTPUTF8\r\n")
+        forms = ("bö\\x{2B}甲@y", "b\\x{F6}+2B\\x{7532}@y", "b\\x{F6}\\x{2B}甲@y", "b+5Cx{F6}\\x{2B}甲@y")
+        for form in forms:
+            session.feed(f"RCPT TO:<b@example.org> ORCPT=utf-8;{form}\r\n".encode())
+        recipients = [event.original_recipient for event in session.events if isinstance(event, Rcpt)]
+        assert recipients == [OriginalRecipient("utf-8", "bö+甲@y")] * len(forms)
+
+    def test_an_original_recipient_is_bounded_in_octets(self) -> None:
+        session = session_in(State.READY)
+        session.feed(b"MAIL FROM:<> SMTPUTF8\r\n")
+        for count, code in ((246, "250"), (247, "501")):
+            session.feed("RCPT TO:<b@example.org> ORCPT=utf-8;{}@\r\n".format("é" * count).encode())
+            assert split_replies(session.output)[-1][0][:3] == code
 
     def test_spaces_at_the_end_of_a_line(self) -> None:
         assert parse_command(b"DATA   ") == Command(Verb.DATA)

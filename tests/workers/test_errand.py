@@ -25,7 +25,7 @@ lmtp = ["127.0.0.1:24", "unix:lmtp"]
 lmtp_group = "postfix"
 [receive]
 lmtp_from = ["10.0.0.0/8"]
-xclient_from = ["::1"]
+xclient_from = ["::1", "unix"]
 [proxy]
 smtp_from = ["192.0.2.1"]
 [relay]
@@ -78,7 +78,7 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
     [
         Secrets(None, None),
         Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss", oauth_secret="s\u00e9cret"),
-        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None, srs=("a", "\u00fc")),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff", b"CRL\xff"), None, srs=("a", "\u00fc")),
     ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:

@@ -42,6 +42,17 @@ def make_user(file: Path, authority: Pair, address: str) -> None:
     file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
 
 
+def make_revocations(authority: Pair, *serials: int, age_days: int = 0) -> bytes:
+    """Make a list of what an authority has revoked, PEM; it is in force for a day."""
+    begin = datetime.now(UTC) - timedelta(days=age_days, hours=1)
+    made = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
+    made = made.last_update(begin).next_update(begin + timedelta(days=1))
+    for serial in serials:
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begin).build()
+        made = made.add_revoked_certificate(revoked)
+    return made.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
 def make_certificate(folder: Path, hostname: str) -> Certificate:
     """Write a self-signed certificate for the name."""
     folder.mkdir(parents=True)
