@@ -302,6 +302,7 @@ class Composition:
                 greeting_pause_seconds=limits.greeting_pause_seconds,
                 command_seconds=limits.command_timeout_seconds,
                 content_seconds=limits.data_timeout_seconds,
+                binary=receive.binarymime,
                 bare_newline=_bare_newline(factory.service, limits.bare_newline),
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,

@@ -118,6 +118,8 @@ class Receive(Table):
 
     lmtp_from: Networks = ()
     """Addresses and networks, "192.0.2.0/24", that may use lmtp besides this machine; a listener beyond loopback needs them."""
+    binarymime: bool = True
+    """Offer BINARYMIME (RFC 3030); binary parts are kept in base64, which breaks a DKIM signature made over them before."""
     xclient_from: Networks = ()
     """Proxies and filters that may say by XCLIENT who their client is, by XFORWARD whose mail they bring. All is believed."""
 

@@ -24,7 +24,8 @@ from mailstack import events
 from mailstack.doors import Transaction
 from mailstack.mail import reply as replies
 from mailstack.mail.address import Address
-from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Recipient, Remote, Service
+from mailstack.mail.binary import encoded_octets
+from mailstack.mail.envelope import Account, BodyType, Destination, Envelope, Origin, Recipient, Remote, Service
 from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
 from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Notify, Requests
@@ -65,6 +66,7 @@ class SpoolReception:
         self._head: bytearray | None = bytearray()  # the header section, until it is whole
         self._header = b""  # it, as it came
         self._refusal: Refuse | None = None
+        self._is_binary = mail.body is BodyType.BINARY_MIME
         self._requests = _requests(mail, desk.clock.seconds(), is_trusted=origin.account is not None)
         self._needs_utf8 = False
 
@@ -73,7 +75,7 @@ class SpoolReception:
         held_until = self._requests.held_until
         if held_until is not None and held_until > self._desk.clock.seconds() + self._desk.limits.hold_seconds:
             return self._refuse(Stage.MAIL, Refuse(replies.HELD_TOO_LONG))
-        no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
+        no_space = self._desk.intake.refusal(self._announced_octets)
         refuse = Refuse(no_space) if no_space is not None else await self._desk.judge.mail(self._facts)
         return replies.SENDER_OK if refuse is None else self._refuse(Stage.MAIL, refuse)
 
@@ -105,7 +107,7 @@ class SpoolReception:
 
     async def data(self) -> Reply:
         """Answer DATA."""
-        no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
+        no_space = self._desk.intake.refusal(self._announced_octets)
         if no_space is not None:
             return self._refuse(Stage.CONTENT, Refuse(no_space))
         self._draft = self._desk.intake.begin(self._mail.reverse_path, tuple(self._recipients.values()))
@@ -162,6 +164,12 @@ class SpoolReception:
         )
 
     @property
+    def _announced_octets(self) -> int:
+        """How long the message will be, as far as the peer has said it; binary parts grow."""
+        octets = self._mail.size_octets or 0
+        return encoded_octets(octets) if self._is_binary else octets
+
+    @property
     def _replies(self) -> int:
         return self._accepted if self._origin.service is Service.LMTP else 1
 
@@ -171,7 +179,7 @@ class SpoolReception:
             recipients=tuple(self._recipients.values()),
             origin=self._origin,
             accepted_at=self._accepted_at,
-            body=self._mail.body,
+            body=BodyType.EIGHT_BIT_MIME if self._is_binary else self._mail.body,
             smtputf8=self._needs_utf8,
             requests=self._requests,
         )

@@ -3,7 +3,7 @@ Dialogues as text, run against the core of the SMTP server.
 
     role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
                                       `scram: unbound | bound`, `certificate: shown`, `trusted: yes | no`, `header: n` octets of
-                                      the header section, `fields: n` of it)
+                                      the header section, `fields: n` of it, `binary: no` BINARYMIME)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -49,7 +49,7 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
-KEYS = ("role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields")
+KEYS = ("role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields", "binary")
 ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 # The example of RFC 7677 §3; its user is called "user".
@@ -158,6 +158,7 @@ class Dialogue:
         limits = Limits(
             message_octets=int(self.options.get("size", "10000000")),
             recipients=int(self.options.get("recipients", "100")),
+            binary=self.options.get("binary") != "no",
             header_octets=int(self.options.get("header", "1000000")),
             header_fields=int(self.options.get("fields", "1000")),
             bare_newline=BareNewline(self.options.get("bare", "reject")),
