@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz import configuration, contents, notices, pop3_server, smtp_client, smtp_server, values
+from fuzz import binary, configuration, contents, notices, pop3_server, smtp_client, smtp_server, values
 from fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
@@ -15,6 +15,7 @@ TARGETS: Final[dict[str, Target]] = {
         pop3_server.TARGET,
         *values.TARGETS,
         *contents.TARGETS,
+        binary.TARGET,
         *notices.TARGETS,
         configuration.TARGET,
     )

@@ -34,11 +34,11 @@ PADDING_OCTETS: Final = 100  # white space behind a delimiter (RFC 2046 §5.1.1)
 LINE_OCTETS: Final = BOUNDARY_OCTETS + len(b"--") + PADDING_OCTETS
 
 # A delimiter line, perhaps, behind the CRLF of the line before or at the start of a line; and what may become one.
-_CANDIDATE: Final = re.compile(rb"\r\n--([^\r\n]{1,%d})\r\n" % LINE_OCTETS)
-_HALF_CANDIDATE: Final = re.compile(rb"\r(?:\n(?:-(?:-[^\r\n]{0,%d}\r?)?)?)?\Z" % LINE_OCTETS)
+_CANDIDATE: Final = re.compile(rb"\r\n--([^\r\n]{1,%d}+)\r\n" % LINE_OCTETS)
+_HALF_CANDIDATE: Final = re.compile(rb"\r(?:\n(?:-(?:-[^\r\n]{0,%d}+\r?)?)?)?\Z" % LINE_OCTETS)
 _HALF_CANDIDATE_OCTETS: Final = LINE_OCTETS + len(b"\r\n--\r")
-_FIRST_LINE: Final = re.compile(rb"--([^\r\n]{1,%d})\r\n" % LINE_OCTETS)
-_HALF_FIRST_LINE: Final = re.compile(rb"(?:-(?:-[^\r\n]{0,%d}\r?)?)?\Z" % LINE_OCTETS)
+_FIRST_LINE: Final = re.compile(rb"--([^\r\n]{1,%d}+)\r\n" % LINE_OCTETS)
+_HALF_FIRST_LINE: Final = re.compile(rb"(?:-(?:-[^\r\n]{0,%d}+\r?)?)?\Z" % LINE_OCTETS)
 
 # Whole lines of a header section, but for those that could be delimiters; the beginning of a field; what may become one.
 _FIELD_LINES: Final = re.compile(rb"(?:(?:(?!--)[!-9;-~]{1,900}+[ \t]{0,50}+:|[ \t])[^\r\n]*+\r\n)*+")
@@ -153,8 +153,7 @@ class BinaryConverter:
                     return self._wait(octets, end)
                 self._keep(octets[position : end + 2])
                 self._is_in_field, position = False, end + 2
-            can_fold = bool(self._section)
-            if can_fold or not octets.startswith(_FOLD, position):
+            if self._section or not octets.startswith(_FOLD, position):
                 lines = _FIELD_LINES.match(octets, position)
                 assert lines is not None, "it may match nothing"
                 self._keep(lines[0])
@@ -164,13 +163,17 @@ class BinaryConverter:
                 return position + 2
             if _HALF_FIELD.match(octets, position):
                 return self._wait(octets, position)
-            is_field = _FIELD.match(octets, position) or (self._section and octets.startswith(_FOLD, position))
+            is_field = self._goes_on(octets, position)
             if is_field and octets.startswith(b"--", position) and _HALF_FIRST_LINE.match(octets, position):
                 return self._wait(octets, position)
             if not is_field or self._place(_FIRST_LINE.match(octets, position)) is not None:
                 self._end_header(b"", given)  # as for most readers: what is no field is body
                 return position
             self._is_in_field = True
+
+    def _goes_on(self, octets: bytes, position: int) -> bool:
+        """Say whether a line begins a field, or goes on with one."""
+        return _FIELD.match(octets, position) is not None or (bool(self._section) and octets.startswith(_FOLD, position))
 
     def _keep(self, octets: bytes) -> None:
         assert self._section is not None, "a header section is read"
@@ -205,8 +208,8 @@ class BinaryConverter:
 
     def _finish_header(self, given: list[bytes]) -> None:
         held = self._held
-        is_field = self._is_in_field or (_FIELD.match(held) and self._place(_FIRST_LINE.match(held + b"\r\n")) is None)
-        if is_field:
+        is_last = self._goes_on(held, 0) and self._place(_FIRST_LINE.match(held + b"\r\n")) is None
+        if self._is_in_field or is_last:
             self._keep(held)
             self._held, self._is_in_field = b"", False
         self._end_header(b"", given)

@@ -12,8 +12,8 @@ Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or 
 its limits, is read to that end and then refused, since octets of a content must never run as commands. A line of a content may
 have any length, and is passed on as it is: RFC 5322 §2.1.1 allows 998 octets, much mail has more, nothing waits for its end.
 
-A content that is announced as BINARYMIME comes by BDAT only, and is converted here, so that nobody behind the core sees one. The
-limit of its size counts the octets that came.
+A content that is announced as BINARYMIME comes by BDAT only, and is converted here, so that nobody behind the core sees one.
+The limit of its size counts the octets that came.
 """
 
 from __future__ import annotations
