@@ -6,6 +6,8 @@ content goes into a draft of the spool as it comes, with our Received field in f
 until it is whole (at most HEADER_OCTETS): its Received fields are counted, against loops, and a submission gets the Date and
 Message-ID that it lacks (RFC 6409 §8.1, §8.3).
 
+What a peer sends as BINARYMIME has no binary parts any more when it comes here, and is an 8BITMIME message from then on.
+
 In LMTP each recipient has a reply of its own (RFC 2033 §4.2), and these are all the same: a content is judged once, and what is
 accepted is on stable storage for all of them. So each 250 is true, also where the delivery to one account fails and that to
 another works: the former waits in the spool and is tried again. What one recipient is refused for is known at its RCPT. And it
