@@ -9,6 +9,6 @@ Knows: nothing but the standard library, and of that neither os nor socket, time
 and octets come as arguments.
 
 Carries: RFC 5321 §2.3, §4.1.2, §4.4 (addresses, trace) · RFC 3463 (enhanced status) · RFC 3464 (DSN) · RFC 5322 §2.2 (header
-section) · RFC 2045 §5, §6, RFC 2046 §5, RFC 3030 §3 (binary parts) · RFC 5322 §3.4, RFC 6854 (authors) · RFC 6531 (UTF-8 addresses) · RFC 4013 (SASLprep) · RFC 5802 §3, RFC 5803 (SCRAM's
-keys).
+section) · RFC 2045 §5, §6, RFC 2046 §5, RFC 3030 §3 (binary parts) · RFC 5322 §3.4, RFC 6854 (authors) · RFC 6531 (UTF-8
+addresses) · RFC 4013 (SASLprep) · RFC 5802 §3, RFC 5803 (SCRAM's keys).
 """

@@ -16,8 +16,8 @@ Bounded: the length of a header section, the depth, the number of entities. What
 a problem: then nothing more is passed on, and the content must be refused. A CR or LF outside of binary parts that is not part
 of a CRLF is passed on, too; whoever wants none looks for them in what comes out.
 
-Deviates: RFC 2046 §5.1.1 is content with a line that begins with a delimiter. Readers of mail want the whole of it, and in binary
-octets anything may stand behind.
+Deviates: RFC 2046 §5.1.1 is content with a line that begins with a delimiter. Readers of mail want the whole of it, and in
+binary octets anything may stand behind.
 """
 
 from __future__ import annotations

@@ -25,6 +25,6 @@ Knows: `mail`. Touches: nothing. No splitlines(), strip() or universal newlines:
 
 Carries: RFC 5321 (SMTP) · RFC 6409 (submission) · RFC 2033 (LMTP) · RFC 1870 (SIZE) · RFC 2034 (ENHANCEDSTATUSCODES) · RFC 2920
 (PIPELINING) · RFC 3207 (STARTTLS) · RFC 4954 (AUTH) · RFC 4616 (PLAIN) · RFC 5802, 7677, 5929 and 9266 (SCRAM and
-its channel bindings) · RFC 4422, appendix A (EXTERNAL) · RFC 6152 (8BITMIME) · RFC 3030 (CHUNKING, BINARYMIME) · RFC 1939, 2449, 2595 and 5034 (POP3) · XCLIENT
-and XFORWARD of Postfix · the PROXY protocol of HAProxy, versions 1 and 2.
+its channel bindings) · RFC 4422, appendix A (EXTERNAL) · RFC 6152 (8BITMIME) · RFC 3030 (CHUNKING, BINARYMIME) ·
+RFC 1939, 2449, 2595 and 5034 (POP3) · XCLIENT and XFORWARD of Postfix · the PROXY protocol of HAProxy, versions 1 and 2.
 """
