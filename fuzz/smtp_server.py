@@ -17,6 +17,8 @@ from typing import Final
 from fuzz.exchanges import BINDINGS, KEYS, NONCE, SCOPE, check
 from fuzz.target import Choices, Target, kept, pieces
 from mailstack.mail import reply as replies
+from mailstack.mail.binary import BinaryConverter
+from mailstack.mail.envelope import BodyType
 from mailstack.mail.reply import Reply, reply
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.events import AWAITING_REPLY, Pause
@@ -82,7 +84,7 @@ class Model:
 
     def end_transaction(self) -> None:
         """Be as before MAIL."""
-        self.sender, self.recipients = False, 0
+        self.sender, self.recipients, self.binary = False, 0, False
         self.exchange: list[bytes] | None = None
         self.verdict: Reply | None = None  # of a token, when the client is told why and is not told yet
         self.in_chunks = False
@@ -207,6 +209,7 @@ class Model:
                 assert not self.sender
                 assert self.authenticated or self.role is not Role.SUBMISSION
                 assert (path is None) == argument[5:].lstrip(b" ").startswith(b"<>")
+                assert (event.body is BodyType.BINARY_MIME) == (b"BODY=BINARYMIME" in argument.upper().split(b" "))
             case Rcpt(forward_path=path):
                 assert word == b"RCPT"
                 assert argument.upper().startswith(b"TO:")
@@ -218,6 +221,7 @@ class Model:
                 assert (word, argument) == (b"DATA", b"")
                 assert self.recipients
                 assert not self.in_chunks
+                assert not self.binary
             case Reset() | Quit():
                 assert word == (b"RSET" if isinstance(event, Reset) else b"QUIT")
             case StartTLS():
@@ -249,7 +253,7 @@ class Model:
         if line == b"RCPT TO:<c@d.example>":
             return self.sender and not self.in_chunks and self.recipients < self.limits.recipients
         if line == b"DATA":
-            return bool(self.recipients) and not self.in_chunks
+            return bool(self.recipients) and not self.in_chunks and not self.binary
         return line in (b"NOOP", b"RSET", b"QUIT", b"LHLO x" if self.role is Role.LMTP else b"EHLO x")
 
     def _response(self, line: bytes, event: Event) -> None:
@@ -310,7 +314,7 @@ class Model:
     def _take(self, event: ContentChunk) -> None:
         assert event.octets
         self.given += event.octets
-        assert len(self.given) <= self.limits.message_octets
+        assert len(self.given) <= self.limits.message_octets * (2 if self.binary else 1)
 
     # Chunks
 
@@ -347,6 +351,9 @@ class Model:
             assert self.refusal in (None, event.reply)
             return
         self.raw += chunk
+        if self.binary:
+            self._binary_chunk(event)
+            return
         content = b"\r\n".join(re.split(rb"\r\n|\r|\n", self.raw)) if self.normalises else self.raw
         if self.is_last:
             content += b"" if content.endswith(b"\r\n") or not content else b"\n" if self._half_line(content) else b"\r\n"
@@ -366,6 +373,26 @@ class Model:
             )
             assert bare or len(content) > self.limits.message_octets
             assert self.is_last or event.replies == 1
+
+    def _binary_chunk(self, event: Event) -> None:
+        """Compare what has come of a binary content with what it becomes; how that is found is another target's matter."""
+        converter = BinaryConverter()
+        content = converter.feed(self.raw) + (converter.finish() if self.is_last else b"")
+        is_bare = _BARE.search(content if self.is_last else content.removesuffix(b"\r")) is not None
+        refusal = replies.BARE_NEWLINE if is_bare else None
+        if converter.problem:
+            refusal = reply(554, "5.6.0", converter.problem)
+        if len(self.raw) > self.limits.message_octets:
+            refusal = replies.MESSAGE_TOO_BIG
+        if refusal is None and not self.is_last:
+            assert isinstance(event, ChunkEnd), event
+            return
+        assert isinstance(event, ContentEnd), event
+        assert event.refusal == refusal
+        assert event.replies == (self.recipients if self.role is Role.LMTP and self.is_last else 1)
+        if refusal is None:
+            assert self.given == content + (b"" if content.endswith(b"\r\n") or not content else b"\r\n")
+            assert event.octets == len(self.given)
 
     def _half_line(self, content: bytes) -> bool:
         return not self.normalises and content.endswith(b"\r")
@@ -410,8 +437,8 @@ class Model:
                 self.end_transaction()
             case Reset():
                 self.end_transaction()
-            case Mail():
-                self.sender = True
+            case Mail(body=body):
+                self.sender, self.binary = True, body is BodyType.BINARY_MIME
             case Rcpt():
                 self.recipients += 1
             case StartTLS() if self.unread:

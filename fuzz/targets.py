@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz import configuration, contents, notices, pop3_server, proxied, smtp_client, smtp_server, values
+from fuzz import binary, configuration, contents, notices, pop3_server, proxied, smtp_client, smtp_server, values
 from fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
@@ -16,6 +16,7 @@ TARGETS: Final[dict[str, Target]] = {
         proxied.TARGET,
         *values.TARGETS,
         *contents.TARGETS,
+        binary.TARGET,
         *notices.TARGETS,
         configuration.TARGET,
     )

@@ -137,7 +137,8 @@ def _check_mail(mail: Mail) -> None:
     )
     again = parse_mail(_written(mailing, 0), announced=ANNOUNCED, size_limit_octets=SIZE_OCTETS)
     assert isinstance(again, Mail), again
-    assert (again.reverse_path, again.size_octets or 0, again.body) == (mail.reverse_path, mail.size_octets or 0, mail.body)
+    assert (again.reverse_path, again.size_octets or 0) == (mail.reverse_path, mail.size_octets or 0)
+    assert again.body == mail.body or mail.body is BodyType.BINARY_MIME  # which never leaves as such
     assert (again.returns, again.envelope_id) == (mail.returns, mail.envelope_id)
     assert (again.smtputf8, again.priority or 0) == (mail.smtputf8, mail.priority or 0)
 

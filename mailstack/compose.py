@@ -335,6 +335,7 @@ class Composition:
                 content_octets_per_second=limits.data_octets_per_second,
                 handshake_seconds=limits.handshake_timeout_seconds,
                 session_seconds=limits.session_timeout_seconds,
+                binary=receive.binarymime,
                 bare_newline=_bare_newline(factory.service, limits.bare_newline),
                 sessions=limits.connections,
                 sessions_per_peer=limits.connections_per_peer,

@@ -126,6 +126,8 @@ class Receive(Table):
 
     lmtp_from: Networks = ()
     """Addresses and networks, "192.0.2.0/24", that may use lmtp besides this machine; a listener beyond loopback needs them."""
+    binarymime: bool = True
+    """Offer BINARYMIME (RFC 3030); binary parts are kept in base64, which breaks a DKIM signature made over them before."""
     xclient_from: NetworksOrUnix = ()
     """Who may say by XCLIENT for whom he speaks, by XFORWARD whose mail it is, and is believed; "unix": by UNIX sockets."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import hashlib
 import json
 import poplib
@@ -523,6 +524,29 @@ class RunningTests(TestCase):
         )
         self.assertEqual(wanted["failed_logins_per_session"], pop3.failed_logins)
         await system.stopService()
+
+    async def test_a_binary_message_comes_out_by_pop3_as_base64_and_is_taken_until_the_configuration_says_otherwise(
+        self,
+    ) -> None:
+        system = self.begin()
+        octets = bytes(range(256)) * 300 + b"\r\n.\r\n"
+        self.assertEqual([250, 250, 250], await deferToThread(self._send_binary, octets))
+        (message,) = await self.until_fetched(BOB)
+        self.assertTrue(message.isascii())
+        self.assertEqual(octets, email.message_from_bytes(message).get_payload(decode=True))
+        self.installation.change(lambda text: text.replace("\n[receive]\n", "\n[receive]\nbinarymime = false\n"))
+        system.reload()
+        self.assertEqual([501, 503, 503], await deferToThread(self._send_binary, octets))
+        await system.stopService()
+
+    def _send_binary(self, octets: bytes) -> list[int]:
+        content = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n" + octets
+        with smtplib.SMTP("localhost", self.ports["smtp"], timeout=20) as client:
+            client.ehlo()
+            codes = [client.mail("carol@remote.test", ["BODY=BINARYMIME"])[0], client.rcpt(BOB)[0]]
+            self.assertEqual(codes[0] == 250, client.has_extn("binarymime"))
+            client.send(b"BDAT %d LAST\r\n" % len(content) + content)
+            return [*codes, client.getreply()[0]]
 
     def _announced_size(self) -> str:
         with smtplib.SMTP("127.0.0.1", self.ports["smtp"], timeout=20) as client:

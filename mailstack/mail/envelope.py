@@ -38,10 +38,15 @@ class Service(enum.Enum):
 
 
 class BodyType(enum.Enum):
-    """BODY= of MAIL (RFC 6152 §3)."""
+    """
+    BODY= of MAIL (RFC 6152 §3, RFC 3030 §3).
+
+    BINARYMIME is what a client may say; no envelope says it, since a content is converted as it comes in.
+    """
 
     SEVEN_BIT = "7BIT"
     EIGHT_BIT_MIME = "8BITMIME"
+    BINARY_MIME = "BINARYMIME"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ content goes into a draft of the spool as it comes, with our Received field in f
 until it is whole (at most HEADER_OCTETS): its Received fields are counted, against loops, and a submission gets the Date and
 Message-ID that it lacks (RFC 6409 §8.1, §8.3).
 
+What a peer sends as BINARYMIME has no binary parts any more when it comes here, and is an 8BITMIME message from then on.
+
 In LMTP each recipient has a reply of its own (RFC 2033 §4.2), and these are all the same: a content is judged once, and what is
 accepted is on stable storage for all of them. So each 250 is true, also where the delivery to one account fails and that to
 another works: the former waits in the spool and is tried again. What one recipient is refused for is known at its RCPT. And it
@@ -24,7 +26,8 @@ from mailstack import events
 from mailstack.doors import Transaction
 from mailstack.mail import reply as replies
 from mailstack.mail.address import Address
-from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Recipient, Remote, Service
+from mailstack.mail.binary import encoded_octets
+from mailstack.mail.envelope import Account, BodyType, Destination, Envelope, Origin, Recipient, Remote, Service
 from mailstack.mail.headers import HEADER_OCTETS, count_fields, fields, has_field, header_section
 from mailstack.mail.reply import Reply, reply
 from mailstack.mail.requests import NO_REQUESTS, DeliverBy, Notify, Requests
@@ -65,6 +68,7 @@ class SpoolReception:
         self._head: bytearray | None = bytearray()  # the header section, until it is whole
         self._header = b""  # it, as it came
         self._refusal: Refuse | None = None
+        self._is_binary = mail.body is BodyType.BINARY_MIME
         self._requests = _requests(mail, desk.clock.seconds(), is_trusted=origin.account is not None)
         self._needs_utf8 = False
 
@@ -73,7 +77,7 @@ class SpoolReception:
         held_until = self._requests.held_until
         if held_until is not None and held_until > self._desk.clock.seconds() + self._desk.limits.hold_seconds:
             return self._refuse(Stage.MAIL, Refuse(replies.HELD_TOO_LONG))
-        no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
+        no_space = self._desk.intake.refusal(self._announced_octets)
         refuse = Refuse(no_space) if no_space is not None else await self._desk.judge.mail(self._facts)
         return replies.SENDER_OK if refuse is None else self._refuse(Stage.MAIL, refuse)
 
@@ -103,7 +107,7 @@ class SpoolReception:
 
     async def data(self) -> Reply:
         """Answer DATA."""
-        no_space = self._desk.intake.refusal(self._mail.size_octets or 0)
+        no_space = self._desk.intake.refusal(self._announced_octets)
         if no_space is not None:
             return self._refuse(Stage.CONTENT, Refuse(no_space))
         self._draft = self._desk.intake.begin(self._mail.reverse_path, tuple(self._recipients.values()))
@@ -160,6 +164,12 @@ class SpoolReception:
         )
 
     @property
+    def _announced_octets(self) -> int:
+        """How long the message will be, as far as the peer has said it; binary parts grow."""
+        octets = self._mail.size_octets or 0
+        return encoded_octets(octets) if self._is_binary else octets
+
+    @property
     def _replies(self) -> int:
         return self._accepted if self._origin.service is Service.LMTP else 1
 
@@ -169,7 +179,7 @@ class SpoolReception:
             recipients=tuple(self._recipients.values()),
             origin=self._origin,
             accepted_at=self._accepted_at,
-            body=self._mail.body,
+            body=BodyType.EIGHT_BIT_MIME if self._is_binary else self._mail.body,
             smtputf8=self._needs_utf8,
             requests=self._requests,
         )

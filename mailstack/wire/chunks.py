@@ -2,11 +2,13 @@
 Contents that come and go by BDAT (RFC 3030): as many octets as were announced, in which a dot is nothing but a dot.
 
 What a content by DATA cannot be otherwise, one that comes is made: each CR and LF is judged, or made part of a CRLF, and the
-last line is ended. What goes is so already, and goes as it is.
+last line is ended; of one that was announced as BINARYMIME the binary parts are encoded first. What goes is so already, and is
+sent as it is.
 """
 
 from __future__ import annotations
 
+from mailstack.mail.binary import BinaryConverter
 from mailstack.mail.crlf import has_bare_newline, normalise_newlines
 from mailstack.wire.errors import LocalProtocolError
 
@@ -51,6 +53,37 @@ class ChunkReader:
             return b""
         self._ends_line = True
         return b"\r\n"
+
+
+class BinaryReader(ChunkReader):
+    """
+    Encodes the binary parts of a content, and judges the line ends of all the rest.
+
+    Shape:   as its base; `problem` says why the content cannot be taken, else it is empty; `octets` counts those that came.
+             No bare CR or LF is ever mended here: it could make a delimiter of what was none, and so move the end of a part.
+    Source:  RFC 3030 §3.
+    """
+
+    __slots__ = ("_converter", "octets", "problem")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.octets = 0
+        self.problem = ""
+        self._converter = BinaryConverter()
+
+    def feed(self, octets: bytes) -> bytes:
+        """Take octets from the wire and return octets of the content."""
+        self.octets += len(octets)
+        return self._converted(self._converter.feed(octets))
+
+    def finish(self) -> bytes:
+        """End the content; said again, it adds nothing."""
+        return self._converted(self._converter.finish()) + super().finish()
+
+    def _converted(self, octets: bytes) -> bytes:
+        self.problem = self._converter.problem
+        return super().feed(octets) if octets else b""
 
 
 class ChunkWriter:

@@ -48,6 +48,7 @@ class Limits:
     header_fields: int = FIELDS
     hops: int = HOPS
     hold_seconds: int = HOLD_SECONDS
+    binary: bool = True  # BINARYMIME is offered; what comes so is converted
     bare_newline: BareNewline | None = None  # None: normalise what users submit, since some clients err; reject all else
 
     errors: int = 20

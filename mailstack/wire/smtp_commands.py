@@ -142,7 +142,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class ContentChunk:
-    """The next octets of the content, unstuffed; wants no reply."""
+    """The next octets of the content, unstuffed and without binary parts; wants no reply."""
 
     octets: bytes
 

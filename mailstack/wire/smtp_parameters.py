@@ -153,7 +153,7 @@ def _xtext(value: str) -> str | None:
 
 _OF_MAIL: Final[Mapping[str, _Parameter]] = {
     "SIZE": _Parameter("SIZE", _size),  # RFC 1870 §6
-    "BODY": _Parameter("8BITMIME", _choice("body", _BODY)),  # RFC 6152 §3
+    "BODY": _Parameter("8BITMIME", _choice("body", _BODY)),  # RFC 6152 §3, RFC 3030 §3
     "SMTPUTF8": _Parameter("SMTPUTF8", _flag("smtputf8")),  # RFC 6531 §3.4
     "AUTH": _Parameter("AUTH", _auth),  # RFC 4954 §5
     "RET": _Parameter("DSN", _choice("returns", _RETURN)),  # RFC 3461 §4.3
@@ -197,7 +197,10 @@ def mail_fields(parameters: Mapping[str, str], announced: Set[str]) -> dict[str,
     """Make fields of a Mail event."""
     if "HOLDFOR" in parameters and "HOLDUNTIL" in parameters:  # RFC 4865 §4
         return replies.BAD_ARGUMENTS
-    return _fields(_OF_MAIL, parameters, announced)
+    fields = _fields(_OF_MAIL, parameters, announced)
+    if isinstance(fields, dict) and fields.get("body") is BodyType.BINARY_MIME and "BINARYMIME" not in announced:
+        return replies.BAD_ARGUMENTS  # a value that another extension has added to BODY
+    return fields
 
 
 def rcpt_fields(parameters: Mapping[str, str], announced: Set[str]) -> dict[str, Any] | Reply:

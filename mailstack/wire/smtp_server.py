@@ -11,6 +11,9 @@ refused, since no octet of a content may run as a command.
 Once a content has begun, only CRLF.CRLF ends it. A content that is too big, or has a bare CR or LF, or a header section beyond
 its limits, is read to that end and then refused, since octets of a content must never run as commands. A line of a content may
 have any length, and is passed on as it is: RFC 5322 §2.1.1 allows 998 octets, much mail has more, nothing waits for its end.
+
+A content that is announced as BINARYMIME comes by BDAT only, and is converted here, so that nobody behind the core sees one.
+The limit of its size counts the octets that came.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from mailstack.mail import reply as replies
+from mailstack.mail.envelope import BodyType
 from mailstack.mail.headers import HeaderMeter
 from mailstack.mail.reply import Reply, format_reply, reply
 from mailstack.mail.scram import ScramKeys
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire import grammar
-from mailstack.wire.chunks import ChunkReader
+from mailstack.wire.chunks import BinaryReader, ChunkReader
 from mailstack.wire.dots import DotUnstuffer
 from mailstack.wire.errors import LocalProtocolError, SaslBindingError, SaslCancelledError, SaslError, SaslRefusedError
 from mailstack.wire.events import AWAITING_REPLY, NEED_OCTETS, Pause
@@ -135,7 +139,7 @@ class SMTPServerCore:
         self._exchange: Exchange | None = None
         self._mechanism = ""
         self._verdict = replies.AUTH_FAILED  # of the token that the client knows to be refused
-        self._is_utf8 = False
+        self._is_utf8 = self._is_binary = False
         self._unstuffer: DotUnstuffer | None = None
         self._reader: ChunkReader | None = None
         self._chunk: Chunk | None = None
@@ -317,7 +321,7 @@ class SMTPServerCore:
             if isinstance(event, Rcpt):
                 self._recipients += 1
             elif isinstance(event, Mail):
-                self._is_utf8 = event.smtputf8
+                self._is_utf8, self._is_binary = event.smtputf8, event.body is BodyType.BINARY_MIME
             elif isinstance(event, Authenticate):
                 self._authenticated = True
                 self._lines.limit_octets = self._line_octets
@@ -394,6 +398,8 @@ class SMTPServerCore:
             "DELIVERBY": "",
             "MT-PRIORITY": "",
         }
+        if limits.binary:
+            extensions["BINARYMIME"] = ""
         if self._role is Role.SUBMISSION:
             until = datetime.fromtimestamp(self._opened_at + limits.hold_seconds, UTC)
             extensions["FUTURERELEASE"] = f"{limits.hold_seconds} {until:%Y-%m-%dT%H:%M:%SZ}"  # RFC 4865 §4
@@ -417,13 +423,16 @@ class SMTPServerCore:
     @property
     def _announced(self) -> Set[str]:
         """The extensions whose parameters MAIL and RCPT may have."""
-        announced = _WITH_PARAMETERS[self._role]
+        announced = _WITH_PARAMETERS[self._role] if self._limits.binary else _WITH_PARAMETERS[self._role] - {"BINARYMIME"}
         return announced | _WITHIN_TLS if self._tls_active else announced
 
     def _rcpt(self, command: Command) -> Event | Reply:
         if self._recipients >= self._limits.recipients:
             return replies.TOO_MANY_RECIPIENTS
         return parse_rcpt(command.argument, announced=self._announced, is_utf8=self._is_utf8)
+
+    def _data(self, command: Command) -> Event | Reply:
+        return replies.BINARY_BY_DATA if self._is_binary else Data()  # RFC 3030 §3
 
     def _starttls(self, command: Command) -> Event | Reply:
         if self._tls_active:
@@ -541,7 +550,8 @@ class SMTPServerCore:
         self._rule, self._event = None, None
         if answer.code == 354:
             self._state = next_state(self._state, rule, answer)
-            self._reader = ChunkReader(normalise=self._bare_newline is BareNewline.NORMALISE)
+            mends = self._bare_newline is BareNewline.NORMALISE
+            self._reader = BinaryReader() if self._is_binary else ChunkReader(normalise=mends)
             self._meter = HeaderMeter()
         else:
             self._refusal = answer
@@ -565,7 +575,7 @@ class SMTPServerCore:
     def _judge_chunk(self, content: bytes) -> bytes:
         self._content_octets += len(content)
         self._meter.feed(content)
-        if self._refusal is None and self._reader is not None:
+        if self._reader is not None:
             self._refusal = self._judge_content(self._reader)
         return content if self._refusal is None else b""
 
@@ -595,20 +605,23 @@ class SMTPServerCore:
         end = ContentEnd(self._content_octets, self._owed, refusal)
         return self._owe(end, RULES[State.CHUNKS, Step.END_CONTENT])
 
-    def _judge_content(self, unstuffer: DotUnstuffer | ChunkReader) -> Reply | None:
+    def _judge_content(self, reader: DotUnstuffer | ChunkReader) -> Reply | None:
         # Size first, so that the answer does not depend on the pieces in which the content came.
-        if self._content_octets > self._limits.message_octets:
+        octets = reader.octets if isinstance(reader, BinaryReader) else self._content_octets
+        if octets > self._limits.message_octets:
             return replies.MESSAGE_TOO_BIG
         if self._meter.octets > self._limits.header_octets:
             return replies.HEADER_TOO_BIG
         if self._meter.fields > self._limits.header_fields:
             return replies.TOO_MANY_FIELDS
-        if unstuffer.has_bare_newline and self._bare_newline is BareNewline.REJECT:
+        if isinstance(reader, BinaryReader) and reader.problem:
+            return reply(554, "5.6.0", reader.problem)
+        if reader.has_bare_newline and (self._bare_newline is BareNewline.REJECT or isinstance(reader, BinaryReader)):
             return replies.BARE_NEWLINE
         return None
 
 
-_MX_PARAMETERS: Final = frozenset(("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "DELIVERBY", "MT-PRIORITY"))
+_MX_PARAMETERS: Final = frozenset(("SIZE", "8BITMIME", "BINARYMIME", "SMTPUTF8", "DSN", "DELIVERBY", "MT-PRIORITY"))
 _WITH_PARAMETERS: Final[Mapping[Role, Set[str]]] = {
     Role.MX: _MX_PARAMETERS,
     Role.LMTP: _MX_PARAMETERS,
@@ -623,7 +636,7 @@ _MAKE: Final[Mapping[Verb, Callable[[SMTPServerCore, Command], Event | Reply]]] 
     Verb.LHLO: SMTPServerCore._hello,
     Verb.MAIL: SMTPServerCore._mail,
     Verb.RCPT: SMTPServerCore._rcpt,
-    Verb.DATA: lambda core, command: Data(),
+    Verb.DATA: SMTPServerCore._data,
     Verb.RSET: lambda core, command: Reset(),
     Verb.QUIT: lambda core, command: Quit(),
     Verb.NOOP: lambda core, command: Answered(replies.OK),

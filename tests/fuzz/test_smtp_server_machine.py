@@ -27,6 +27,7 @@ COMMANDS = [
     b"LHLO x\r\n",
     b"MAIL FROM:<a@b.example>\r\n",
     b"MAIL FROM:<> SIZE=10\r\n",
+    b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n",
     b"RCPT TO:<c@d.example>\r\n",
     b"DATA\r\n",
     b"RSET\r\n",
@@ -59,7 +60,15 @@ COMMANDS = [
 ]
 PIECES = [b"\r", b"\n", b"\r\n", b".", b"..", b"\r\n.\r\n", b"\n.\r\n", b"\r\n.\n", b"x", b"\xff", b"BDAT 3\r\n", b"QUIT\r\n"]
 CLEAN = [b"x", b"\r\n", b".", b"..", b"QUIT\r\n", b"BDAT 3\r\n", b"\r\n..\r\n"]
-CONTENTS = st.one_of(st.lists(st.sampled_from(each), max_size=12).map(b"".join) for each in (CLEAN, PIECES))
+BINARY = [
+    b"Content-Transfer-Encoding: binary\r\n",
+    b"Content-Type: multipart/x; boundary=b\r\n",
+    b"\r\n",
+    b"--b\r\n",
+    b"\n",
+    b"x",
+]
+CONTENTS = st.one_of(st.lists(st.sampled_from(each), max_size=12).map(b"".join) for each in (CLEAN, PIECES, BINARY))
 
 
 class SMTPServerMachine(RuleBasedStateMachine):
@@ -120,18 +129,19 @@ class SMTPServerMachine(RuleBasedStateMachine):
         recipients=st.integers(0, 4),
         content=CONTENTS,
         by_chunks=st.booleans(),
+        body=st.sampled_from([b"", b" BODY=BINARYMIME"]),
         events=st.integers(0, 12),
         which=st.integers(0, 3),
     )
-    def send_a_message(self, recipients: int, content: bytes, by_chunks: bool, events: int, which: int) -> None:
+    def send_a_message(self, recipients: int, content: bytes, by_chunks: bool, body: bytes, events: int, which: int) -> None:
         hello = b"LHLO x\r\n" if self.role is Role.LMTP else b"EHLO x\r\n"
         login = b"AUTH PLAIN AGEAYg==\r\n" if self.role is Role.SUBMISSION else b""
-        mail = b"MAIL FROM:<a@b.example>\r\n" + b"RCPT TO:<c@d.example>\r\n" * recipients
+        mail = b"MAIL FROM:<a@b.example>" + body + b"\r\n" + b"RCPT TO:<c@d.example>\r\n" * recipients
         if by_chunks:
-            body = b"BDAT %d\r\n%bBDAT 2 LAST\r\n\r\n" % (len(content), content)
+            said = b"BDAT %d\r\n%bBDAT 2 LAST\r\n\r\n" % (len(content), content)
         else:
-            body = b"DATA\r\n" + content + b"\r\n.\r\n"
-        self.conversation.receive(hello + login + mail + body)
+            said = b"DATA\r\n" + content + b"\r\n.\r\n"
+        self.conversation.receive(hello + login + mail + said)
         self.agree_but_once(events, which)
 
     @rule(behind=st.sampled_from([b"", b"", b"E", b"\r\n", b"EHLO x\r\n"]), events=st.integers(0, 3), which=st.integers(0, 2))

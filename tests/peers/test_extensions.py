@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email
+import random
+import re
 import smtplib
 import time
 from collections.abc import Iterator
@@ -39,6 +41,26 @@ def test_a_message_in_chunks_arrives_as_it_was(house: House) -> None:
         assert bdat(client, b"", last=True) == 250
     (file,) = house.wait_for_files(bob.address, 1)
     assert file.read_bytes().endswith(b"\r\n" + content)
+
+
+def test_a_binary_part_arrives_with_the_same_octets(house: House) -> None:
+    bob, part = house.person("bob"), random.Random(1).randbytes(5_000_000) + b"\r\n--b\n.\r\n.\r\n"
+    head = b"Subject: binary\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+    content = head + b"Content-Transfer-Encoding: binary\r\n\r\n" + part + b"\r\n--b--\r\n"
+    before = len(house.files(bob.address))
+    with house.smtp() as client:
+        client.ehlo("client.test")
+        assert client.has_extn("binarymime")
+        client.mail("a@elsewhere.test", ["BODY=BINARYMIME", f"SIZE={len(content)}"])
+        client.rcpt(bob.address)
+        assert client.docmd("DATA")[0] == 503
+        for start in range(0, len(content), 777_777):
+            assert bdat(client, content[start : start + 777_777]) == 250
+        assert bdat(client, b"", last=True) == 250
+    house.wait_for_files(bob.address, before + 1)
+    (retrieved,) = [each for each in house.retrieved(bob) if b"Subject: binary\r\n" in each]
+    assert email.message_from_bytes(retrieved).get_payload()[0].get_payload(decode=True) == part
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n", retrieved)
 
 
 def test_who_wants_to_be_told_of_a_delivery_is_told(house: House) -> None:

@@ -8,7 +8,7 @@ from receive_fakes import House, Session
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailstack.mail.envelope import Service
+from mailstack.mail.envelope import BodyType, Service
 from mailstack.mail.requests import NO_REQUESTS, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.verdict import defer, reject
 from mailstack.wire.limits import Limits
@@ -247,3 +247,84 @@ class ChunkTests(SynchronousTestCase):
             self.assertEqual(self.feed(session, octets), codes)
             house.intake.full = False
             self.assertEqual(self.feed(session, b"DATA\r\nMAIL FROM:<>\r\n"), ["503", "250"])
+
+
+BINARY = b"Subject: x\r\nContent-Transfer-Encoding: binary\r\n\r\n\x00\n.\r\n.\r\n"
+STORED = b"Subject: x\r\nContent-Transfer-Encoding: base64\r\n\r\nAAouDQouDQo=\r\n"
+
+
+class BinaryTests(SynchronousTestCase):
+    def begin(self) -> tuple[House, Session]:
+        house = House()
+        session = house.connect()
+        codes = session.say("EHLO c", "MAIL FROM:<a@example.com> BODY=BINARYMIME", "RCPT TO:<bob@example.org>")
+        self.assertEqual(codes[1:], ["250"] * 3)
+        return house, session
+
+    def feed(self, session: Session, octets: bytes, *, last: bool = True) -> list[str]:
+        session.protocol.dataReceived(b"BDAT %d%s\r\n" % (len(octets), b" LAST" if last else b"") + octets)
+        return session.codes()
+
+    def test_it_is_kept_in_base64_and_nobody_behind_is_told_that_it_was_binary(self) -> None:
+        house, session = self.begin()
+        self.assertEqual(self.feed(session, BINARY), ["250"])
+        [(envelope, written)] = house.intake.accepted
+        self.assertTrue(written.endswith(STORED), written)
+        self.assertIs(envelope.body, BodyType.EIGHT_BIT_MIME)
+
+    def test_octet_by_octet_too(self) -> None:
+        house, session = self.begin()
+        for octet in BINARY:
+            self.assertEqual(self.feed(session, bytes((octet,)), last=False), ["250"])
+        self.assertEqual(self.feed(session, b""), ["250"])
+        self.assertTrue(house.intake.accepted[0][1].endswith(STORED))
+
+    def test_what_has_no_binary_part_is_kept_as_it_came(self) -> None:
+        house, session = self.begin()
+        content = b"Subject: x\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\xe9\x00\r\n"
+        self.assertEqual(self.feed(session, content), ["250"])
+        [(envelope, written)] = house.intake.accepted
+        self.assertTrue(written.endswith(content))
+        self.assertIs(envelope.body, BodyType.EIGHT_BIT_MIME)
+
+    def test_a_policy_sees_what_will_be_kept(self) -> None:
+        house, session = self.begin()
+        self.feed(session, BINARY)
+        [(_, (facts, content))] = [each for each in house.judge.asked if each[0] == "content"]
+        self.assertEqual(facts.parameters["BODY"], "BINARYMIME")
+        self.assertIn(b"Content-Transfer-Encoding: base64\r\n", facts.header)
+        self.assertTrue(content.in_memory.endswith(STORED))
+
+    def test_what_cannot_be_converted_leaves_nothing(self) -> None:
+        house, session = self.begin()
+        self.assertEqual(self.feed(session, b"Content-Type: multipart/x\r\n\r\n", last=False), ["554"])
+        self.assertTrue(house.intake.drafts[0].aborted)
+        self.assertEqual(self.feed(session, b""), ["503"])
+        self.assertEqual(house.intake.accepted, [])
+
+    def test_room_for_what_it_becomes_is_asked_for(self) -> None:
+        asked: list[int] = []
+        for parameters, octets in (("SIZE=5700 BODY=BINARYMIME", 7_800), ("SIZE=5700", 5_700), ("BODY=BINARYMIME", 0)):
+            house = House()
+            house.intake.refusal = asked.append  # type: ignore[method-assign, assignment]
+            session = house.connect()
+            session.say("EHLO c", f"MAIL FROM:<a@example.com> {parameters}", "RCPT TO:<bob@example.org>")
+            self.feed(session, b"x", last=False)
+            self.assertEqual(asked, [octets, octets])
+            asked.clear()
+
+    def test_the_next_message_of_the_session_is_not_binary(self) -> None:
+        house, session = self.begin()
+        self.feed(session, BINARY)
+        session.say("MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.org>")
+        self.assertEqual(self.feed(session, BINARY), ["550"])
+        self.assertEqual(len(house.intake.accepted), 1)
+
+    def test_a_reply_for_each_recipient_in_lmtp(self) -> None:
+        for content, codes in ((BINARY, ["250", "250"]), (b"Content-Type: multipart/x\r\n\r\n", ["554", "554"])):
+            house = House(Service.LMTP)
+            session = house.connect()
+            rcpt = "RCPT TO:<alice@example.org>", "RCPT TO:<bob@example.org>"
+            session.say("LHLO c", "MAIL FROM:<a@example.com> BODY=BINARYMIME", *rcpt)
+            self.assertEqual(self.feed(session, content), codes)
+            self.assertEqual([written.endswith(STORED) for _, written in house.intake.accepted], [True] * (codes[0] == "250"))

@@ -72,6 +72,13 @@ def in_chunk() -> tuple[House, Session]:
     return house, session
 
 
+def in_binary(begin: bytes) -> tuple[House, Session]:
+    mail = "MAIL FROM:<a@example.com> BODY=BINARYMIME"
+    house, session = greeted("EHLO c", mail, "RCPT TO:<bob@example.org>", f"BDAT {SENT_OCTETS * 2}")
+    session.protocol.dataReceived(begin)
+    return house, session
+
+
 def with_slow_judge() -> tuple[House, Session]:
     house, session = greeted("EHLO c")
     house.judge.answers = {"mail": Deferred()}
@@ -126,6 +133,11 @@ def flood(session: Session, octets: bytes) -> None:
         (lambda: in_content(limits=Limits(message_octets=100_000)), b"\r\n", HEADER_OCTETS),
         (in_slow_content, b"\r\nx", WINDOW_OCTETS * 2),
         (in_chunk, b"\r\nx", WINDOW_OCTETS * 2),
+        (lambda: in_binary(b""), b"X: y\r\n", HEADER_OCTETS * 2),
+        (lambda: in_binary(b"X: "), b"x", HEADER_OCTETS * 2),
+        (lambda: in_binary(b"Content-Transfer-Encoding: binary\r\n\r\n"), b"\r\n--x", WINDOW_OCTETS),
+        (lambda: in_binary(b"Content-Type: multipart/x; boundary=b\r\n\r\n"), b"--b\r\nX: y\r\n", HEADER_OCTETS),
+        (lambda: in_binary(b""), b"Content-Type: multipart/x; boundary=b\r\n\r\n--b\r\n", WINDOW_OCTETS),
     ],
 )
 def test_what_waits_is_bounded(begin: Begin, octets: bytes, most_octets: int) -> None:

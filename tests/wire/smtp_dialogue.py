@@ -3,7 +3,8 @@ Dialogues as text, run against the core of the SMTP server.
 
     role: mx | submission | lmtp      (and `tls: active | available`, `bare: reject | normalise`, `size: n`, `recipients: n`,
                                       `scram: unbound | bound`, `certificate: shown`, `trusted: yes | no`, `header: n` octets of
-                                      the header section, `fields: n` of it, `tokens: scope`, or `tokens: any`)
+                                      the header section, `fields: n` of it, `tokens: scope`, or `tokens: any`, `binary: no`
+                                      BINARYMIME)
     C: a line of the client           R: raw octets with Python's escapes, without CRLF
     S: beginning of the next reply    S+: a line of that reply, without code       S-: no line of it begins so
     TLS                               the handshake is done
@@ -49,7 +50,9 @@ from mailstack.wire.smtp_server import SMTPServerCore
 from mailstack.wire.smtp_table import Role
 
 FOLDER = Path(__file__).parent.parent / "dialogues"
-KEYS = ("role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields", "tokens")
+KEYS = (
+    "role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields", "tokens", "binary",
+)  # fmt: skip
 ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 # The example of RFC 7677 §3; its user is called "user".
@@ -170,6 +173,7 @@ class Dialogue:
         limits = Limits(
             message_octets=int(self.options.get("size", "10000000")),
             recipients=int(self.options.get("recipients", "100")),
+            binary=self.options.get("binary") != "no",
             header_octets=int(self.options.get("header", "1000000")),
             header_fields=int(self.options.get("fields", "1000")),
             bare_newline=BareNewline(self.options.get("bare", "reject")),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smtp_dialogue import Session as Server
 
+from fuzz.binary import leaves
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.crlf import normalise_newlines
 from mailstack.mail.requests import Notify, OriginalRecipient, Requests, Return
@@ -230,6 +231,35 @@ def test_what_came_by_bdat_leaves_by_data_as_the_one_message_that_it_is(content,
     converse(SMTPClientCore("us.test", chunking=False), following, [(mailing(taken), taken)], cut, 7)
     assert following.messages == [taken]
     assert sum(isinstance(event, Mail) for event in following.events) == 1
+
+
+@given(
+    st.lists(CONTENTS, min_size=1, max_size=3),
+    st.lists(st.integers(1, 60), max_size=10),
+    st.sampled_from([1, 7, 100_000]),
+    st.sampled_from([Role.MX, Role.LMTP]),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_came_as_binary_leaves_by_data_with_the_same_octets_in_its_parts(parts, sizes, cut, role):
+    content = b"Content-Type: multipart/mixed; boundary=never\r\nContent-Transfer-Encoding: binary\r\n"
+    for part in parts:
+        content += b"\r\n--never\r\nContent-Type: image/png\r\nContent-Transfer-Encoding: binary\r\n\r\n" + part
+    content += b"\r\n--never--\r\n"
+    server = Server(SMTPServerCore(role, Limits(), "mx.example.org"))
+    hello = b"LHLO c\r\n" if role is Role.LMTP else b"EHLO c\r\n"
+    server.feed(hello + b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<bob@example.org>\r\n")
+    left = content
+    for size in sizes:
+        chunk, left = left[:size], left[size:]
+        server.feed(b"BDAT %d\r\n" % len(chunk) + chunk)
+    server.feed(b"BDAT %d LAST\r\n" % len(left) + left)
+    (taken,) = server.messages
+    following = Server(SMTPServerCore(Role.MX, Limits(), "mx.following.org"))
+    (finished,) = converse(SMTPClientCore("us.test", chunking=False), following, [(mailing(taken), taken)], cut, 7)
+    assert finished.results[0].is_accepted
+    assert following.messages == [taken]
+    assert [octets for _, octets in leaves(taken)] == parts
+    assert taken.isascii()
 
 
 PRINTABLE = st.characters(min_codepoint=32, max_codepoint=126)
