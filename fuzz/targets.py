@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz import binary, configuration, contents, notices, pop3_server, proxied, smtp_client, smtp_server, values
+from fuzz import binary, configuration, contents, notices, pop3_server, proxied, published, smtp_client, smtp_server, values
 from fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
@@ -18,6 +18,7 @@ TARGETS: Final[dict[str, Target]] = {
         *contents.TARGETS,
         binary.TARGET,
         *notices.TARGETS,
+        published.TARGET,
         configuration.TARGET,
     )
 }

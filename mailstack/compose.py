@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
@@ -35,10 +35,15 @@ from mailstack.doors import IPolicyMaker
 from mailstack.lockout import Lockout, LockoutLimits
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
-from mailstack.mail.envelope import Account, Destination, Service
+from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Service
+from mailstack.mail.requests import Notify, Requests
 from mailstack.mail.srs import SenderRewriting
+from mailstack.mail.tls_reports import ReportSource
+from mailstack.mail.verdict import Refuse
 from mailstack.net.batch import BatchThread
+from mailstack.net.cache_folder import CacheFolder
 from mailstack.net.dns_exchange import Server
+from mailstack.net.https import HTTPS
 from mailstack.net.introspection import Authority, Introspection
 from mailstack.net.lean_reactor import when_idle
 from mailstack.net.own_addresses import OwnAddresses
@@ -49,7 +54,7 @@ from mailstack.net.shared_counts import SharedMemory
 from mailstack.net.supervise import Supervisor
 from mailstack.net.tallies import Tally
 from mailstack.net.threads import Threads, kept
-from mailstack.net.tls import CertificateStore, Pem
+from mailstack.net.tls import CertificateStore, Pem, identity, read_pair
 from mailstack.policy.activation import ActivationError, activate
 from mailstack.policy.chain import Chain
 from mailstack.policy.returns import Returns
@@ -57,13 +62,18 @@ from mailstack.receive.factory import ReceiverFactory
 from mailstack.receive.interfaces import ISubmitter
 from mailstack.relay.connect import TCPConnect
 from mailstack.relay.courier import RelayCourier
+from mailstack.relay.memory import TLSMemory
+from mailstack.relay.policies import Policies
 from mailstack.relay.protocol import Surroundings
 from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy, smarthost
+from mailstack.relay.tls import TLSContexts
+from mailstack.reports.tls import Means, TLSReports
 from mailstack.retrieve.factory import POP3Factory
 from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
+from mailstack.route.hosts import is_public
 from mailstack.route.returns import ReturnPaths
 from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, Unix, read_secret, read_secrets
@@ -115,6 +125,7 @@ class Secrets:
     smarthost_password: str | None = field(repr=False)
     srs: tuple[str, ...] = field(default=(), repr=False)
     oauth_secret: str | None = field(default=None, repr=False)
+    relay_pem: Pem | None = None
 
 
 def kind_of(service: Service) -> int:
@@ -178,6 +189,7 @@ class Composition:
         )
         self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
+        self._reports = self._make_reports(settings)
         self._relay = self._make_relay(settings, secrets)
         self._tokens = self._make_tokens(settings, secrets)
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
@@ -224,9 +236,13 @@ class Composition:
         """Begin to deliver what waits."""
         for spool in self._spools:
             spool.runner.start()
+        if self._reports is not None:
+            self._reports.start()
 
     async def close(self) -> None:
         """End everything, when no session is left."""
+        if self._reports is not None:
+            await self._reports.stop()
         await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
         await self._relay.close()
         await self.deliveries.stop()
@@ -432,17 +448,21 @@ class Composition:
         try:
             password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
             next_hop = _next_hop(relay, password)
-            nameservers = [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
+            nameservers = _nameservers(relay)
+            pem = read_relay_certificate(settings) if secrets is None else secrets.relay_pem
+            contexts = TLSContexts(identity=_relay_identity(relay, pem))
         except (OSError, ValueError) as error:
             raise RefusedError(f"relay: {error}") from error
         relaying = RelaySettings(
             next_hop=next_hop,
             connect_timeout_seconds=relay.connect_timeout_seconds,
             chunking=relay.chunking,
+            tls_levels={domain: TLSPolicy(level) for domain, level in relay.tls_levels.items()},
         )
+        resolver = Resolver(self._reactor, nameservers)
         return RelayCourier(
             settings.hostname,
-            Resolver(self._reactor, nameservers),
+            resolver,
             TCPConnect(PromptTCP(self._reactor), relaying.connect_timeout_seconds, relaying.local_address),
             Surroundings(
                 clock=self._reactor,
@@ -455,6 +475,10 @@ class Composition:
             settings=relaying,
             return_path=self._returns.forwarding,
             is_ourselves=OwnAddresses([(each.host, each.port) for each in settings.listen.smtp]),
+            contexts=contexts,
+            policies=self._make_policies(settings, resolver),
+            witness=self._reports,
+            memory=self._make_memory(settings),
         )
 
     def _make_tokens(self, settings: Settings, secrets: Secrets | None) -> Introspection | None:
@@ -479,6 +503,65 @@ class Composition:
     async def _owner_of(self, token: bytes) -> str | None:
         """Ask the authorization server of now; a session may have begun when there was another, or none any more."""
         return None if self._tokens is None else await self._tokens.owner(token)
+
+    def _make_memory(self, settings: Settings) -> TLSMemory | None:
+        """Make what remembers the hosts that offer TLS."""
+        patience = settings.relay.tls_patience_seconds
+        if not patience:
+            return None
+        kept = CacheFolder(settings.folder / "tls-hosts")
+        return TLSMemory(patience, self._reactor, self.supervisor.start, self.disk.run, kept)
+
+    def _make_policies(self, settings: Settings, resolver: Resolver) -> Policies:
+        """Make what knows the MTA-STS policies of other domains."""
+        kept = CacheFolder(settings.folder / "mta-sts")
+        fetch = self._https(settings, resolver).get
+        return Policies(resolver, fetch, self._reactor, self.supervisor.start, self.disk.run, kept)
+
+    def _https(self, settings: Settings, resolver: Resolver) -> HTTPS:
+        is_allowed = (lambda address: True) if settings.relay.allow_private else is_public
+        return HTTPS(self._reactor, resolver, is_allowed=is_allowed)
+
+    def _make_reports(self, settings: Settings) -> TLSReports | None:
+        """Make what counts TLS sessions and reports them; None: there is nobody who could be asked about a report."""
+        table = settings.tls_reports
+        contact = table.contact or settings.postmaster
+        if not table.send or contact is None:
+            return None
+        try:
+            resolver = Resolver(self._reactor, _nameservers(settings.relay))
+        except OSError as error:
+            raise RefusedError(f"relay: {error}") from error
+        address = parse_address(contact)
+        source = ReportSource(table.organisation or settings.hostname, address, address.domain)
+        means = Means(
+            clock=self._reactor,
+            start=self.supervisor.start,
+            run_in_thread=self.disk.run,
+            texts=resolver,
+            submit=self._submit_report,
+            post=self._https(settings, resolver).post,
+            chance=random.SystemRandom().random,
+            make_id=partial(secrets.token_hex, 8),
+        )
+        return TLSReports(settings.folder / "tls-reports", self.place.worker, source, means)
+
+    async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
+        """Put a report into our spool; say whether it is there."""
+        found = await self._expander.route(recipient)
+        if isinstance(found, Refuse) or not found:
+            return False
+        recipients = tuple(replace(each, notify=frozenset((Notify.NEVER,))) for each in found)
+        draft = self._spool.intake.begin(sender, recipients)
+        draft.write(content)
+        envelope = Envelope(
+            reverse_path=sender,
+            recipients=recipients,
+            origin=Origin(service=Service.LOCAL),
+            accepted_at=self._reactor.seconds(),
+            requests=Requests(tls_optional=True),
+        )
+        return await draft.commit(envelope) is None
 
     def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
         path = str(self.folders.path_of(account))
@@ -511,6 +594,10 @@ def _certificates(settings: Settings) -> CertificateStore | None:
         settings.tls.client_revocations,
         refused=lambda address, subject, why: events.client_certificate_refused(peer_address(address), subject, why),
     )
+
+
+def _nameservers(relay: RelayTable) -> Sequence[Server]:
+    return [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
 
 
 def read_smarthost_password(settings: Settings) -> str | None:
@@ -562,6 +649,24 @@ def read_oauth_secret(settings: Settings) -> str | None:
     return None if file is None else read_secret(file)
 
 
+def read_relay_certificate(settings: Settings) -> Pem | None:
+    """
+    Read the certificate that we show to other hosts, and its key, if there is one.
+
+    Raises:  CertificateError: it cannot be read.
+    """
+    relay = settings.relay
+    if relay.client_certificate is None or relay.client_key is None:
+        return None
+    return read_pair(relay.client_certificate, relay.client_key)
+
+
+def _relay_identity(relay: RelayTable, pem: Pem | None) -> dict[str, Any]:
+    if pem is None or relay.client_certificate is None or relay.client_key is None:
+        return {}
+    return identity(relay.client_certificate, relay.client_key, pem)
+
+
 def _next_hop(relay: RelayTable, password: str | None) -> NextHop:
     tls = TLSPolicy(relay.tls)
     if relay.smarthost is None:
@@ -569,6 +674,8 @@ def _next_hop(relay: RelayTable, password: str | None) -> NextHop:
     login = None
     if relay.smarthost_username is not None and password is not None:
         login = Login(relay.smarthost_username, password)
+    if login is not None and tls is TLSPolicy.DANE:
+        tls = TLSPolicy.VERIFY  # a password goes to nobody who has not shown who he is
     return smarthost(relay.smarthost.host, relay.smarthost.port, login=login, tls=tls)
 
 

@@ -207,12 +207,13 @@ def attempt_finished(entry: str, disposition: Disposition, recipient: Address) -
     _emit(
         level,
         "attempt_finished",
-        "{entry}: to={recipient} {action} status={status} by={remote_mta}: {diagnostic} {cause}",
+        "{entry}: to={recipient} {action} status={status} by={remote_mta} tls={tls}: {diagnostic} {cause}",
         entry=entry,
         recipient=_safe(str(recipient)),
         action=disposition.action.value,
         status=str(disposition.status),
         remote_mta=_safe(disposition.remote_mta) if disposition.remote_mta else "-",
+        tls=_safe(disposition.tls) if disposition.tls else "-",
         diagnostic=_safe(disposition.diagnostic),
         cause=_safe(disposition.cause),
     )
@@ -236,6 +237,29 @@ def dsn_dropped(entry: str, why: str) -> None:
 def sender_kept(reverse_path: Address) -> None:
     """Mail is forwarded under the address of its sender, which would be too long were it rewritten (SRS)."""
     _emit(LogLevel.warn, "sender_kept", "{reverse_path} is too long to be rewritten", reverse_path=_safe(str(reverse_path)))
+
+
+def tls_given_up(host: str, seconds: float) -> None:
+    """A host with which TLS worked has had none for so long that mail goes to it in clear again."""
+    _emit(
+        LogLevel.warn,
+        "tls_given_up",
+        "{host}: TLS worked before and has been missing for {seconds} s, mail goes in clear",
+        host=_safe(host),
+        seconds=int(seconds),
+    )
+
+
+def tls_report_sent(domain: str, place: str, octets: int) -> None:
+    """A domain is told how TLS with its hosts went yesterday; the octets are those of the report, unpacked."""
+    _emit(
+        LogLevel.info,
+        "tls_report_sent",
+        "TLS report about {domain} to {place} octets={octets}",
+        domain=_safe(domain),
+        place=_safe(place),
+        octets=octets,
+    )
 
 
 def maildrop_opened(session: str, account: str, messages: int, octets: int) -> None:

@@ -32,7 +32,7 @@ from mailstack.settings import Settings
 HOUSEKEEPING_SECONDS: Final = 3_600
 COLLECT_AFTER: Final = (700, 10, 100)
 """Python's own, but for the last: a full pass over the sessions of 10,000 idle clients takes 100 ms, so it must be rare."""
-AFTER_A_RESTART: Final = ("hostname", "folder", "workers", "listen", "tls", "queue", "delivery", "postmaster")
+AFTER_A_RESTART: Final = ("hostname", "folder", "workers", "listen", "tls", "queue", "delivery", "postmaster", "tls_reports")
 """The keys of which a reload changes nothing."""
 
 

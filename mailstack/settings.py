@@ -45,6 +45,8 @@ from mailstack.settings_kinds import (
     Scopes,
     SecretPath,
     SocketFile,
+    TLSLevel,
+    TLSLevels,
     Unix,
     Workers,
     listen_endpoint,
@@ -228,15 +230,23 @@ class Relay(Table):
     smarthost: Remote | None = Field(default=None, examples=["smtp.example.net:587"])
     """Send everything through this server, "HOST:PORT", instead of to the MX of each domain."""
     smarthost_username: str | None = Field(default=None, examples=["us@example.net"])
-    """The name to log in with at the smarthost. Needs tls = "encrypt" or "verify"."""
+    """The name to log in with at the smarthost; then tls = "dane" means "verify", and "none" and "may" are refused."""
     smarthost_password_file: SecretPath | None = Field(default=None, examples=["smarthost.password"])
     """Path of the file whose first line is the password for it. Others must not be able to read it."""
-    tls: Literal["may", "encrypt", "verify"] = "may"
-    """"may": TLS where it is offered and works; "encrypt": never without; "verify": and the certificate must be right."""
+    tls: TLSLevel = "dane"
+    """"none", "may" (if offered), "encrypt", "verify"; or "dane": what its domain publishes (DANE, MTA-STS) or "may"."""
+    tls_levels: TLSLevels = {}
+    """The same for some domains: { "example.com" = "verify", ".example.com" = "encrypt" }, the latter for all below it."""
+    tls_patience_seconds: int = Field(default=7_200, ge=0)
+    """How long mail waits for a host that had TLS within 30 days and has none now, before it goes in clear; 0: not at all."""
+    client_certificate: FolderPath | None = Field(default=None, examples=["relay.pem"])
+    """Path of the certificate, with its chain, PEM, that hosts get to see which ask for one; a smarthost may know us by it."""
+    client_key: SecretPath | None = Field(default=None, examples=["relay.key"])
+    """Path of its private key, PEM, without a passphrase. Others must not be able to read it."""
     allow_private: bool = False
     """Connect to loopback and private addresses that the DNS names for another domain; for tests and closed networks."""
     nameservers: Nameservers = ()
-    """IP addresses of the DNS servers to ask, "ADDRESS" or "ADDRESS:PORT"; empty: those of the system."""
+    """IP addresses of the DNS servers, "ADDRESS" or "ADDRESS:PORT"; empty: the system's. DANE needs one here that validates."""
     chunking: bool = True
     """Send contents by BDAT to hosts that offer CHUNKING, so that nothing in them can be taken for their end; else by DATA."""
     connect_timeout_seconds: AtLeastOne = 30
@@ -245,6 +255,17 @@ class Relay(Table):
     """The most attempts at a time, of all destinations together; each worker has its part, rounded up."""
     per_destination: AtLeastOne = 5
     """The most connections at a time to one destination; each worker has its part, rounded up."""
+
+
+class TlsReports(Table):
+    """Daily reports to other domains about TLS with their hosts (RFC 8460), to those that ask for them in the DNS."""
+
+    send: bool = True
+    """Count, and send reports; needs a contact."""
+    contact: AccountName | None = Field(default=None, examples=["postmaster@example.org"])
+    """The address that reports come from, and whom to ask about them. Without it, the account of the key postmaster."""
+    organisation: str | None = Field(default=None, examples=["Example Ltd"])
+    """Who reports. Without it, the hostname."""
 
 
 class Queue(Table):
@@ -347,6 +368,7 @@ class Settings(Table):
     proxy: Proxy = Field(default_factory=Proxy)
     limits: Limits = Field(default_factory=Limits)
     relay: Relay = Field(default_factory=Relay)
+    tls_reports: TlsReports = Field(default_factory=TlsReports)
     queue: Queue = Field(default_factory=Queue)
     srs: Srs = Field(default_factory=Srs)
     delivery: Delivery = Field(default_factory=Delivery)
@@ -442,6 +464,9 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     for one, other in (("certificate", "key"), ("key", "certificate")):
         if one in tls and other not in tls:
             yield ("tls", one), f"needs tls.{other} beside it: both or none"
+    for one, other in (("client_certificate", "client_key"), ("client_key", "client_certificate")):
+        if one in relay and other not in relay:
+            yield ("relay", one), f"needs relay.{other} beside it: both or none"
     if "client_authority" in tls and "certificate" not in tls:
         yield ("tls", "client_authority"), "needs tls.certificate and tls.key beside it"
     if "client_revocations" in tls and "client_authority" not in tls:
@@ -504,9 +529,9 @@ def _smarthost_login(relay: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             yield ("relay", one), f"needs relay.{other} beside it: both or none"
         elif one in relay and "smarthost" not in relay:
             yield ("relay", one), "needs relay.smarthost: there is nobody to log in at"
-    if "smarthost_username" in relay and relay.get("tls", "may") == "may":
+    if "smarthost_username" in relay and relay.get("tls") in ("none", "may"):
         yield (
-            ("relay", "tls" if "tls" in relay else "smarthost_username"),
+            ("relay", "tls"),
             'a password is to be sent, so relay.tls must be "verify" or "encrypt"',
         )
 

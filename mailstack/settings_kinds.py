@@ -170,6 +170,12 @@ def _domain_name(text: str) -> str:
     return name
 
 
+def _domain_pattern(text: str) -> str:
+    if text == "*":
+        return text
+    return "." + _domain_name(text[1:]) if text.startswith(".") else _domain_name(text)
+
+
 def _account_name(text: str) -> str:
     try:
         return str(parse_address(text)).lower()
@@ -249,6 +255,8 @@ GroupName = Annotated[str, AfterValidator(_group_name)]
 Names = Annotated[tuple[str, ...], Strict(False)]
 Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver), _as_text], ...], Strict(False)]
 Remote = Annotated[Endpoint, PlainValidator(_remote_endpoint), _as_text]
+TLSLevel = Literal["none", "may", "encrypt", "verify", "dane"]
+TLSLevels = dict[Annotated[str, AfterValidator(_domain_pattern)], TLSLevel]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_workers)]
 FolderPath = Annotated[Path, PlainValidator(_path)]
 SecretPath = Annotated[Path, PlainValidator(_secret_path)]

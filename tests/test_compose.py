@@ -37,11 +37,15 @@ from mailstack.directory.directory import Directory
 from mailstack.doors import House as HouseProtocol
 from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import Service
+from mailstack.mail.tls_reports import Line
+from mailstack.mail.tls_results import AppliedPolicy
 from mailstack.net.listeners import bind
+from mailstack.reports.counts import CountsFile, day_of
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.settings import Limits, load
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
+from mailstack.testing.dns import Nameserver
 from mailstack.testing.policy import FakeHouse
 from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.scram import ScramClient
@@ -188,6 +192,25 @@ class RunningTests(TestCase):
         self.assertTrue(to_alice.endswith(CONTENT))
         self.assertTrue(to_bob.startswith(b"Return-Path: <sales@example.test>\r\nDelivered-To: bob@example.test\r\n"))
         self.assertIn(b"\r\nMessage-ID: <", to_bob)
+
+    async def test_a_report_of_tls_goes_through_the_spool(self) -> None:
+        from twisted.internet import reactor
+
+        nameserver = Nameserver(f'_smtp._tls.remote.test TXT "v=TLSRPTv1; rua=mailto:{BOB}"')
+        port = nameserver.listen(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(nameserver.stop()))
+        table = f'\n[relay]\nnameservers = ["127.0.0.1:{port}"]\n'
+        self.installation.change(lambda text: text.replace("\n[relay]\n", table))
+        counts = CountsFile(self.installation.folder / "tls-reports" / "7.db")
+        counts.add({(day_of(time.time() - 86_400), Line(AppliedPolicy("no-policy-found", "remote.test"), None, 0)): 3})
+        system = self.begin()
+        reports = system._parts._reports
+        assert reports is not None
+        reports._delay = 0.0
+        await reports._tell()
+        (message,) = await self.until_fetched(BOB)
+        await system.stopService()
+        self.assertIn(b"\r\nTLS-Report-Domain: remote.test\r\n", message)
 
     async def test_a_password_that_is_proved_and_not_told_bound_to_the_certificate(self) -> None:
         system = self.begin()

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mailstack.compose import _next_hop
 from mailstack.mail.envelope import Service
+from mailstack.relay.settings import TLSPolicy
 from mailstack.settings import (
     Endpoint,
     Settings,
@@ -56,7 +58,7 @@ class TestGood:
         assert settings.directory_file == file.parent / "directory.db"
         assert list(settings.listen.each()) == [], "nothing listens until it is told to"
         assert settings.postmaster is None
-        assert (settings.relay.tls, settings.limits.bare_newline) == ("may", "reject")
+        assert (settings.relay.tls, settings.limits.bare_newline) == ("dane", "reject")
 
     def test_defaults(self, file: Path) -> None:
         """The figures that other rooms and the documentation rely on."""
@@ -244,7 +246,12 @@ class TestOneError:
             ),
             (HOSTNAME + "[pop3]\nidle_timeout_seconds = 599\n", "3: pop3.idle_timeout_seconds: must be at least 600, not 599"),
             (HOSTNAME + "[relay]\nport = 65536\n", "3: relay.port: must be at most 65535, not 65536"),
-            (HOSTNAME + '[relay]\ntls = "maybe"\n', '3: relay.tls: must be "may", "encrypt" or "verify", not "maybe"'),
+            (HOSTNAME + '[relay]\ntls = "maybe"\n', '3: relay.tls: must be "none", "may", "encrypt", "verify" or "dane"'),
+            (HOSTNAME + '[relay]\ntls_levels = {"a.test" = "maybe"}\n', '3: relay.tls_levels.a.test: must be "none", "may"'),
+            (
+                HOSTNAME + '[relay]\ntls_levels = {"*.test" = "may"}\n',
+                '3: relay.tls_levels.*.test.[key]: "*.test" is not a domain',
+            ),
             (HOSTNAME + '[relay]\nsmarthost = "x"\n', '3: relay.smarthost: must be text of the form "smtp.example.net:587"'),
             (HOSTNAME + '[relay]\nsmarthost = "x:0"\n', "3: relay.smarthost: port 0 cannot be connected to"),
             (HOSTNAME + '[relay]\nsmarthost = "x y:25"\n', '3: relay.smarthost: "x y" is not a domain name'),
@@ -393,11 +400,20 @@ class TestSmarthostLogin:
         path.chmod(0o640)
         return path
 
-    @pytest.mark.parametrize("tls", ["", 'tls = "may"\n'])
+    @pytest.mark.parametrize("tls", ['tls = "none"\n', 'tls = "may"\n'])
     def test_never_in_the_clear(self, file: Path, tls: str) -> None:
         (found,) = errors(file, f'{HOSTNAME}[relay]\nsmarthost = "x.test:25"\n{self.LOGIN}{tls}')
         assert 'a password is to be sent, so relay.tls must be "verify" or "encrypt"' in found
-        assert found.startswith("6: relay.tls" if tls else "4: relay.smarthost_username")
+        assert found.startswith("6: relay.tls")
+
+    @pytest.mark.parametrize("only", ['client_certificate = "c"', 'client_key = "p"'])
+    def test_our_certificate_and_its_key(self, file: Path, only: str) -> None:
+        (found,) = errors(file, f"{HOSTNAME}[relay]\n{only}\n")
+        assert "both or none" in found
+
+    def test_without_a_word_of_tls_its_certificate_is_verified(self, file: Path) -> None:
+        settings = loaded(file, f'[relay]\nsmarthost = "x.test:25"\n{self.LOGIN}')
+        assert _next_hop(settings.relay, "secret").tls is TLSPolicy.VERIFY
 
     def test_with_nobody_to_log_in_at(self, file: Path) -> None:
         found = errors(file, f'{HOSTNAME}[relay]\ntls = "verify"\n{self.LOGIN}')

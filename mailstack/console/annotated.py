@@ -89,13 +89,18 @@ def _example(field: FieldInfo) -> Any:
 
 
 def _prose(text: str) -> str:
-    lines = [line for paragraph in text.strip().split("\n") for line in textwrap.wrap(paragraph, _COLUMNS)]
+    lines = [
+        line for paragraph in text.strip().split("\n") for line in textwrap.wrap(paragraph, _COLUMNS, break_on_hyphens=False)
+    ]
     return "".join(f"# {line}\n" for line in lines)
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(each) for each in value)}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):

@@ -54,7 +54,7 @@ def find_problems(path: Path, settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong around a configuration that is sound in itself. Reads files, changes none."""
     from mailstack.settings import problem_at
 
-    for find in (_certificate, _sockets, _srs, _folders, _spool, _people, _policies):
+    for find in (_certificate, _relay, _sockets, _srs, _folders, _spool, _people, _policies):
         for key, reason in find(settings):
             yield problem_at(path, key, reason)
 
@@ -77,6 +77,18 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     leaf = load_pem_x509_certificate(settings.tls.certificate.read_bytes())
     if leaf.not_valid_after_utc < datetime.now(UTC):
         yield "tls.certificate", f"{settings.tls.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
+
+
+def _relay(settings: Settings) -> Iterator[Finding]:
+    relay = settings.relay
+    if relay.client_certificate is None or relay.client_key is None:
+        return
+    from mailstack.net.tls import CertificateError, identity, read_pair
+
+    try:
+        identity(relay.client_certificate, relay.client_key, read_pair(relay.client_certificate, relay.client_key))
+    except CertificateError as error:
+        yield f"relay.{'client_key' if str(error).startswith(f'{relay.client_key}: ') else 'client_certificate'}", str(error)
 
 
 def _sockets(settings: Settings) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ The difference that matters is between "there is none" and "nobody could say": t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Record = TypeVar("Record", covariant=True)
@@ -17,11 +17,13 @@ class Found(Generic[Record]):
     """
     There are records, in the order of the answer; aliases (CNAME) were followed.
 
-    Shape:  `authenticated` is set when a resolver that we trust has validated the answer (RFC 4035 §3.2.3).
+    Shape:  `authenticated` is set when a resolver that we trust has validated the answer (RFC 4035 §3.2.3), with the aliases
+            that led to it; `canonical` is the name at their end, in lower case without its final dot.
     """
 
     records: tuple[Record, ...]
     authenticated: bool = False
+    canonical: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,20 @@ class Exchange:
 
     preference: int
     host: str
+
+
+@dataclass(frozen=True, slots=True)
+class TLSA:
+    """
+    One TLSA record: which certificate a service has (RFC 6698 §2.1).
+
+    Shape:  the numbers are as they stand in the record, whatever they mean.
+    """
+
+    usage: int
+    selector: int
+    matching: int
+    octets: bytes
+
+    def __str__(self) -> str:
+        return f"{self.usage} {self.selector} {self.matching} {self.octets.hex()}"

@@ -36,7 +36,8 @@ class Disposition:
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
-            the host that has it now does what the sender asked ("DSN", "DELIVERBY").
+            the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `tls` is which TLS the host was spoken to
+            in, and what its certificate is worth, "none" where there was none, and empty where nobody was spoken to.
     """
 
     ordinal: int
@@ -46,6 +47,7 @@ class Disposition:
     remote_mta: str | None = None
     cause: str = ""
     honours: frozenset[str] = frozenset()
+    tls: str = ""
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

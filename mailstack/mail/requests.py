@@ -68,7 +68,8 @@ class Requests:
     """
     Those that concern a whole message.
 
-    Shape:  `envelope_id` is decoded and printable; `priority` is -9..9; `held_until` in seconds since 1970, UTC.
+    Shape:  `envelope_id` is decoded and printable; `priority` is -9..9; `held_until` in seconds since 1970, UTC;
+            `tls_optional`: rather without the TLS that its domain wants than not at all (TLS-Required: No, RFC 8689 §5).
     Source: RFC 3461 §4.3 and §4.4; RFC 8689; RFC 6710; RFC 2852; RFC 4865.
     """
 
@@ -78,6 +79,7 @@ class Requests:
     priority: int = 0
     deliver_by: DeliverBy | None = None
     held_until: float | None = None
+    tls_optional: bool = False
 
 
 NO_REQUESTS: Final = Requests()

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import dns.exception
 import dns.message
+import dns.rdatatype
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -25,6 +26,10 @@ MESSAGE_OCTETS: Final = 65_535
 
 class NoAnswerError(Exception):
     """A server gave no answer to a question; the message says why."""
+
+
+class NoServerError(NoAnswerError):
+    """There is no server where one should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ class _Datagrams(DatagramProtocol):
         if self.response.called:
             return
         try:
-            response: dns.message.Message | None = dns.message.from_wire(datagram, ignore_trailing=True)
+            response: dns.message.Message | None = _parse(datagram, self._query)
         except (dns.exception.DNSException, ValueError):
             response = _cut(datagram, self._query)
         if isinstance(response, dns.message.QueryMessage) and self._query.is_response(response):
@@ -135,11 +140,22 @@ class _Datagrams(DatagramProtocol):
 
     def connectionRefused(self) -> None:
         if not self.response.called:
-            self.response.errback(Failure(NoAnswerError("port closed")))
+            self.response.errback(Failure(NoServerError("port closed")))
 
     def stopProtocol(self) -> None:
         # The epoll reactor takes the error of a closed port for the end of our own socket, and calls this instead of the above.
         self.connectionRefused()
+
+
+def _parse(octets: bytes, query: dns.message.Message) -> dns.message.Message:
+    """
+    Parse a response. TLSA records with a digest of a wrong length are only noted in its `errors`: dnspython refuses them, and
+    that would hide the others, or that there are any.
+
+    Raises:  DNSException, ValueError.
+    """
+    is_lenient = query.question[0].rdtype == dns.rdatatype.TLSA
+    return dns.message.from_wire(octets, ignore_trailing=True, continue_on_error=is_lenient)
 
 
 def _cut(datagram: bytes, query: dns.message.Message) -> dns.message.Message | None:
@@ -175,7 +191,7 @@ class _Stream(Protocol):
         if len(self._octets) < 2 + length:
             return
         try:
-            response = dns.message.from_wire(bytes(self._octets[2 : 2 + length]), ignore_trailing=True)
+            response = _parse(bytes(self._octets[2 : 2 + length]), self._query)
         except (dns.exception.DNSException, ValueError) as error:
             self.response.errback(Failure(NoAnswerError(f"bad response: {error}")))
             return

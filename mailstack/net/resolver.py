@@ -4,7 +4,7 @@ The resolver: questions to the DNS, with their answers as values.
 dnspython reads and writes the messages; the sockets, the timers and the order of attempts are ours. Its own resolver is not
 used: its loop takes a cancellation for one more failed server, and it measures time by itself.
 
-Source:  RFC 1035; RFC 2308 (negative answers); RFC 6891 (EDNS); RFC 7766 (TCP); RFC 6840 §5.7 (AD).
+Source:  RFC 1035; RFC 2308 (negative answers); RFC 6891 (EDNS); RFC 7766 (TCP); RFC 6840 §5.7 (AD); RFC 6698 §2 (TLSA).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import dns.resolver
 import dns.reversename
 from twisted.internet.defer import CancelledError, Deferred
 
-from mailstack.mail.answers import Answer, Empty, Exchange, Failed, Found, NoSuchDomain
-from mailstack.net.dns_exchange import Exchanges, NoAnswerError, Server
+from mailstack.mail.answers import TLSA, Answer, Empty, Exchange, Failed, Found, NoSuchDomain
+from mailstack.net.dns_exchange import Exchanges, NoAnswerError, NoServerError, Server
 
 R = TypeVar("R")
 
@@ -38,6 +38,7 @@ LONGEST_NEGATIVE_SECONDS: Final = 900
 _RETRY_WITHOUT_EDNS: Final = (dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS)
 
 
+_UNREADABLE: Final = TLSA(0, 0, 0, b"")
 _Key = tuple[str, dns.rdatatype.RdataType]
 """A question as text, since the hash of a Name is made in Python."""
 
@@ -67,7 +68,9 @@ class Resolver:
     """
     Asks nameservers, and remembers a bounded number of answers for as long as they allow.
 
-    Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times.
+    Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times. But where one on this machine is
+            there and does not answer, or says SERVFAIL, none elsewhere is asked after it: that is how it says that an answer
+            was forged, and another, which nobody can trust, would bring the forged one.
     """
 
     def __init__(
@@ -105,6 +108,16 @@ class Resolver:
         """Return the texts of a name, the strings of each joined."""
         return await self._lookup(name, dns.rdatatype.TXT, lambda each: b"".join(each.strings))
 
+    async def tlsa(self, name: str) -> Answer[TLSA]:
+        """Return the TLSA records of a service, `_25._tcp.mx.example.org`."""
+        return await self._lookup(
+            name, dns.rdatatype.TLSA, lambda each: TLSA(each.usage, each.selector, each.mtype, bytes(each.cert))
+        )
+
+    async def alias(self, name: str) -> Answer[str]:
+        """Return the name that a name is an alias of (CNAME), if it is one."""
+        return await self._lookup(name, dns.rdatatype.CNAME, lambda each: _text(each.target))
+
     async def ptr(self, address: str) -> Answer[str]:
         """Return the names of an IP address, in lower case and without a final dot."""
         name = dns.reversename.from_address(address).to_text()
@@ -139,8 +152,11 @@ class Resolver:
 
     async def _ask(self, key: _Key, name: dns.name.Name, record: Callable[[Any], R]) -> Answer[R]:
         failures: list[str] = []
+        is_kept_here = False
         for _ in range(self._rounds):
             for server in self._servers:
+                if is_kept_here and not server.is_loopback:
+                    continue
                 try:
                     response = await self._query(server, name, key[1])
                     answer, seconds = _read(response, record, server.is_loopback)
@@ -148,6 +164,7 @@ class Resolver:
                     raise
                 except (NoAnswerError, dns.exception.DNSException, OSError, ValueError) as error:
                     failures.append(f"{server}: {error or type(error).__name__}")
+                    is_kept_here = is_kept_here or (server.is_loopback and not isinstance(error, NoServerError))
                     continue
                 self._remember(key, answer, seconds)
                 return answer
@@ -202,11 +219,14 @@ def _read(
     chain = response.resolve_chaining()
     if rcode == dns.rcode.NXDOMAIN:
         return NoSuchDomain(), chain.minimum_ttl
-    if chain.answer is None:
+    if chain.answer is None and not response.errors:
         return Empty(), chain.minimum_ttl
     # AD is worth what the path to the resolver is worth: only loopback cannot be forged.
     authenticated = is_loopback and bool(response.flags & dns.flags.AD)
-    return Found(tuple(record(each) for each in list(chain.answer)[:MAX_RECORDS]), authenticated), chain.minimum_ttl
+    records: tuple[Any, ...] = tuple(record(each) for each in list(chain.answer or ())[:MAX_RECORDS])
+    if response.errors:  # of TLSA only: there are records that cannot be read, which is not the same as none
+        records += (_UNREADABLE,)
+    return Found(records, authenticated, _text(chain.canonical_name)), chain.minimum_ttl
 
 
 @lru_cache(maxsize=10_000)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates, load_pem_x509_crl
@@ -197,7 +197,21 @@ def _read(path: Path) -> bytes:
         raise CertificateError(f"{path}: {error}") from error
 
 
-def _options(certificate: Path, key: Path, pem: Pem) -> CertificateOptions:
+def read_pair(certificate: Path, key: Path) -> Pem:
+    """
+    Read a certificate with its chain, and its key.
+
+    Raises:  CertificateError.
+    """
+    return Pem(_read(certificate), _read(key))
+
+
+def identity(certificate: Path, key: Path, pem: Pem) -> dict[str, Any]:
+    """
+    Return what makes CertificateOptions show a certificate; the paths are for the messages.
+
+    Raises:  CertificateError.
+    """
     try:
         chain = load_pem_x509_certificates(pem.certificate)
     except ValueError as error:
@@ -209,12 +223,11 @@ def _options(certificate: Path, key: Path, pem: Pem) -> CertificateOptions:
     if private.public_key() != chain[0].public_key():
         raise CertificateError(f"{key}: is not the key of {certificate}")
     # pyOpenSSL takes cryptography's objects and deprecates its own; Twisted's annotations still name those.
-    options = CertificateOptions(
-        privateKey=private,  # type: ignore[arg-type]  # see above
-        certificate=chain[0],  # type: ignore[arg-type]  # see above
-        extraCertChain=chain[1:],  # type: ignore[arg-type]  # see above
-        raiseMinimumTo=TLSVersion.TLSv1_2,
-    )
+    return {"privateKey": private, "certificate": chain[0], "extraCertChain": chain[1:]}
+
+
+def _options(certificate: Path, key: Path, pem: Pem) -> CertificateOptions:
+    options = CertificateOptions(**identity(certificate, key, pem), raiseMinimumTo=TLSVersion.TLSv1_2)
     # Without this, Twisted answers a client that offers ALPN with a fatal alert.
     options.getContext().set_alpn_select_callback(lambda connection, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
     return options

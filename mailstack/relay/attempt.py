@@ -40,11 +40,11 @@ class Attempt:
         left = self.open
         return [left[start : start + size] for start in range(0, len(left), size)]
 
-    def take(self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None]) -> None:
+    def take(self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None], tls: str = "") -> None:
         """Note what a host said of recipients."""
         for ordinal, result in zip(ordinals, results, strict=True):
             if result is not None:
-                self._done[ordinal] = _disposition(ordinal, hop, result)
+                self._done[ordinal] = _disposition(ordinal, hop, result, tls)
 
     def delay(self, hop: Hop, ordinals: Sequence[int], trouble: Trouble) -> None:
         """Note that a host failed with the content under way: the next host is for the next attempt."""
@@ -68,7 +68,7 @@ class Attempt:
 _NOTHING_TRIED: Final = Trouble(EnhancedStatus(4, 4, 0), "No host was tried")
 
 
-def _disposition(ordinal: int, hop: Hop, result: Result) -> Disposition:
+def _disposition(ordinal: int, hop: Hop, result: Result, tls: str) -> Disposition:
     reply = result.reply
     action = Action.RELAYED if result.is_accepted else Action.FAILED if _is_final(result) else Action.DELAYED
     return Disposition(
@@ -79,6 +79,7 @@ def _disposition(ordinal: int, hop: Hop, result: Result) -> Disposition:
         remote_mta=hop.host,
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
         honours=result.honours,
+        tls=tls or "none",
     )
 
 
@@ -107,4 +108,5 @@ def _from_obstacle(ordinal: int, hop: Hop | None, obstacle: Trouble | NoRoute, *
         diagnostic=text[:DIAGNOSTIC_CHARACTERS],
         remote_mta=hop.host if hop is not None and isinstance(obstacle, Trouble) and not obstacle.is_local else None,
         cause=(where + obstacle.cause)[:DIAGNOSTIC_CHARACTERS],
+        tls=obstacle.tls if isinstance(obstacle, Trouble) else "",
     )

@@ -18,13 +18,16 @@ from mailstack.mail.disposition import Disposition, delayed
 from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
+from mailstack.relay.memory import TLSMemory
 from mailstack.relay.next_hops import NextHops
-from mailstack.relay.ports import Connect, IsOurselves, Resolver, ReturnPath
+from mailstack.relay.ports import Connect, IsOurselves, PolicySource, Resolver, ReturnPath, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.sessions import Sessions, Way
-from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy
+from mailstack.relay.settings import NextHop, RelaySettings
 from mailstack.relay.tls import TLSContexts
+from mailstack.relay.trust import Trust
 from mailstack.route.hosts import Hop, NoRoute, Shuffle, loops_back
+from mailstack.route.trust import Barred, Security, TLSPolicy
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
 
 _NO_TRUSTED_WAY: Final = Trouble(
@@ -33,6 +36,15 @@ _NO_TRUSTED_WAY: Final = Trouble(
     is_local=True,
 )
 _SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
+_NO_TRUSTED_WAY_YET: Final = replace(_NO_TRUSTED_WAY, status=EnhancedStatus(4, 7, 30))
+
+_TLS: Final = {
+    TLSPolicy.NONE: TLS.NEVER,
+    TLSPolicy.MAY: TLS.MAY,
+    TLSPolicy.ENCRYPT: TLS.MUST,
+    TLSPolicy.VERIFY: TLS.MUST,
+    TLSPolicy.DANE: TLS.MUST,
+}
 
 
 async def _as_it_is(reverse_path: Address) -> Address:
@@ -59,22 +71,25 @@ class RelayCourier:
         contexts: TLSContexts | None = None,
         return_path: ReturnPath = _as_it_is,
         is_ourselves: IsOurselves = lambda address, port: False,
+        policies: PolicySource | None = None,
+        witness: TLSWitness | None = None,
+        memory: TLSMemory | None = None,
     ) -> None:
         self._clock = surroundings.clock
         self._settings = settings or RelaySettings()
         self._next_hops = NextHops(hostname, resolver, shuffle)
-        self.sessions = Sessions(hostname, connect, surroundings, contexts or TLSContexts(), self._settings)
+        self._trust = Trust(resolver, self._settings.tls_levels, policies)
+        self._witness = witness
+        self._memory = memory
+        self.sessions = Sessions(hostname, connect, surroundings, contexts or TLSContexts(), self._settings, witness, memory)
         self._return_path = return_path
         self._is_ourselves = is_ourselves
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Try to hand the message on; what is not understood is to be tried again."""
         try:
-            attempt, next_hop = Attempt(delivery.recipients), self._settings.next_hop
-            if delivery.envelope.requests.requires_tls and not next_hop.is_trusted:
-                attempt.note(None, _NO_TRUSTED_WAY)
-            else:
-                await self._try_hosts(next_hop, delivery, attempt)
+            attempt = Attempt(delivery.recipients)
+            await self._try_hosts(self._settings.next_hop, delivery, attempt)
             return attempt.conclude()
         except CancelledError:
             raise
@@ -102,23 +117,44 @@ class RelayCourier:
                 # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
                 attempt.note(None, _loop(next_hop, domain, host))
                 return
+            security = await self._security(next_hop, host, delivery, attempt)
+            if security is None:
+                continue
             for hop in hops[:left]:
                 left -= 1
-                await self._try_hop(next_hop, hop, delivery, attempt)
+                await self._try_hop(next_hop, hop, security, delivery, attempt)
                 if not attempt.open:
                     return
             if left <= 0:
                 return
 
-    async def _try_hop(self, next_hop: NextHop, hop: Hop, delivery: Delivery, attempt: Attempt) -> None:
+    async def _security(self, next_hop: NextHop, host: str, delivery: Delivery, attempt: Attempt) -> Security | None:
+        """Return what is asked of TLS with a host; None: it must not be used, which is noted."""
+        requests = delivery.envelope.requests
+        security = await self._trust.security(next_hop, _domain(delivery), host, is_optional=requests.tls_optional)
+        if isinstance(security, Barred):
+            attempt.note(None, security.route)
+            if self._witness is not None:
+                route = security.route
+                self._witness.session(security.applied, host, failure=security.failure, why=f"{route.diagnostic} {route.cause}")
+            return None
+        if requests.requires_tls and not security.is_trusted:
+            # RFC 8689 §4.2.1. A policy that is announced and could not be had may be had later.
+            attempt.note(None, _NO_TRUSTED_WAY if security.flaw is None else _NO_TRUSTED_WAY_YET)
+            return None
+        return security
+
+    async def _try_hop(self, next_hop: NextHop, hop: Hop, security: Security, delivery: Delivery, attempt: Attempt) -> None:
         async def hand_over(sender: Sender) -> Trouble | None:
             return await self._do_mailings(sender, hop, delivery, attempt)
 
-        may_be_clear = next_hop.tls is TLSPolicy.MAY
-        trouble = await self.sessions.do(Way(hop, next_hop, TLS.MAY if may_be_clear else TLS.MUST), hand_over)
-        if trouble is not None and trouble.is_tls and may_be_clear and not next_hop.is_implicit_tls:
+        tls = _TLS[security.level]
+        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hop.host):
+            tls = TLS.MUST
+        trouble = await self.sessions.do(Way(hop, next_hop, tls, security), hand_over)
+        if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
-            trouble = await self.sessions.do(Way(hop, next_hop, TLS.NEVER), hand_over)
+            trouble = await self.sessions.do(Way(hop, next_hop, TLS.NEVER, security), hand_over)
         if trouble is not None:
             attempt.note(hop, trouble)
 
@@ -128,7 +164,7 @@ class RelayCourier:
             for reverse_path, ordinals in await self._from_whom(delivery, group):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
                 trouble = await sender.mail(mailing, delivery.content)
-                attempt.take(hop, ordinals, sender.results)
+                attempt.take(hop, ordinals, sender.results, sender.tls)
                 if trouble is not None:
                     if sender.content_begun or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)

@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
 from mailstack.mail.address import Address
-from mailstack.mail.answers import Answer, Exchange
+from mailstack.mail.answers import TLSA, Answer, Exchange
+from mailstack.mail.mta_sts import Standing
+from mailstack.mail.tls_results import AppliedPolicy, TLSFailure
 from mailstack.route.hosts import Hop
 
 T = TypeVar("T")
@@ -27,6 +29,34 @@ class Resolver(Protocol):
 
     async def ipv6(self, name: str) -> Answer[str]:
         """Return the IPv6 addresses of a host."""
+
+    async def tlsa(self, name: str) -> Answer[TLSA]:
+        """Return the TLSA records of a service."""
+
+    async def alias(self, name: str) -> Answer[str]:
+        """Return the name that a name is an alias of."""
+
+
+class PolicySource(Protocol):
+    """Knows the MTA-STS policies of domains."""
+
+    async def standing(self, domain: str) -> Standing:
+        """Return what is known of a domain's policy now; never raises."""
+
+
+class TLSWitness(Protocol):
+    """Counts what became of TLS, for the reports about it."""
+
+    def session(
+        self,
+        applied: AppliedPolicy,
+        host: str,
+        address: str = "",
+        own_address: str = "",
+        failure: TLSFailure | None = None,
+        why: str = "",
+    ) -> None:
+        """Count a session that was begun, or a host that could not be used; `failure` None: the TLS was as it was wanted."""
 
 
 class Clock(Protocol):
@@ -61,3 +91,13 @@ class RunInThread(Protocol):
 
     def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
         """Call it, and return what it returns."""
+
+
+class Kept(Protocol):
+    """Keeps octets beyond our end; its methods block."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return what is kept under a key."""
+
+    def write(self, key: str, octets: bytes) -> None:
+        """Keep octets under a key."""

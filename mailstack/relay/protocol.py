@@ -13,7 +13,7 @@ A trouble is a value: why the host did not take the recipients that have no resu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -28,7 +28,9 @@ from mailstack.channel import channel_bindings
 from mailstack.deadline import Deadline
 from mailstack.mail.envelope import Content
 from mailstack.mail.status import EnhancedStatus
+from mailstack.mail.tls_results import TLSFailure
 from mailstack.relay.ports import Clock, RunInThread, Start
+from mailstack.relay.tls import TLSClient
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.smtp_client import SMTPClientCore
@@ -65,6 +67,7 @@ class Trouble:
     Why a host took nothing, or nothing more.
 
     Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had.
+            `tls` is what the session was within then.
     """
 
     status: EnhancedStatus
@@ -73,6 +76,7 @@ class Trouble:
     is_remote: bool = False
     is_tls: bool = False
     is_local: bool = False
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +99,19 @@ class Sender(Protocol):
     """One session with one host."""
 
     def __init__(
-        self, core: SMTPClientCore, surroundings: Surroundings, tls_creator: Any, *, implicit_tls: bool = False
+        self,
+        core: SMTPClientCore,
+        surroundings: Surroundings,
+        tls_client: TLSClient,
+        *,
+        implicit_tls: bool = False,
+        must_be_right: bool = True,
     ) -> None:
         self._core = core
         self._around = surroundings
-        self._tls_creator = tls_creator
+        self._tls_client = tls_client
         self._implicit_tls = implicit_tls
+        self._must_be_right = must_be_right
         self._handshaking = False
         self._waiting: Deferred[Trouble | None] | None = None
         self._trouble: Trouble | None = None
@@ -115,6 +126,13 @@ class Sender(Protocol):
         self.mailings = 0
         """How many mailings were begun."""
         self.opened_at = surroundings.clock.seconds()
+        self.tls = ""
+        """Which TLS the session is within, and what its certificate is worth; empty: none."""
+        self.tls_failure: TLSFailure | None = None
+        """What was wrong with TLS, whether it mattered or not, with `tls_why`."""
+        self.tls_why = ""
+        self.own_address = ""
+        """Where we connect from."""
         self.on_lost: Callable[[], None] | None = None
         """Called when the connection is gone."""
 
@@ -201,6 +219,7 @@ class Sender(Protocol):
     def connectionMade(self) -> None:
         """Begin to wait for the greeting."""
         self._wire.setTcpNoDelay(True)
+        self.own_address = getattr(self._wire.getHost(), "host", "")
         if self._implicit_tls:
             self._start_tls()
         self._set_timer()
@@ -217,6 +236,8 @@ class Sender(Protocol):
     def handshakeCompleted(self) -> None:
         """Go on within TLS; before this, nothing may be sent."""
         self._handshaking = False
+        if not self._is_certificate_right():
+            return
         if self._core.may_prove:
             self._core.bind_channel(channel_bindings(self._wire, is_client=True))
         if self._core.phase is not Phase.HANDSHAKE:
@@ -228,6 +249,17 @@ class Sender(Protocol):
         else:
             self._go_on()
 
+    def _is_certificate_right(self) -> bool:
+        judgement = self._tls_client.judge()
+        self.tls_failure, self.tls_why = judgement.failure, judgement.why
+        worth = judgement.how if judgement.failure is None else f"{judgement.how}: {judgement.failure.value}"
+        self.tls = f"{self._tls_client.used} {worth}"
+        if judgement.failure is None or not self._must_be_right:
+            return True
+        cause = f"{judgement.failure.value}, {judgement.why}"
+        self._fail(Trouble(_TLS_FAILED, "The host's certificate is not right", cause, is_tls=True))
+        return False
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell whoever waits that there will be no more."""
         self._is_lost = True
@@ -237,6 +269,7 @@ class Sender(Protocol):
         self._stop_content()
         # In TLS 1.3 our side of the handshake is done before the host can object to it.
         if self._handshaking or (reason.check(SSL.Error) and not self._is_ready):
+            self._note_failure(TLSFailure.VALIDATION_FAILURE, _describe(reason))
             self._end(Trouble(_TLS_FAILED, "The TLS handshake failed", _describe(reason), is_tls=True))
         else:
             text = "The connection was lost while sending the message" if self.content_begun else "The connection was lost"
@@ -264,6 +297,8 @@ class Sender(Protocol):
                 self._wire.write(octets)
             case Ready():
                 self._is_ready = True
+                if not self._core.tls_active:
+                    self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, "not offered, or refused")
                 self._tell(None)
             case Finished(_, is_open):
                 if not is_open:
@@ -274,23 +309,31 @@ class Sender(Protocol):
             case StartTLS():
                 self._start_tls()
             case Refused(phase, reply):
+                if phase is Phase.STARTTLS:
+                    self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, str(reply))
                 kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS else 4
                 status = reply.enhanced if reply.enhanced and reply.enhanced.kind == kind else EnhancedStatus(kind, 3, 0)
                 self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True))
                 self.quit()
             case Unusable(status, text):
+                if not self._core.tls_active:
+                    self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, "not offered")
                 self._end(Trouble(status, text))
                 self.quit()
             case Closed():
                 self._wire.loseConnection()
 
+    def _note_failure(self, failure: TLSFailure, why: str) -> None:
+        if self.tls_failure is None:
+            self.tls_failure, self.tls_why = failure, why
+
     def _leave(self, trouble: Trouble) -> None:
-        self._trouble = trouble
+        self._trouble = replace(trouble, tls=self.tls)
         self._wire.loseConnection()
 
     def _end(self, trouble: Trouble) -> None:
         if self._trouble is None:
-            self._trouble = trouble
+            self._trouble = replace(trouble, tls=self.tls)
         self._tell(self._trouble)
 
     def _fail_protocol(self, error: RemoteProtocolError) -> None:
@@ -306,7 +349,7 @@ class Sender(Protocol):
 
     def _start_tls(self) -> None:
         self._handshaking = True
-        self._wire.startTLS(self._tls_creator)
+        self._wire.startTLS(self._tls_client)
 
     # Time limits: one for each reply that is awaited, whatever the octets that trickle in meanwhile
 
@@ -325,6 +368,8 @@ class Sender(Protocol):
 
     def _time_out(self) -> None:
         phase, _ = self._timed
+        if phase is Phase.HANDSHAKE:
+            self._note_failure(TLSFailure.VALIDATION_FAILURE, "no answer to the handshake")
         self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=phase is Phase.HANDSHAKE))
 
     # The content

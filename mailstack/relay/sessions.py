@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import CancelledError
 
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.idle import IdleSessions
-from mailstack.relay.ports import Connect
+from mailstack.relay.memory import TLSMemory
+from mailstack.relay.ports import Connect, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.settings import NextHop, RelaySettings
 from mailstack.relay.tls import TLSContexts
 from mailstack.route.hosts import Hop
+from mailstack.route.trust import Security
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import TLS
 
@@ -37,19 +39,29 @@ class Way:
     hop: Hop
     next_hop: NextHop
     tls: TLS
+    security: Security
 
 
 class Sessions:
     """Opens sessions, and keeps those that have done their work for a while; any number of works may go on at once."""
 
     def __init__(
-        self, hostname: str, connect: Connect, surroundings: Surroundings, contexts: TLSContexts, settings: RelaySettings
+        self,
+        hostname: str,
+        connect: Connect,
+        surroundings: Surroundings,
+        contexts: TLSContexts,
+        settings: RelaySettings,
+        witness: TLSWitness | None = None,
+        memory: TLSMemory | None = None,
     ) -> None:
         self._hostname = hostname
         self._connect = connect
         self._around = surroundings
         self._contexts = contexts
         self._chunking = settings.chunking
+        self._witness = witness
+        self._memory = memory
         self._idle = IdleSessions(surroundings.clock, settings.idle)
 
     def __len__(self) -> int:
@@ -76,11 +88,13 @@ class Sessions:
             raise
         except Exception as error:  # a bulkhead: whatever keeps us from connecting, the next host may do
             return Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", f"{type(error).__name__}: {error}")
-        return await self._use(fresh, way, work)
+        return await self._use(fresh, way, work, is_fresh=True)
 
-    async def _use(self, sender: Sender, way: Way, work: Work) -> Trouble | None:
+    async def _use(self, sender: Sender, way: Way, work: Work, *, is_fresh: bool = False) -> Trouble | None:
         try:
             trouble = await sender.open()
+            if is_fresh:
+                self._note_tls(sender, way, trouble)
             if trouble is None:
                 trouble = await work(sender)
         except BaseException:
@@ -100,5 +114,21 @@ class Sessions:
             nonce=make_nonce() if next_hop.login and make_nonce else "",
             chunking=self._chunking,
         )
-        creator: Any = self._contexts.creator(next_hop.tls, way.hop.host)
-        return Sender(core, self._around, creator, implicit_tls=next_hop.is_implicit_tls)
+        client = self._contexts.client(way.security, way.hop.host)
+        return Sender(
+            core, self._around, client, implicit_tls=next_hop.is_implicit_tls, must_be_right=not way.security.is_testing
+        )
+
+    def _note_tls(self, sender: Sender, way: Way, trouble: Trouble | None) -> None:
+        """Have it noted what became of TLS; a session that ended for another reason says nothing of it."""
+        if way.tls is TLS.NEVER:
+            return
+        security, hop, failure = way.security, way.hop, sender.tls_failure
+        if self._witness is not None and (failure is not None or sender.tls_active):
+            flaw = failure or security.flaw
+            self._witness.session(security.applied, hop.host, hop.address, sender.own_address, flaw, sender.tls_why)
+        if self._memory is not None and security.may_be_clear:
+            if sender.tls_active and trouble is None:
+                self._memory.worked(hop.host)
+            elif failure is not None and not sender.tls_active:
+                self._memory.missed(hop.host)

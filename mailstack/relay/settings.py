@@ -4,13 +4,25 @@ How mail is relayed, and to whom: values that whoever composes the house fills i
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from mailstack.route.trust import TLSPolicy
 from mailstack.wire.smtp_mailing import Login, Phase
+
+__all__ = [
+    "SMTP_PORT",
+    "SUBMISSIONS_PORT",
+    "SUBMISSION_PORT",
+    "TIMEOUTS_SECONDS",
+    "IdleLimits",
+    "NextHop",
+    "RelaySettings",
+    "TLSPolicy",
+    "smarthost",
+]
 
 SMTP_PORT: Final = 25
 SUBMISSION_PORT: Final = 587
@@ -38,19 +50,6 @@ TIMEOUTS_SECONDS: Final[Mapping[Phase, float]] = MappingProxyType(
 )
 
 
-class TLSPolicy(enum.Enum):
-    """
-    What is asked of TLS.
-
-    MAY: used when the host offers it and it works, without verification; else clear. It protects against those who only listen
-    (RFC 7435). ENCRYPT: never clear, without verification. VERIFY: never clear, and the certificate must be the host's.
-    """
-
-    MAY = "may"
-    ENCRYPT = "encrypt"
-    VERIFY = "verify"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextHop:
     """
@@ -70,15 +69,6 @@ class NextHop:
     def is_implicit_tls(self) -> bool:
         """Whether TLS begins with the connection; there is no clear way then, whatever the policy."""
         return self.host is not None and self.port == SUBMISSIONS_PORT
-
-    @property
-    def is_trusted(self) -> bool:
-        """
-        Whether it is surely the one that is meant: its name is ours to say, and its certificate must bear it.
-
-        A name that an MX record says might be anybody's, as long as nobody has signed the record (RFC 8689 §4.2.1).
-        """
-        return self.host is not None and self.tls is TLSPolicy.VERIFY
 
 
 def smarthost(
@@ -110,7 +100,8 @@ class RelaySettings:
     How mail leaves.
 
     Shape:  `next_hop` is where all mail goes; `max_hosts` bounds the addresses tried in one attempt; `max_recipients` those of
-            one transaction; `local_address` is where we connect from; `chunking`: contents go by BDAT where that is offered.
+            one transaction; `local_address` is where we connect from; `chunking`: contents go by BDAT where that is offered;
+            `tls_levels` are what is asked of TLS with the hosts of certain domains (`route.trust.level_of`).
     """
 
     next_hop: NextHop = NextHop()
@@ -120,4 +111,5 @@ class RelaySettings:
     max_recipients: int = 100  # RFC 5321 §4.5.3.1.8: every host takes so many
     local_address: str | None = None
     chunking: bool = True
+    tls_levels: Mapping[str, TLSPolicy] = field(default_factory=dict)
     idle: IdleLimits = IdleLimits()

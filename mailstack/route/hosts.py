@@ -135,6 +135,15 @@ def _records(answer: Answer[str]) -> tuple[str, ...]:
     return answer.records if isinstance(answer, Found) else ()
 
 
+def is_ip(text: str) -> bool:
+    """Say whether a text is an IP address, without brackets."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 @lru_cache(maxsize=4096)
 def is_public(address: str) -> bool:
     """Say whether a host on the Internet can have the address; the IPv4 address within an IPv6 one counts."""

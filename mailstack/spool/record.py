@@ -129,6 +129,7 @@ def _format_requests(requests: Requests) -> dict[str, Any] | None:
         "priority": requests.priority,
         "deliver_by": [by.deadline, by.returns, by.traces] if by else None,
         "held_until": requests.held_until,
+        "tls_optional": requests.tls_optional,
     }
 
 
@@ -143,6 +144,7 @@ def _parse_requests(fields: Any) -> Requests:
         priority=_is(int, fields["priority"]),
         deliver_by=DeliverBy(float(by[0]), _is(bool, by[1]), _is(bool, by[2])) if by is not None else None,
         held_until=float(fields["held_until"]) if fields["held_until"] is not None else None,
+        tls_optional=_is(bool, fields.get("tls_optional", False)),  # older records have none
     )
 
 

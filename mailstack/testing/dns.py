@@ -10,9 +10,10 @@ A domain name system of one's own: a zone, a resolver that answers from it, and 
     ''')
 
 A line is a name and a type with its text form (RFC 1035 §5), or a name and a behaviour: SERVFAIL, REFUSED, FORMERR (to EDNS
-only), DROP (no answer), GARBAGE, FORGE (a forged answer comes first), TRUNCATE (the answer is only to be had by TCP). A name
-that stands nowhere, nor above one that does, does not exist. `python -m mailstack.testing.dns ZONEFILE PORT` serves a file
-until it is ended, and says on its first line of output where.
+only), DROP (no answer), GARBAGE, FORGE (a forged answer comes first), TRUNCATE (the answer is only to be had by TCP), INSECURE
+(nothing at the name and below is ever said to be validated). A name that stands nowhere, nor above one that does, does not
+exist. `python -m mailstack.testing.dns ZONEFILE PORT` serves a file until it is ended, and says on its first line of output
+where.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
-from mailstack.mail.answers import Answer, Empty, Exchange, Failed, Found, NoSuchDomain
+from mailstack.mail.answers import TLSA, Answer, Empty, Exchange, Failed, Found, NoSuchDomain
 
 TTL_SECONDS = 60
 MAX_ALIASES = 16
@@ -52,6 +53,7 @@ class Behaviour(enum.Enum):
     GARBAGE = "GARBAGE"
     FORGE = "FORGE"
     TRUNCATE = "TRUNCATE"
+    INSECURE = "INSECURE"
 
 
 FAILING = (Behaviour.SERVFAIL, Behaviour.REFUSED, Behaviour.DROP, Behaviour.GARBAGE)
@@ -80,6 +82,11 @@ class Zone:
             passed.append(name)
             name = _plain(self.records[name, "CNAME"][0])
         return passed, name, self.records.get((name, kind), ())
+
+    def is_secure(self, *names: str) -> bool:
+        """Say whether a resolver could validate what stands at all these names."""
+        insecure = [each for each, behaviour in self.behaviours.items() if behaviour is Behaviour.INSECURE]
+        return not any(name == each or name.endswith("." + each) for name in names for each in insecure)
 
 
 def parse_zone(text: str) -> Zone:
@@ -118,9 +125,14 @@ def _rrset(name: str, kind: str, texts: tuple[str, ...]) -> dns.rrset.RRset:
 
 
 class FakeResolver:
-    """Answers from a zone at once, without a network; what `mailstack.net.resolver.Resolver` answers from a server of it."""
+    """
+    Answers from a zone at once, without a network; what `mailstack.net.resolver.Resolver` answers from a server of it.
 
-    def __init__(self, zone: Zone | str = "") -> None:
+    Shape:  with `authenticated` it has validated all its answers, but for INSECURE names.
+    """
+
+    def __init__(self, zone: Zone | str = "", *, authenticated: bool = False) -> None:
+        self.authenticated = authenticated
         self.zone = parse_zone(zone) if isinstance(zone, str) else zone
         self.asked: list[tuple[str, str]] = []
 
@@ -139,6 +151,14 @@ class FakeResolver:
     async def txt(self, name: str) -> Answer[bytes]:
         """Return the texts of a name."""
         return self._answer(name, "TXT", lambda each: b"".join(each.strings))
+
+    async def tlsa(self, name: str) -> Answer[TLSA]:
+        """Return the TLSA records of a service."""
+        return self._answer(name, "TLSA", lambda each: TLSA(each.usage, each.selector, each.mtype, bytes(each.cert)))
+
+    async def alias(self, name: str) -> Answer[str]:
+        """Return the name that a name is an alias of."""
+        return self._answer(name, "CNAME", lambda each: _plain(each.target.to_text()))
 
     async def ptr(self, address: str) -> Answer[str]:
         """Return the names of an IP address."""
@@ -161,7 +181,8 @@ class FakeResolver:
         if len(passed) > MAX_ALIASES:
             return Failed("aliases without end")
         if texts:
-            return Found(tuple(record(each) for each in _rrset(name, kind, texts)))
+            authenticated = self.authenticated and self.zone.is_secure(*passed, name)
+            return Found(tuple(record(each) for each in _rrset(name, kind, texts)), authenticated, name)
         return Empty() if self.zone.exists(name) else NoSuchDomain()
 
 
@@ -170,7 +191,7 @@ class Nameserver:
     Serves a zone on loopback, by UDP and TCP on one port.
 
     Shape:  `zone` may be exchanged while it serves; `asked` lists (name, type, "udp" or "tcp"). With `authenticated` every
-            answer says that it was validated (AD).
+            answer says that it was validated (AD), but for INSECURE names.
     """
 
     def __init__(self, zone: Zone | str, *, authenticated: bool = False) -> None:
@@ -218,9 +239,9 @@ class Nameserver:
 
     def _answer(self, query: dns.message.Message, name: str, kind: str, transport: str) -> bytes:
         response = dns.message.make_response(query, recursion_available=True)
-        if self.authenticated:
-            response.flags |= dns.flags.AD
         passed, name, texts = self.zone.follow(name, kind)
+        if self.authenticated and self.zone.is_secure(*passed, name):
+            response.flags |= dns.flags.AD
         for each in passed:
             response.answer.append(_rrset(each, "CNAME", self.zone.records[each, "CNAME"]))
         if texts:

@@ -44,7 +44,7 @@ class Conditions:
 
     def tell(self) -> Told:
         """Write it."""
-        pem = self.secrets.pem
+        pem, relay = self.secrets.pem, self.secrets.relay_pem
         return {
             "settings": _plain(self.settings.model_dump()),
             "certificate": None if pem is None else pem.certificate.decode("latin-1"),
@@ -54,18 +54,28 @@ class Conditions:
             "smarthost_password": self.secrets.smarthost_password,
             "srs": list(self.secrets.srs),
             "oauth_secret": self.secrets.oauth_secret,
+            "relay_certificate": None if relay is None else relay.certificate.decode("latin-1"),
+            "relay_key": None if relay is None else relay.key.decode("latin-1"),
         }
 
     @classmethod
     def told(cls, told: Told) -> Conditions:
         """Read it."""
-        pem = None
+        pem = relay = None
         if told["certificate"] is not None:
             authority, revocations = (
                 told[each].encode("latin-1") if told[each] is not None else None for each in ("authority", "revocations")
             )
             pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"), authority, revocations)
-        secrets = Secrets(pem, told["smarthost_password"], srs=tuple(told["srs"]), oauth_secret=told["oauth_secret"])
+        if told["relay_certificate"] is not None:
+            relay = Pem(told["relay_certificate"].encode("latin-1"), told["relay_key"].encode("latin-1"))
+        secrets = Secrets(
+            pem,
+            told["smarthost_password"],
+            srs=tuple(told["srs"]),
+            oauth_secret=told["oauth_secret"],
+            relay_pem=relay,
+        )
         return cls(Settings.model_validate(_rich(told["settings"])), secrets)
 
 

@@ -32,6 +32,7 @@ from mailstack.compose import (
     RefusedError,
     Secrets,
     read_oauth_secret,
+    read_relay_certificate,
     read_smarthost_password,
     read_srs_secrets,
 )
@@ -200,7 +201,7 @@ class Workers(TwistedService):
     def _secrets(self, settings: Settings) -> Secrets:
         certificates = self._sample.certificates
         try:
-            password = read_smarthost_password(settings)
+            password, relay_pem = read_smarthost_password(settings), read_relay_certificate(settings)
         except ValueError as error:
             raise RefusedError(f"relay: {error}") from error
         try:
@@ -211,7 +212,8 @@ class Workers(TwistedService):
             oauth_secret = read_oauth_secret(settings)
         except ValueError as error:
             raise RefusedError(f"oauth: {error}") from error
-        return Secrets(None if certificates is None else certificates.pem, password, srs=srs, oauth_secret=oauth_secret)
+        pem = None if certificates is None else certificates.pem
+        return Secrets(pem, password, srs=srs, oauth_secret=oauth_secret, relay_pem=relay_pem)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """

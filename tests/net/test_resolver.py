@@ -11,12 +11,13 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.mail.answers import Empty, Exchange, Failed, Found, NoSuchDomain
+from mailstack.mail.answers import TLSA, Empty, Exchange, Failed, Found, NoSuchDomain
 from mailstack.net.dns_exchange import Server
 from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.testing.dns import FakeResolver, Nameserver, parse_zone
 
-ZONE = """
+ZONE = (
+    """
     # what the tests ask for
     example.test       MX    20 mx2.example.test
     example.test       MX    10 MX1.example.test
@@ -30,6 +31,13 @@ ZONE = """
     loop2.test         CNAME loop.test
     text.test          TXT   "v=spf1 " "-all"
     1.2.0.192.in-addr.arpa PTR MX1.example.test
+    _25._tcp.mx1.example.test TLSA 3 1 1 """
+    + "00ff" * 16
+    + """
+    _25._tcp.alias.test CNAME _25._tcp.mx1.example.test
+    insecure.test      INSECURE
+    mx.insecure.test   A     192.0.2.7
+    away.test          CNAME mx.insecure.test
     servfail.test      SERVFAIL
     refused.test       REFUSED
     dead.test          DROP
@@ -40,7 +48,9 @@ ZONE = """
     forged.test        A     192.0.2.9
     cut.test           TRUNCATE
     cut.test           A     192.0.2.8
-""" + "\n".join(f"    big.test MX {n} host-with-a-rather-long-name-{n}.example.test" for n in range(60))
+"""
+    + "\n".join(f"    big.test MX {n} host-with-a-rather-long-name-{n}.example.test" for n in range(60))
+)
 
 
 class Contract:
@@ -86,6 +96,25 @@ class Contract:
     async def test_texts_are_joined(self):
         self.assertEqual(await self.resolver.txt("text.test"), Found((b"v=spf1 -all",)))
 
+    async def test_tlsa(self):
+        for name in ("_25._tcp.mx1.example.test", "_25._tcp.alias.test"):
+            self.assertEqual(await self.resolver.tlsa(name), Found((TLSA(3, 1, 1, b"\0\xff" * 16),)))
+
+    async def test_the_end_of_aliases(self):
+        for name, canonical in (("mx1.Example.test", "mx1.example.test"), ("away.test", "mx.insecure.test")):
+            self.assertEqual((await self.resolver.ipv4(name)).canonical, canonical)
+
+    async def test_an_alias(self):
+        self.assertEqual(await self.resolver.alias("away.test"), Found(("mx.insecure.test",)))
+        self.assertEqual(await self.resolver.alias("mx1.example.test"), Empty())
+
+    async def test_an_answer_is_validated_when_all_of_it_is(self):
+        self.vouch()
+        found = [
+            (await self.resolver.ipv4(name)).authenticated for name in ("mx1.example.test", "mx.insecure.test", "away.test")
+        ]
+        self.assertEqual(found, [True, False, False])
+
     async def test_ptr(self):
         self.assertEqual(await self.resolver.ptr("192.0.2.1"), Found(("mx1.example.test",)))
 
@@ -106,6 +135,9 @@ class FakeResolverTests(Contract, TestCase):
     def setUp(self):
         self.resolver = FakeResolver(ZONE)
 
+    def vouch(self):
+        self.resolver.authenticated = True
+
 
 class Served(TestCase):
     timeout = 20
@@ -122,6 +154,9 @@ class Served(TestCase):
 
 class ResolverTests(Contract, Served):
     """Over real sockets."""
+
+    def vouch(self):
+        self.nameserver.authenticated = True
 
 
 class ResolverOwnTests(Served):
@@ -176,6 +211,24 @@ class ResolverOwnTests(Served):
         began = reactor.seconds()
         self.assertIsInstance(await resolver.mx("example.test"), Found)
         self.assertLess(reactor.seconds() - began, 30, "the closed port was not noticed")
+
+    async def test_a_tlsa_record_that_cannot_be_read_is_not_none(self):
+        good, bad = TLSA(3, 1, 1, b"\xcd" * 32), b"\xab" * 32
+        for records, expected in (((bad,), ()), ((bad, good.octets), (good,)), ((), None)):
+            lines = [f"_25._tcp.bad.test TLSA 3 1 1 {each.hex()}" for each in records]
+            self.nameserver.zone = parse_zone("\n".join(["bad.test A 192.0.2.1", *lines]))
+            respond = type(self.nameserver).respond
+
+            def cut(octets, transport, respond=respond):
+                whole, short = b"\0\x23\3\1\1" + b"\xab" * 32, b"\0\6\3\1\1" + b"\xab" * 3
+                return [each.replace(whole, short) for each in respond(self.nameserver, octets, transport)]
+
+            self.nameserver.respond = cut
+            answer = await self.make().tlsa("_25._tcp.bad.test")
+            if expected is None:
+                self.assertEqual(answer, NoSuchDomain())
+            else:
+                self.assertEqual(answer, Found((*expected, TLSA(0, 0, 0, b""))))
 
     async def test_tcp_that_is_closed_is_a_failure(self):
         self.nameserver.zone = parse_zone("cut.test TRUNCATE")
@@ -239,6 +292,31 @@ class ClockTests(SynchronousTestCase):
         self.nameserver.authenticated = False
         self.resolver = Resolver(self.reactor, [Server("127.0.0.1")])
         self.assertIs(self.ask("example.test").authenticated, False)
+
+    def test_when_the_resolver_here_gives_no_answer_none_elsewhere_is_asked(self):
+        """It validates, and others bring what it found to be forged."""
+        for name in ("servfail.test", "dead.test"):
+            self.reactor.sent.clear()
+            self.resolver = Resolver(self.reactor, [Server("127.0.0.1"), Server("192.0.2.53")], rounds=2)
+            answer = Deferred.fromCoroutine(self.resolver.mx(name))
+            for _ in range(4):
+                if not answer.called:
+                    _, query = self.reactor.sent[-1]
+                    for each in self.nameserver.respond(query, "udp"):
+                        self.reactor.protocol.datagramReceived(each, ("127.0.0.1", 53))
+                    self.reactor.advance(3)
+            self.assertIsInstance(self.successResultOf(answer), Failed)
+            self.assertEqual({to for to, _ in self.reactor.sent}, {"127.0.0.1"})
+
+    def test_one_elsewhere_is_asked_when_there_is_none_here(self):
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1"), Server("192.0.2.53")])
+        answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
+        self.reactor.protocol.connectionRefused()
+        to, query = self.reactor.sent[-1]
+        self.assertEqual(to, "192.0.2.53")
+        (response,) = self.nameserver.respond(query, "udp")
+        self.reactor.protocol.datagramReceived(response, ("192.0.2.53", 53))
+        self.assertIsInstance(self.successResultOf(answer), Found)
 
     def test_an_answer_is_kept_for_its_time(self):
         self.ask("example.test")

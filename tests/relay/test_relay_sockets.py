@@ -50,13 +50,14 @@ class Case(TestCase):
             make_nonce=(lambda: nonce) if nonce else None,
         )
         tcp = TCPConnect(PromptTCP(reactor), 2.0, more.pop("local_address", None))
+        trust = {name: more.pop(name) for name in ("policies", "witness", "memory") if name in more}
         settings = relay_settings(port=port or served.number, **more)
 
         def connect(hop, port, factory):
             return tcp(hop, served.number, factory)
 
         return RelayCourier(
-            "us.test", resolver or FakeResolver(ZONE), connect, around, list, settings=settings, contexts=contexts
+            "us.test", resolver or FakeResolver(ZONE), connect, around, list, settings=settings, contexts=contexts, **trust
         )
 
     def smarthost(self, served, policy, port=None, **more):

@@ -463,6 +463,7 @@ def test_all_of_it_is_on_disk():
         returns=Return.FULL,
         envelope_id="a b",
         requires_tls=True,
+        tls_optional=True,
         priority=-3,
         deliver_by=DeliverBy(NOW + 5, returns=True, traces=True),
         held_until=NOW + 1,

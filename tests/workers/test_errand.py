@@ -78,7 +78,7 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
     [
         Secrets(None, None),
         Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss", oauth_secret="s\u00e9cret"),
-        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff", b"CRL\xff"), None, srs=("a", "\u00fc")),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff", b"CRL\xff"), None, srs=("a", "\u00fc"), relay_pem=Pem(b"D", b"L\xff")),
     ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:

@@ -32,6 +32,7 @@ PACKAGES = {
     "smtp-source": "postfix",
     "strace": "strace",
     "swaks": "swaks",
+    "unbound": "unbound",
 }
 """The Debian packages that bring a program."""
 

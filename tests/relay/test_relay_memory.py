@@ -1,0 +1,136 @@
+"""Memory of the hosts with which TLS worked: alone, and in the courier over real sockets."""
+
+from __future__ import annotations
+
+from relay_house import delivery
+from test_relay_trust import CLEAR, LEAF, OFFER, Case
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mailstack.mail.disposition import Action
+from mailstack.relay.memory import MAX_KNOWN, REMEMBERED_SECONDS, TLSMemory
+from mailstack.relay.settings import TLSPolicy
+
+HOUR = 3_600
+
+
+class Memory(dict):
+    def read(self, key):
+        return self.get(key)
+
+    def write(self, key, octets):
+        self[key] = octets
+
+
+class MemoryTests(SynchronousTestCase):
+    def setUp(self):
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.kept = Memory()
+        self.memory = self.make()
+
+    def make(self):
+        def start(coroutine, what):
+            return Deferred.fromCoroutine(coroutine)
+
+        return TLSMemory(2 * HOUR, self.clock, start, maybeDeferred, self.kept)
+
+    def insists(self, host="mx.test"):
+        return self.successResultOf(Deferred.fromCoroutine(self.memory.insists(host)))
+
+    def test_a_host_that_never_had_it(self):
+        self.memory.missed("mx.test")
+        self.assertFalse(self.insists())
+        self.assertEqual(self.kept, {})
+
+    def test_a_host_that_had_it_is_waited_for_and_then_no_longer(self):
+        self.memory.worked("mx.test")
+        self.assertTrue(self.insists())
+        self.clock.advance(10 * 24 * HOUR)
+        self.memory.missed("mx.test")
+        self.clock.advance(HOUR)
+        self.memory.missed("mx.test")
+        self.clock.advance(HOUR - 1)
+        self.assertTrue(self.insists())
+        self.clock.advance(1)
+        self.assertFalse(self.insists())
+        self.memory.missed("mx.test")
+        self.assertFalse(self.insists(), "once it is given up, other mail need not wait again")
+
+    def test_it_comes_back(self):
+        self.memory.worked("mx.test")
+        self.memory.missed("mx.test")
+        self.clock.advance(HOUR)
+        self.memory.worked("mx.test")
+        self.clock.advance(HOUR)
+        self.memory.missed("mx.test")
+        self.clock.advance(HOUR)
+        self.assertTrue(self.insists())
+
+    def test_after_a_month_it_is_forgotten(self):
+        self.memory.worked("mx.test")
+        self.clock.advance(REMEMBERED_SECONDS)
+        self.assertFalse(self.insists())
+
+    def test_it_outlives_us_and_the_time_of_waiting_does_not_begin_anew(self):
+        self.memory.worked("mx.test")
+        self.memory.missed("mx.test")
+        self.clock.advance(HOUR)
+        self.memory = self.make()
+        self.assertTrue(self.insists())
+        self.memory.missed("mx.test")
+        self.clock.advance(HOUR)
+        self.assertFalse(self.insists())
+        self.memory = self.make()
+        self.assertFalse(self.insists())
+
+    def test_what_is_kept_and_makes_no_sense(self):
+        for octets in (b"", b"[]", b"{}", b"[" * 100_000, b'{"host": "other", "worked_at": 1e6, "missing_since": 0}'):
+            self.kept["mx.test"] = octets
+            self.memory = self.make()
+            self.assertFalse(self.insists())
+
+    def test_little_is_written(self):
+        written = []
+        self.kept.write = lambda host, octets: written.append(host)
+        for _ in range(1_000):
+            self.memory.worked("mx.test")
+            self.clock.advance(HOUR / 10)
+        self.assertEqual(len(written), 5)  # of 100 hours, once a day
+
+    def test_it_is_bounded(self):
+        for number in range(MAX_KNOWN + 500):
+            self.memory.worked(f"{number}.test")
+        self.assertEqual(len(self.memory._known), MAX_KNOWN)
+
+
+class CourierTests(Case):
+    async def test_a_host_that_had_tls_and_has_none(self):
+        clock = Clock()
+        clock.advance(1_000_000)
+        served = self.serve(tls=LEAF.options())
+        memory = TLSMemory(2 * HOUR, clock, lambda coroutine, what: Deferred.fromCoroutine(coroutine), maybeDeferred)
+        courier = self.relaying(served, level=TLSPolicy.MAY, more={"memory": memory})
+        garbage = {"EHLO": OFFER, "STARTTLS": b"220 go\r\n", "handshake": b"what?\r\n" * 20}
+        for script, hours, action in (
+            ({"EHLO": CLEAR}, 0, Action.RELAYED),  # not known yet
+            (None, 0, Action.RELAYED),
+            ({"EHLO": CLEAR}, 0, Action.DELAYED),
+            (garbage, 1, Action.DELAYED),
+            ({"EHLO": CLEAR}, 1, Action.RELAYED),
+            ({"EHLO": CLEAR}, 0, Action.RELAYED),
+        ):
+            clock.advance(hours * HOUR)
+            served.scripts[:] = [] if script is None else [script]
+            before = len(served.peers)
+            (only,) = await courier.attempt(delivery())
+            self.assertEqual((only.action, len(served.peers) - before), (action, 1), (script, hours))
+            if action is Action.DELAYED:
+                self.assertIn(str(only.status), ("4.7.10", "4.7.5"))
+
+    async def test_what_must_have_tls_needs_no_memory(self):
+        served = self.serve(tls=LEAF.options())
+        courier = self.relaying(served, level=TLSPolicy.ENCRYPT, more={"memory": None})
+        (only,) = await courier.attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED)
