@@ -11,7 +11,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
@@ -35,7 +35,7 @@ from mailstack.doors import IPolicyMaker
 from mailstack.lockout import Lockout, LockoutLimits
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
-from mailstack.mail.envelope import Account, Destination, Service
+from mailstack.mail.envelope import Destination, Service
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
 from mailstack.net.lean_reactor import when_idle
@@ -51,15 +51,17 @@ from mailstack.policy.activation import ActivationError, activate
 from mailstack.policy.chain import Chain
 from mailstack.receive.factory import ReceiverFactory
 from mailstack.receive.interfaces import ISubmitter
-from mailstack.relay.connect import TCPConnect
+from mailstack.relay.by_transport import TransportCourier
+from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy, smarthost
+from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, SourceAddresses, TLSPolicy, smarthost
 from mailstack.retrieve.factory import POP3Factory
 from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
+from mailstack.route.transport import TransportMap
 from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, read_secret
 from mailstack.settings import Relay as RelayTable
@@ -107,6 +109,7 @@ class Secrets:
 
     pem: Pem | None
     smarthost_password: str | None = field(repr=False)
+    login_passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def kind_of(service: Service) -> int:
@@ -159,10 +162,13 @@ class Composition:
             self.directory,
             delimiter=settings.delivery.subaddress_delimiter,
             postmaster=parse_address(settings.postmaster) if settings.postmaster else None,
+            transports=_transports(settings),
         )
-        self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
-        self._relay = self._make_relay(settings, secrets)
+        relaying = _relaying(settings, secrets)
+        self._relay = self._make_relay(settings, relaying)
+        local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
+        self._couriers = TransportCourier(local, self._relay, relaying, _transports(settings))
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
         self._spools = [self._spool]
         self._portal = Portal(
@@ -220,10 +226,14 @@ class Composition:
 
         Raises:  RefusedError, CertificateError.
         """
-        judge, relay = self._make_judge(settings), self._make_relay(settings, secrets)
+        judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
+        relay = self._make_relay(settings, relaying)
         self.load_certificates(secrets)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay = settings, judge, relay
+        couriers = self._couriers
+        couriers.relay, couriers.settings, couriers.transports = relay, relaying, _transports(settings)
+        self._expander.transports = couriers.transports
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -373,7 +383,7 @@ class Composition:
             chance=random.SystemRandom().random,
             route=self._expander.route,
             couriers=self._courier,
-            straight=self._local,
+            straight=self._couriers,
             schedule=Schedule(
                 first_seconds=settings.queue.retry_first_seconds,
                 longest_seconds=settings.queue.retry_most_seconds,
@@ -384,25 +394,18 @@ class Composition:
             min_free_octets=settings.queue.free_octets_minimum,
         )
 
-    def _courier(self, destination: Destination) -> LocalCourier | RelayCourier:
-        return self._local if isinstance(destination, Account) else self._relay
+    def _courier(self, destination: Destination) -> TransportCourier:
+        return self._couriers
 
-    def _make_relay(self, settings: Settings, secrets: Secrets | None) -> RelayCourier:
-        relay = settings.relay
+    def _make_relay(self, settings: Settings, relaying: RelaySettings) -> RelayCourier:
         try:
-            password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
-            next_hop = _next_hop(relay, password)
-            nameservers = [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
-        except (OSError, ValueError) as error:
+            nameservers = [Server(each.host, each.port) for each in settings.relay.nameservers] or system_nameservers()
+        except OSError as error:
             raise RefusedError(f"relay: {error}") from error
-        relaying = RelaySettings(
-            next_hop=next_hop,
-            connect_timeout_seconds=relay.connect_timeout_seconds,
-        )
         return RelayCourier(
             settings.hostname,
             Resolver(self._reactor, nameservers),
-            TCPConnect(PromptTCP(self._reactor), relaying.connect_timeout_seconds, relaying.local_address),
+            Connector(PromptTCP(self._reactor), relaying.connect_timeout_seconds),
             Surroundings(
                 clock=self._reactor,
                 start=self.supervisor.start,
@@ -447,14 +450,57 @@ def read_smarthost_password(settings: Settings) -> str | None:
     return None if file is None else read_secret(file)
 
 
-def _next_hop(relay: RelayTable, password: str | None) -> NextHop:
-    tls = TLSPolicy(relay.tls)
+def read_login_passwords(settings: Settings) -> dict[str, str]:
+    """
+    Read the passwords for the hosts at which we log in.
+
+    Raises:  ValueError: one cannot be read.
+    """
+    return {host: read_secret(login.password_file) for host, login in settings.relay.logins.items()}
+
+
+def _transports(settings: Settings) -> TransportMap:
+    return TransportMap(
+        settings.transport,
+        delimiter=settings.delivery.subaddress_delimiter,
+        open_domains=frozenset(settings.relay.all_addresses_of),
+    )
+
+
+def _relaying(settings: Settings, secrets: Secrets | None) -> RelaySettings:
+    """
+    Say how mail leaves.
+
+    Raises:  RefusedError: a password cannot be read.
+    """
+    relay = settings.relay
+    try:
+        password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
+        passwords = read_login_passwords(settings) if secrets is None else secrets.login_passwords
+    except ValueError as error:
+        raise RefusedError(f"relay: {error}") from error
+    direct = NextHop(port=relay.port, tls=TLSPolicy(relay.tls), allow_private=relay.allow_private)
+    return RelaySettings(
+        next_hop=_next_hop(relay, direct, password),
+        direct=direct,
+        logins={
+            host: HostLogin(Login(each.username, passwords[host]), TLSPolicy(each.tls))
+            for host, each in relay.logins.items()
+            if host in passwords
+        },
+        connect_timeout_seconds=relay.connect_timeout_seconds,
+        max_hosts=relay.max_hosts,
+        sources=SourceAddresses(relay.local_addresses, relay.source),
+    )
+
+
+def _next_hop(relay: RelayTable, direct: NextHop, password: str | None) -> NextHop:
     if relay.smarthost is None:
-        return NextHop(port=relay.port, tls=tls, allow_private=relay.allow_private)
+        return direct
     login = None
     if relay.smarthost_username is not None and password is not None:
         login = Login(relay.smarthost_username, password)
-    return smarthost(relay.smarthost.host, relay.smarthost.port, login=login, tls=tls)
+    return smarthost(relay.smarthost.host, relay.smarthost.port, login=login, tls=direct.tls)
 
 
 def _own_tallies(seconds: Callable[[], float]) -> list[Tally]:

@@ -14,12 +14,13 @@ from mailstack.mail.status import EnhancedStatus
 
 
 class Action(enum.Enum):
-    """What became of a recipient (RFC 3464 §2.3.3)."""
+    """What became of a recipient (RFC 3464 §2.3.3); DISCARDED is nobody told of."""
 
     DELIVERED = "delivered"
     RELAYED = "relayed"
     DELAYED = "delayed"
     FAILED = "failed"
+    DISCARDED = "discarded"
 
     @property
     def is_final(self) -> bool:
@@ -35,7 +36,8 @@ class Disposition:
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
-            the host that has it now does what the sender asked ("DSN", "DELIVERBY").
+            the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `is_held`: the operator wants it to wait
+            until he says otherwise.
     """
 
     ordinal: int
@@ -45,6 +47,7 @@ class Disposition:
     remote_mta: str | None = None
     cause: str = ""
     honours: frozenset[str] = frozenset()
+    is_held: bool = False
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

@@ -6,6 +6,7 @@ Hosts are tried in order until every recipient has its disposition, or no host i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from twisted.internet.defer import CancelledError
@@ -34,7 +35,7 @@ _NO_TRUSTED_WAY: Final = Trouble(
 
 class RelayCourier:
     """
-    Relays to the hosts of a domain, or all to a smarthost; may be called any number of times at once.
+    Relays to the hosts of a domain, or to a host that is named; may be called any number of times at once.
 
     Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance.
     """
@@ -55,10 +56,15 @@ class RelayCourier:
         self._next_hops = NextHops(hostname, resolver, shuffle)
         self.sessions = Sessions(hostname, connect, surroundings, contexts or TLSContexts(), self._settings)
 
-    async def attempt(self, delivery: Delivery) -> list[Disposition]:
-        """Try to hand the message on; what is not understood is to be tried again."""
+    async def attempt(self, delivery: Delivery, next_hop: NextHop | None = None) -> list[Disposition]:
+        """
+        Try to hand the message on; what is not understood is to be tried again.
+
+        Shape:   without a next hop it is the usual one; where it names no host, all recipients are of one domain.
+        """
         try:
-            attempt, next_hop = Attempt(delivery.recipients), self._settings.next_hop
+            next_hop = next_hop or self._settings.next_hop
+            attempt = Attempt(delivery.recipients, is_delivery=next_hop.is_lmtp)
             if delivery.envelope.requests.requires_tls and not next_hop.is_trusted:
                 attempt.note(None, _NO_TRUSTED_WAY)
             else:
@@ -75,7 +81,7 @@ class RelayCourier:
         await self.sessions.close()
 
     async def _try_hosts(self, next_hop: NextHop, delivery: Delivery, attempt: Attempt) -> None:
-        hosts = await self._next_hops.hosts(next_hop, _domain(delivery))
+        hosts = await self._next_hops.hosts(next_hop, "" if next_hop.is_named else _domain(delivery))
         if isinstance(hosts, NoRoute):
             attempt.note(None, hosts)
             return
@@ -85,25 +91,40 @@ class RelayCourier:
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
                 continue
-            for hop in hops[:left]:
-                left -= 1
-                await self._try_hop(next_hop, hop, delivery, attempt)
+            waiting = hops[:left]
+            left -= len(waiting)
+            while waiting:
+                met = await self._try_hops(next_hop, waiting, delivery, attempt)
                 if not attempt.open:
                     return
+                waiting = tuple(hop for hop in waiting if hop not in met)
             if left <= 0:
                 return
 
-    async def _try_hop(self, next_hop: NextHop, hop: Hop, delivery: Delivery, attempt: Attempt) -> None:
-        async def hand_over(sender: Sender) -> Trouble | None:
+    async def _try_hops(self, next_hop: NextHop, hops: Sequence[Hop], delivery: Delivery, attempt: Attempt) -> Sequence[Hop]:
+        """Try the first address of a host that can be connected to; return those that were tried."""
+
+        async def hand_over(sender: Sender, hop: Hop) -> Trouble | None:
             return await self._do_mailings(sender, hop, delivery, attempt)
 
         may_be_clear = next_hop.tls is TLSPolicy.MAY
-        trouble = await self.sessions.do(Way(hop, next_hop, TLS.MAY if may_be_clear else TLS.MUST), hand_over)
+        tls = TLS.NEVER if next_hop.is_socket else TLS.MAY if may_be_clear else TLS.MUST
+        met = await self.sessions.do([self._way(hop, next_hop, tls, delivery) for hop in hops], hand_over)
+        *unreached, (hop, trouble) = met
+        for each, why in unreached:
+            if why is not None:
+                attempt.note(each, why)
         if trouble is not None and trouble.is_tls and may_be_clear and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
-            trouble = await self.sessions.do(Way(hop, next_hop, TLS.NEVER), hand_over)
+            ((_, trouble),) = await self.sessions.do([self._way(hop, next_hop, TLS.NEVER, delivery)], hand_over)
         if trouble is not None:
             attempt.note(hop, trouble)
+        return [each for each, _ in met]
+
+    def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, delivery: Delivery) -> Way:
+        reverse_path = delivery.envelope.reverse_path
+        sender_domain = reverse_path.domain if reverse_path is not None else None
+        return Way(hop, next_hop, tls, self._settings.sources.to(hop.address, sender_domain))
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
         for ordinals in attempt.groups(self._settings.max_recipients):

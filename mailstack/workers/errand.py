@@ -51,6 +51,7 @@ class Conditions:
             "key": None if pem is None else pem.key.decode("latin-1"),
             "authority": None if pem is None or pem.authority is None else pem.authority.decode("latin-1"),
             "smarthost_password": self.secrets.smarthost_password,
+            "login_passwords": dict(self.secrets.login_passwords),
         }
 
     @classmethod
@@ -60,7 +61,8 @@ class Conditions:
         if told["certificate"] is not None:
             authority = told["authority"].encode("latin-1") if told["authority"] is not None else None
             pem = Pem(told["certificate"].encode("latin-1"), told["key"].encode("latin-1"), authority)
-        return cls(Settings.model_validate(_rich(told["settings"])), Secrets(pem, told["smarthost_password"]))
+        secrets = Secrets(pem, told["smarthost_password"], told["login_passwords"])
+        return cls(Settings.model_validate(_rich(told["settings"])), secrets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,16 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
-from mailstack.compose import KINDS, TALLIES, Composition, Place, RefusedError, Secrets, read_smarthost_password
+from mailstack.compose import (
+    KINDS,
+    TALLIES,
+    Composition,
+    Place,
+    RefusedError,
+    Secrets,
+    read_login_passwords,
+    read_smarthost_password,
+)
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
@@ -190,10 +199,10 @@ class Workers(TwistedService):
     def _secrets(self, settings: Settings) -> Secrets:
         certificates = self._sample.certificates
         try:
-            password = read_smarthost_password(settings)
+            password, passwords = read_smarthost_password(settings), read_login_passwords(settings)
         except ValueError as error:
             raise RefusedError(f"relay: {error}") from error
-        return Secrets(None if certificates is None else certificates.pem, password)
+        return Secrets(None if certificates is None else certificates.pem, password, passwords)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """

@@ -120,7 +120,7 @@ class World:
     def at(self, address: str, *makes: Callable[[], Host]) -> None:
         self.hosts[address] = list(makes)
 
-    def connect(self, hop: Any, port: int, factory: Any) -> Deferred[Any]:
+    def connect(self, hop: Any, port: int, factory: Any, source: str | None) -> Deferred[Any]:
         self.met.append((hop.address, port))
         makes = self.hosts.get(hop.address)
         if not makes:

@@ -13,10 +13,10 @@ from mailstack.mail.disposition import Action
 from mailstack.net.dns_exchange import Server
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver
-from mailstack.relay.connect import TCPConnect
+from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.testing.dns import FakeResolver, Nameserver
 from mailstack.wire.smtp_commands import Authenticate
@@ -48,11 +48,11 @@ class Case(TestCase):
             run_in_thread=deferToThread,
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
         )
-        tcp = TCPConnect(PromptTCP(reactor), 2.0, more.pop("local_address", None))
+        connector = Connector(PromptTCP(reactor), 2.0)
         settings = relay_settings(port=port or served.number, **more)
 
-        def connect(hop, port, factory):
-            return tcp(hop, served.number, factory)
+        def connect(hop, port, factory, source):
+            return connector(hop, served.number, factory, source)
 
         return RelayCourier(
             "us.test", resolver or FakeResolver(ZONE), connect, around, list, settings=settings, contexts=contexts
@@ -98,13 +98,13 @@ class Plain(Case):
 
     async def test_local_address(self):
         served = self.serve()
-        (only,) = await self.courier(served, local_address="127.0.0.5").attempt(delivery())
+        (only,) = await self.courier(served, sources=SourceAddresses(("127.0.0.5",))).attempt(delivery())
         self.assertIs(only.action, Action.RELAYED)
         self.assertEqual(served.peers[0].host, "127.0.0.5")
 
     async def test_local_address_of_the_other_family_is_not_used(self):
         served = self.serve()
-        (only,) = await self.courier(served, local_address="::1").attempt(delivery())
+        (only,) = await self.courier(served, sources=SourceAddresses(("::1",))).attempt(delivery())
         self.assertIs(only.action, Action.RELAYED)
 
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mailstack.mail.address import parse_address
 from mailstack.mail.disposition import Action
-from mailstack.mail.envelope import Delivery
+from mailstack.mail.envelope import Account, Delivery
 from mailstack.mail.reply import LOCAL_ERROR
 from mailstack.spool.content import INLINE_OCTETS
 from mailstack.spool.straight import RECIPIENTS
@@ -29,6 +29,9 @@ def house(tmp_path: Path) -> House:
 
 class CourierWithHead(FakeCourier):
     """Puts a line in front of what it delivers."""
+
+    def takes(self, recipient: Any) -> bool:
+        return isinstance(recipient.destination, Account)
 
     def head(self, reverse_path: Any, recipient: Any) -> bytes:
         return f"Return-Path: <{reverse_path}>\r\nDelivered-To: {recipient.address}\r\n".encode()
