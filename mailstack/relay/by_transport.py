@@ -134,7 +134,7 @@ class TransportCourier:
         """Attempt it for every recipient, each on its way."""
         relay, settings = self.relay, self.settings
         groups = self._groups(delivery.recipients)
-        if delivery.all_or_none and len(groups) > 1:
+        if delivery.all_or_none and any(transport != _LOCAL for transport, _ in groups):
             return []  # it was for maildirs only, and is not any more
         done: dict[int, Disposition] = {}
         for (transport, _), recipients in sorted(groups.items(), key=lambda group: not isinstance(group[0][0], Local)):

@@ -43,7 +43,7 @@ class NextHops:
         """Return the addresses of one of these hosts."""
         hops: tuple[Hop, ...] | NoRoute
         if (fixed := _fixed_hops(host)) is not None:
-            hops = fixed if next_hop.allow_private else public_hops(fixed)
+            hops = fixed if next_hop.allow_private or next_hop.is_socket else public_hops(fixed)
         else:
             ipv6, ipv4 = await self._resolver.ipv6(host), await self._resolver.ipv4(host)
             hops = hops_of(host, ipv6, ipv4, allow_private=next_hop.allow_private)

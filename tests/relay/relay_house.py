@@ -101,6 +101,7 @@ class World:
         self.resolver = FakeResolver(zone)
         self.hosts: dict[str, list[Callable[[], Host]]] = {}
         self.met: list[tuple[str, int]] = []
+        self.sources: list[str | None] = []
         self.opened: list[Host] = []
         self.senders: list[Any] = []
         self.pumps: list[iosim.IOPump] = []
@@ -122,6 +123,7 @@ class World:
 
     def connect(self, hop: Any, port: int, factory: Any, source: str | None) -> Deferred[Any]:
         self.met.append((hop.address, port))
+        self.sources.append(source)
         makes = self.hosts.get(hop.address)
         if not makes:
             return fail(Refused())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 from relay_house import CLOSE, HANG, OnDisk, delivery, relay_settings
 from relay_servers import Served, certificate
 from twisted.internet import reactor
@@ -16,10 +18,10 @@ from mailstack.net.resolver import Resolver
 from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, SourceAddresses, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, NextHop, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.testing.dns import FakeResolver, Nameserver
-from mailstack.wire.smtp_commands import Authenticate
+from mailstack.wire.smtp_commands import Authenticate, Data
 from mailstack.wire.smtp_mailing import Login, Phase
 from mailstack.wire.smtp_table import Role
 
@@ -171,6 +173,41 @@ class TLS(Case):
             served = self.serve({"EHLO": STARTTLS, "STARTTLS": b"454 not now\r\n"})
             (only,) = await self.courier(served, **self.smarthost(served, policy)).attempt(delivery())
             self.assertIs(only.action, action)
+
+
+class Delivers(Case):
+    """LMTP, through a file and over TCP; ours offers DSN, and so will itself tell the sender that it has delivered."""
+
+    async def hand_over(self, served, next_hop, *names):
+        found = await self.courier(served).attempt(delivery(*(f"{name}@example.test" for name in names)), next_hop)
+        self.assertEqual([each.action for each in found], [Action.RELAYED] * len(names))
+        self.assertEqual(sum(isinstance(each, Data) for each in served.events), 1)
+        return found
+
+    async def test_through_a_file(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        served = self.serve(role=Role.LMTP, path=f"{folder.name}/lmtp")
+        found = await self.hand_over(served, NextHop(host=served.path, is_lmtp=True), "a", "b", "c")
+        self.assertEqual(found[0].remote_mta, "localhost")
+
+    async def test_through_a_file_that_is_not_there(self):
+        next_hop = NextHop(host="/nowhere/lmtp", is_lmtp=True)
+        (only,) = await self.courier(self.serve()).attempt(delivery(), next_hop)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
+
+    async def test_over_tcp(self):
+        served = self.serve(role=Role.LMTP)
+        await self.hand_over(served, NextHop(host="127.0.0.1", port=24, is_lmtp=True, allow_private=True), "a", "b")
+
+    async def test_over_tcp_in_tls_with_its_certificate(self):
+        options = certificate("mx.test")
+        served = self.serve(role=Role.LMTP, tls=options)
+        courier = self.courier(served, contexts=TLSContexts(options.authority))
+        next_hop = NextHop(host="mx.test", port=24, is_lmtp=True, allow_private=True, tls=TLSPolicy.VERIFY)
+        (only,) = await courier.attempt(delivery(), next_hop)
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertEqual(options.seen, [b"mx.test"])
 
 
 class Smarthosts(Case):

@@ -176,6 +176,7 @@ class TestLedger:
             (Action.DELIVERED, True, State.DELIVERED, None),
             (Action.RELAYED, False, State.RELAYED, None),
             (Action.RELAYED, True, State.RELAYED, None),
+            (Action.DISCARDED, False, State.DISCARDED, None),
             (Action.DELAYED, False, State.WAITING, 7.0),
             (Action.DELAYED, True, State.WAITING, 7.0),
             (Action.FAILED, False, State.UNREPORTED, 7.0),

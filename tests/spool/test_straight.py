@@ -64,6 +64,17 @@ def test_delivered_before_the_250_and_not_in_the_database(house: House, content:
 
 
 @pytest.mark.parametrize("content", [CONTENT, LARGE])
+def test_what_the_courier_does_not_take_is_not_tried(house: House, content: bytes) -> None:
+    straight_of(house).takes = lambda recipient: str(recipient.address) != "bob@x.org"  # type: ignore[attr-defined]
+    house.courier.answer = all_are(Action.DELAYED)
+    name = house.accept(local("bob@x.org"), content=content)
+    (delivery,) = house.courier.deliveries
+    assert (delivery.entry, delivery.may_repeat) == (name, False)
+    assert b"".join(delivery.content.chunks()) == content
+    assert straight_of(house).deliveries == []
+
+
+@pytest.mark.parametrize("content", [CONTENT, LARGE])
 @pytest.mark.parametrize("failure", ["delayed", "failed", "silent", "raises", "one of two"])
 def test_what_does_not_work_at_once_is_spooled(house: House, content: bytes, failure: str) -> None:
     def answer(delivery: Delivery) -> Any:

@@ -34,6 +34,18 @@ smarthost_username = "us"
 smarthost_password_file = "password"
 tls = "verify"
 nameservers = ["::1"]
+local_addresses = ["192.0.2.1", "2001:db8::1"]
+all_addresses_of = ["example.net"]
+[relay.source]
+"example.org" = ["192.0.2.2"]
+[relay.logins."gate.example"]
+username = "us"
+password_file = "password"
+[transport]
+"example.net" = "smtp:[10.0.0.5]:2525"
+"time" = "lmtp:unix:/run/lmtp"
+"a@example.org" = "error: 5.1.6 Moved"
+"*" = "mx"
 [policy]
 use = ["a"]
 [policy.options.a]
@@ -66,7 +78,11 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
 
 @pytest.mark.parametrize(
     "secrets",
-    [Secrets(None, None), Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"), Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None)],
+    [
+        Secrets(None, None),
+        Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss"),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None, {"gate.example": "p\u00e4ss"}),
+    ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:
     told = errand(settings, secrets)
@@ -89,6 +105,7 @@ def test_a_file_that_is_gone_does_not_matter(settings: Settings, tmp_path: Path)
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(Secrets(Pem(b"C", b"the key"), "the password"))
+    shown = repr(Secrets(Pem(b"C", b"the key"), "the password", {"gate.example": "another"}))
     assert "the key" not in shown
     assert "the password" not in shown
+    assert "another" not in shown
