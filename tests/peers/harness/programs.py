@@ -21,6 +21,7 @@ PACKAGES = {
     "curl": "curl",
     "dovecot": "dovecot-pop3d dovecot-imapd",
     "fetchmail": "fetchmail",
+    "lmtp": "dovecot-lmtpd",
     "mpop": "mpop",
     "mount": "mount",
     "msmtp": "msmtp",
@@ -33,12 +34,12 @@ PACKAGES = {
 """The Debian packages that bring a program."""
 
 _ROOT_ONLY = {"postfix", "dovecot", "mount"}
-_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])
 T = TypeVar("T")
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of a program, also of those that live in sbin."""
+    """Return the path of a program, also of those that live in sbin or among Dovecot's own."""
     return shutil.which(name, path=_SEARCH_PATH)
 
 
