@@ -61,7 +61,6 @@ from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
-from mailstack.route.transport import TransportMap
 from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, read_secret
 from mailstack.settings import Relay as RelayTable
@@ -162,13 +161,13 @@ class Composition:
             self.directory,
             delimiter=settings.delivery.subaddress_delimiter,
             postmaster=parse_address(settings.postmaster) if settings.postmaster else None,
-            transports=_transports(settings),
+            transports=settings.transports,
         )
         self._judge = self._make_judge(settings)
         relaying = _relaying(settings, secrets)
         self._relay = self._make_relay(settings, relaying)
         local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
-        self._couriers = TransportCourier(local, self._relay, relaying, _transports(settings))
+        self._couriers = TransportCourier(local, self._relay, relaying, settings.transports)
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
         self._spools = [self._spool]
         self._portal = Portal(
@@ -232,7 +231,7 @@ class Composition:
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay = settings, judge, relay
         couriers = self._couriers
-        couriers.relay, couriers.settings, couriers.transports = relay, relaying, _transports(settings)
+        couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
         self._expander.transports = couriers.transports
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
@@ -459,14 +458,6 @@ def read_login_passwords(settings: Settings) -> dict[str, str]:
     return {host: read_secret(login.password_file) for host, login in settings.relay.logins.items()}
 
 
-def _transports(settings: Settings) -> TransportMap:
-    return TransportMap(
-        settings.transport,
-        delimiter=settings.delivery.subaddress_delimiter,
-        open_domains=frozenset(settings.relay.all_addresses_of),
-    )
-
-
 def _relaying(settings: Settings, secrets: Secrets | None) -> RelaySettings:
     """
     Say how mail leaves.
@@ -480,27 +471,28 @@ def _relaying(settings: Settings, secrets: Secrets | None) -> RelaySettings:
     except ValueError as error:
         raise RefusedError(f"relay: {error}") from error
     direct = NextHop(port=relay.port, tls=TLSPolicy(relay.tls), allow_private=relay.allow_private)
+    logins = {
+        host: HostLogin(Login(each.username, passwords[host]), TLSPolicy(each.tls)) for host, each in relay.logins.items()
+    }
     return RelaySettings(
-        next_hop=_next_hop(relay, direct, password),
+        next_hop=_next_hop(relay, direct, password, logins),
         direct=direct,
-        logins={
-            host: HostLogin(Login(each.username, passwords[host]), TLSPolicy(each.tls))
-            for host, each in relay.logins.items()
-            if host in passwords
-        },
+        logins=logins,
         connect_timeout_seconds=relay.connect_timeout_seconds,
         max_hosts=relay.max_hosts,
         sources=SourceAddresses(relay.local_addresses, relay.source),
     )
 
 
-def _next_hop(relay: RelayTable, direct: NextHop, password: str | None) -> NextHop:
+def _next_hop(relay: RelayTable, direct: NextHop, password: str | None, logins: Mapping[str, HostLogin]) -> NextHop:
     if relay.smarthost is None:
         return direct
-    login = None
+    host, port = relay.smarthost.host, relay.smarthost.port
     if relay.smarthost_username is not None and password is not None:
-        login = Login(relay.smarthost_username, password)
-    return smarthost(relay.smarthost.host, relay.smarthost.port, login=login, tls=direct.tls)
+        return smarthost(host, port, login=Login(relay.smarthost_username, password), tls=direct.tls)
+    if (found := logins.get(host)) is not None:
+        return smarthost(host, port, login=found.login, tls=found.tls)
+    return smarthost(host, port, tls=direct.tls)
 
 
 def _own_tallies(seconds: Callable[[], float]) -> list[Tally]:

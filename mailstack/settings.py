@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 
 from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Service
-from mailstack.route.transport import ANY, TransportError, parse_pattern
+from mailstack.route.transport import ANY, TransportError, TransportMap, parse_pattern
 from mailstack.settings_kinds import (
     MOST_WORKERS,
     AccountName,
@@ -201,7 +201,7 @@ class Limits(Table):
 
 
 class HostLogin(Table):
-    """How to log in at a host that [transport] names."""
+    """How to log in at a host that is named."""
 
     username: str
     """The name."""
@@ -248,7 +248,7 @@ class Relay(Table):
             {"smtp.example.net": {"username": "us@example.net", "password_file": "smtp.example.net.password", "tls": "verify"}}
         ],
     )
-    """How to log in at hosts that [transport] names: smtp:[HOST] or lmtp:HOST. Never without TLS, "encrypt" or "verify"."""
+    """How to log in at the hosts that [transport] or smarthost names; never without TLS, "encrypt" or "verify"."""
 
 
 class Queue(Table):
@@ -342,6 +342,12 @@ class Settings(Table):
     def worker_count(self) -> int:
         """How many processes serve, on the cores that this one may use."""
         return self.workers if self.workers != "auto" else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+    @property
+    def transports(self) -> TransportMap:
+        """Where mail goes, as the operator says it."""
+        delimiter, open_domains = self.delivery.subaddress_delimiter, frozenset(self.relay.all_addresses_of)
+        return TransportMap(self.transport, delimiter=delimiter, open_domains=open_domains)
 
     @property
     def spool_folder(self) -> Path:

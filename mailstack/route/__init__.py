@@ -2,7 +2,7 @@
 WHOM AND WHERE: from an address to what is to be done with the mail for it.
 
 For: expanding an address into recipients (accounts here, addresses elsewhere), and the rules of where the mail for another
-domain goes.
+domain goes, or for one of ours if the operator says so.
 
 Knows: the values of `mail`, and a directory that it asks through a protocol of its own. Does no input or output itself, so that
 every rule can be tested as a table.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 
 from relay_house import CLOSE, HANG, OnDisk, delivery, relay_settings
@@ -50,7 +51,7 @@ class Case(TestCase):
             run_in_thread=deferToThread,
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
         )
-        connector = Connector(PromptTCP(reactor), 2.0)
+        connector = Connector(PromptTCP(reactor), more.pop("connect_seconds", 2.0))
         settings = relay_settings(port=port or served.number, **more)
 
         def connect(hop, port, factory, source):
@@ -173,6 +174,42 @@ class TLS(Case):
             served = self.serve({"EHLO": STARTTLS, "STARTTLS": b"454 not now\r\n"})
             (only,) = await self.courier(served, **self.smarthost(served, policy)).attempt(delivery())
             self.assertIs(only.action, action)
+
+
+class Addresses(Case):
+    """Two addresses of a host: the one takes no connection, and does not refuse it either."""
+
+    async def relay_to(self, **more):
+        served = self.serve()
+        silent = socket.socket()
+        self.addCleanup(silent.close)
+        silent.bind(("127.0.0.2", served.number))
+        silent.listen(0)
+        others = [socket.socket() for _ in range(3)]
+        for other in others:
+            self.addCleanup(other.close)
+            other.setblocking(False)
+            other.connect_ex(silent.getsockname())
+        zone = "dual.test MX 10 mx.test\nmx.test A 127.0.0.2\nmx.test A 127.0.0.1\n"
+        courier = self.courier(served, resolver=FakeResolver(zone), **more)
+        (only,) = await courier.attempt(delivery(domain="dual.test"))
+        return only
+
+    async def test_the_other_is_taken_and_nothing_is_left_behind(self):
+        only = await self.relay_to()  # what is left behind makes the test fail
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertIn("address=127.0.0.1 ", only.cause)
+
+    async def test_without_the_other_it_takes_its_time(self):
+        only = await self.relay_to(max_hosts=1, connect_seconds=0.3)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
+        self.assertIn("TimeoutError", only.cause)
+
+    async def test_a_source_that_is_not_ours(self):
+        served = self.serve()
+        (only,) = await self.courier(served, sources=SourceAddresses(("192.0.2.1",))).attempt(delivery())
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
+        self.assertIn("ConnectBindError", only.cause)
 
 
 class Delivers(Case):
