@@ -79,10 +79,11 @@ def too_late(ordinal: int) -> Disposition:
 def expire(disposition: Disposition, *, now: float, expires_at: float) -> Disposition:
     """
     Turn a delay into a failure when the time is up. Looks only at an outcome, so each entry gets an attempt after a long stop.
+    What the operator holds waits for the operator, for as long as that takes.
 
     Source:  RFC 5321 §4.5.4.1; RFC 3463 §3.5.
     """
-    if disposition.action is not Action.DELAYED or now < expires_at:
+    if disposition.action is not Action.DELAYED or disposition.is_held or now < expires_at:
         return disposition
     return replace(
         disposition,

@@ -169,6 +169,10 @@ class TestLedger:
         else:
             assert late == value
 
+    def test_what_is_held_does_not_expire(self):
+        held = dataclasses.replace(disposition(0, Action.DELAYED), is_held=True)
+        assert expire(held, now=10.0, expires_at=10.0) == held
+
     @pytest.mark.parametrize(
         ("action", "is_settled", "state", "due_at"),
         [
