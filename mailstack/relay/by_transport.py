@@ -26,7 +26,9 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
 
+from mailstack import events
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
 from mailstack.mail.envelope import Account, Delivery, Recipient, Remote
@@ -137,16 +139,20 @@ class TransportCourier:
         if delivery.all_or_none and any(transport != _LOCAL for transport, _ in groups):
             return []  # it was for maildirs only, and is not any more
         done: dict[int, Disposition] = {}
-        for (transport, _), recipients in sorted(groups.items(), key=lambda group: not isinstance(group[0][0], Local)):
+        for (transport, domain), recipients in sorted(groups.items(), key=lambda group: group[0][0] != _LOCAL):
             part = delivery if len(groups) == 1 else replace(delivery, recipients=recipients)
             try:
-                outcomes = await self._attempt(transport, part, relay, settings)
+                outcomes = await self._attempt(transport, domain, part, relay, settings)
             except CancelledError:
                 if not done:
                     raise
-                break
+                left = [ordinal for ordinal in delivery.recipients if ordinal not in done]
+                return [*done.values(), *(delayed(ordinal, "The attempt was broken off") for ordinal in left)]
+            except Exception as error:  # a bulkhead: what became of the others stands
+                events.unexpected(f"attempt for {delivery.entry} by {transport or 'the usual way'}", Failure())
+                outcomes = [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in recipients]
             done |= {each.ordinal: each for each in outcomes}
-        return [done.get(ordinal) or delayed(ordinal, "The attempt was broken off") for ordinal in delivery.recipients]
+        return list(done.values())
 
     def _groups(self, recipients: Mapping[int, Recipient]) -> dict[_Group, dict[int, Recipient]]:
         groups: dict[_Group, dict[int, Recipient]] = {}
@@ -171,16 +177,20 @@ class TransportCourier:
         return Error(_MISCONFIGURED, "It is to be delivered here, and there is no account") if found == _LOCAL else found
 
     async def _attempt(
-        self, transport: Transport | None, delivery: Delivery, relay: RelayCourier, settings: RelaySettings
+        self, transport: Transport | None, domain: str, delivery: Delivery, relay: RelayCourier, settings: RelaySettings
     ) -> list[Disposition]:
         match transport:
             case Local():
                 return await self._local.attempt(delivery)
             case None:
                 return await relay.attempt(delivery)
-            case Mx() | Smtp() | Lmtp():
-                next_hop = next_hop_of(transport, settings)
-                return await relay.attempt(_as_remote(delivery, next_hop), next_hop)
+            case Mx() if any(isinstance(each.destination, Account) for each in delivery.recipients.values()):
+                # A domain of ours: that its MX leads back to us is the operator's to mend.
+                return await relay.attempt(delivery, replace(settings.direct, domain=domain))
+            case Mx() | Smtp():
+                return await relay.attempt(delivery, next_hop_of(transport, settings))
+            case Lmtp():
+                return await relay.attempt(_to_be_delivered(delivery, transport), next_hop_of(transport, settings))
             case Hold():
                 text = "Held by the operator's transport map"
                 return _all(delivery, Action.DELAYED, _HELD, text, is_held=True)
@@ -195,17 +205,14 @@ def _domain(recipient: Recipient) -> str:
     return destination.domain if isinstance(destination, Remote) else recipient.address.domain
 
 
-def _as_remote(delivery: Delivery, next_hop: NextHop) -> Delivery:
-    """Make of it what the relay takes: none of the recipients is an account."""
-    recipients = {
-        ordinal: replace(each, destination=Remote(_domain(each))) if isinstance(each.destination, Account) else each
-        for ordinal, each in delivery.recipients.items()
-    }
+def _to_be_delivered(delivery: Delivery, transport: Lmtp) -> Delivery:
+    """Leave out of what is asked what was for the way to here."""
     envelope, requests = delivery.envelope, delivery.envelope.requests
-    if next_hop.is_lmtp and (requests.requires_tls or requests.deliver_by is not None):
-        requires_tls = requests.requires_tls and not _is_this_machine(next_hop.host or "")
-        envelope = replace(envelope, requests=replace(requests, requires_tls=requires_tls, deliver_by=None))
-    return replace(delivery, recipients=recipients, envelope=envelope)
+    if not requests.requires_tls and requests.deliver_by is None:
+        return delivery
+    requires_tls = requests.requires_tls and not _is_this_machine(transport.host)
+    requests = replace(requests, requires_tls=requires_tls, deliver_by=None)
+    return replace(delivery, envelope=replace(envelope, requests=requests))
 
 
 def _all(delivery: Delivery, action: Action, status: EnhancedStatus, text: str, *, is_held: bool = False) -> list[Disposition]:

@@ -7,6 +7,7 @@ Hosts are tried in order until every recipient has its disposition, or no host i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from twisted.internet.defer import CancelledError
@@ -112,13 +113,11 @@ class RelayCourier:
         met = await self.sessions.do([self._way(hop, next_hop, tls, delivery) for hop in hops], hand_over)
         *unreached, (hop, trouble) = met
         for each, why in unreached:
-            if why is not None:
-                attempt.note(each, why)
+            _note(attempt, next_hop, each, why)
         if trouble is not None and trouble.is_tls and may_be_clear and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ((_, trouble),) = await self.sessions.do([self._way(hop, next_hop, TLS.NEVER, delivery)], hand_over)
-        if trouble is not None:
-            attempt.note(hop, trouble)
+        _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, delivery: Delivery) -> Way:
@@ -135,6 +134,14 @@ class RelayCourier:
                     attempt.delay(hop, ordinals, trouble)
                 return trouble
         return None
+
+
+def _note(attempt: Attempt, next_hop: NextHop, hop: Hop, trouble: Trouble | None) -> None:
+    """Note why a host took nothing; that one which the operator has named wants nothing of us is the operator's to mend."""
+    if trouble is not None and trouble.status.is_permanent and next_hop.is_named:
+        trouble = replace(trouble, status=EnhancedStatus(4, trouble.status.subject, trouble.status.detail))
+    if trouble is not None:
+        attempt.note(hop, trouble)
 
 
 def _domain(delivery: Delivery) -> str:

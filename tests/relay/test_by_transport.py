@@ -83,7 +83,7 @@ class Case(SynchronousTestCase):
         return Deferred.fromCoroutine(self.courier.attempt(made))
 
     def attempt(self, *recipients, **more):
-        found = self.successResultOf(self.begin(*recipients, **more))
+        found = sorted(self.successResultOf(self.begin(*recipients, **more)), key=lambda each: each.ordinal)
         self.assertEqual([each.ordinal for each in found], [2 * n for n in range(len(recipients))])
         return [(each.action.value, str(each.status)) for each in found]
 
@@ -98,7 +98,14 @@ class Ways(Case):
         self.attempt(account("a@lmtp.test"))
         self.assertEqual(self.log, [("relayed", ["a@lmtp.test"], "/run/lmtp")])
         (only,) = self.relay.deliveries[0].recipients.values()
-        self.assertEqual(only.destination, Remote("lmtp.test"))
+        self.assertEqual(only.destination, Account("a@lmtp.test"), "and is still one")
+
+    def test_an_account_may_be_at_the_mx_of_its_domain(self):
+        self.attempt(account("a@direct.test"), account("b@us.test", via="mx"), recipient("c@direct.test"))
+        self.assertEqual(
+            self.log,
+            [("relayed", ["a@direct.test", "c@direct.test"], "direct.test"), ("relayed", ["b@us.test"], "us.test")],
+        )
 
     def test_all_of_a_host_go_together(self):
         self.attempt(account("a@lmtp.test"), account("b@other.test"), account("c@us.test"), account("kept+x@lmtp.test"))
@@ -153,6 +160,15 @@ class Ways(Case):
 
 
 class BrokenOff(Case):
+    def test_what_nobody_expects_is_delayed_and_does_not_touch_the_others(self):
+        def broken(*more):
+            raise RuntimeError("a bug")
+
+        self.relay.attempt = broken
+        outcomes = self.attempt(recipient("x@free.test"), account("a@us.test"), recipient("x@closed.test"))
+        self.assertEqual(sorted(outcomes), [("delayed", "4.3.0"), ("delivered", "2.0.0"), ("failed", "5.1.6")])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
     def test_what_was_found_out_before_stands(self):
         self.relay.waits = Deferred()
         running = self.begin(account("a@us.test"), recipient("x@free.test"))
