@@ -39,7 +39,6 @@ from mailstack.mail.envelope import Destination, Service
 from mailstack.net.batch import BatchThread
 from mailstack.net.dns_exchange import Server
 from mailstack.net.lean_reactor import when_idle
-from mailstack.net.own_addresses import OwnListeners
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.proxied import ProxiedFactory
 from mailstack.net.resolver import Resolver, system_nameservers
@@ -415,7 +414,6 @@ class Composition:
             ),
             _shuffled,
             settings=relaying,
-            is_ourselves=OwnListeners((each.host, each.port) for each in settings.listen.smtp),
         )
 
     def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:

@@ -19,7 +19,7 @@ from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
 from mailstack.relay.next_hops import NextHops
-from mailstack.relay.ports import Connect, IsOurselves, Resolver
+from mailstack.relay.ports import Connect, Resolver
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.sessions import Sessions, Way
 from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy
@@ -38,8 +38,7 @@ class RelayCourier:
     """
     Relays to the hosts of a domain, or to a host that is named; may be called any number of times at once.
 
-    Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance; `is_ourselves` says where
-            we listen.
+    Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance.
     """
 
     def __init__(
@@ -52,11 +51,10 @@ class RelayCourier:
         *,
         settings: RelaySettings | None = None,
         contexts: TLSContexts | None = None,
-        is_ourselves: IsOurselves = lambda address, port: False,
     ) -> None:
         self._clock = surroundings.clock
         self._settings = settings or RelaySettings()
-        self._next_hops = NextHops(hostname, resolver, shuffle, is_ourselves)
+        self._next_hops = NextHops(hostname, resolver, shuffle)
         self.sessions = Sessions(hostname, connect, surroundings, contexts or TLSContexts(), self._settings)
 
     async def attempt(self, delivery: Delivery, next_hop: NextHop | None = None) -> list[Disposition]:
@@ -93,8 +91,6 @@ class RelayCourier:
             hops = await self._next_hops.addresses(next_hop, host)
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
-                if hops.is_last:
-                    return
                 continue
             waiting = hops[:left]
             left -= len(waiting)

@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import Final
 
 from mailstack.mail.status import EnhancedStatus
-from mailstack.relay.ports import IsOurselves, Resolver
+from mailstack.relay.ports import Resolver
 from mailstack.relay.settings import NextHop
-from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, loops_at, public_hops
+from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, public_hops
 
 _NOT_FOUND: Final = EnhancedStatus(4, 4, 4)
 
@@ -21,12 +21,10 @@ class NextHops:
     """
     Finds hosts and addresses.
 
-    Shape:  `hostname` is our own name; `shuffle` orders MX of equal preference by chance; `is_ourselves` says of an address
-            and a port whether we listen there.
+    Shape:  `hostname` is our own name; `shuffle` orders MX of equal preference by chance.
     """
 
-    def __init__(self, hostname: str, resolver: Resolver, shuffle: Shuffle, is_ourselves: IsOurselves) -> None:
-        self._is_ourselves = is_ourselves
+    def __init__(self, hostname: str, resolver: Resolver, shuffle: Shuffle) -> None:
         self._hostname = hostname
         self._resolver = resolver
         self._shuffle = shuffle
@@ -49,9 +47,6 @@ class NextHops:
         else:
             ipv6, ipv4 = await self._resolver.ipv6(host), await self._resolver.ipv4(host)
             hops = hops_of(host, ipv6, ipv4, allow_private=next_hop.allow_private)
-        if not isinstance(hops, NoRoute) and next_hop.host is None:
-            own = next((hop for hop in hops if self._is_ourselves(hop.address, next_hop.port)), None)
-            hops = hops if own is None else loops_at(own)
         return _temporary(hops) if isinstance(hops, NoRoute) and next_hop.is_named else hops
 
 

@@ -29,10 +29,6 @@ class Resolver(Protocol):
         """Return the IPv6 addresses of a host."""
 
 
-IsOurselves = Callable[[str, int], bool]
-"""Says of an IP address and a port whether we listen there for mail of others."""
-
-
 class Clock(Protocol):
     """Time, and calls in the future: a part of IReactorTime."""
 

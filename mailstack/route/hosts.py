@@ -40,16 +40,11 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class NoRoute:
-    """
-    There is nowhere to connect to; the class digit of `status` says whether that may change.
-
-    Shape:  `is_last`: the hosts that come after this one are not to be tried either.
-    """
+    """There is nowhere to connect to; the class digit of `status` says whether that may change."""
 
     status: EnhancedStatus
     diagnostic: str
     cause: str = ""
-    is_last: bool = False
 
 
 def literal_hop(domain: str) -> Hop:
@@ -92,12 +87,6 @@ def _ordered(domain: str, records: Sequence[Exchange], own_name: str, shuffle: S
     if not usable:
         return NoRoute(EnhancedStatus(5, 4, 4), f"The MX records of {domain} name no host")
     return tuple(usable[:MAX_EXCHANGES])
-
-
-def loops_at(hop: Hop) -> NoRoute:
-    """Return that a host is ourselves under another name; those no better than it would give the mail back to us."""
-    diagnostic = f"Host {hop.host} is this host, to which mail for there loops back"
-    return NoRoute(EnhancedStatus(5, 4, 6), diagnostic, hop.address, is_last=True)
 
 
 def _loops(domain: str) -> NoRoute:

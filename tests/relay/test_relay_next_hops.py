@@ -93,31 +93,6 @@ class Aliases(Case):
         self.assertEqual(self.met, ["192.0.2.1"] * 2)
 
 
-class Ourselves(Case):
-    """A host whose address is where we listen is ourselves, whatever its name."""
-
-    def setUp(self):
-        super().setUp()
-        self.world.courier = self.world.make_courier(is_ourselves=lambda *where: where == ("192.0.2.2", 25))
-
-    def test_as_the_best_it_loops(self):
-        found = self.outcome(domain="gate.test")
-        self.assertEqual(brief(found), [("failed", "5.4.6")])
-        self.assertEqual((found[0].diagnostic[:27], self.met), ("Host mx2.example.test is th", []))
-
-    def test_those_that_are_no_better_are_not_tried(self):
-        self.world.resolver.__init__(f"{ZONE}\nexample.test MX 30 mx3.test\nmx3.test A 192.0.2.3")
-        self.world.at("192.0.2.1")
-        self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
-        self.assertEqual(self.met, ["192.0.2.1"])
-
-    def test_another_program_at_another_port_is_none_of_us(self):
-        self.assertEqual(brief(self.outcome(NextHop(port=26, allow_private=True), domain="gate.test")), [("relayed", "2.0.0")])
-
-    def test_who_is_named_is_meant(self):
-        self.assertEqual(brief(self.outcome(smarthost("192.0.2.2", 25, tls=TLSPolicy.MAY))), [("relayed", "2.0.0")])
-
-
 class Hosts(Case):
     settings = {"max_hosts": 1}
 
