@@ -11,7 +11,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
@@ -35,7 +35,7 @@ from mailstack.doors import IPolicyMaker
 from mailstack.lockout import Lockout, LockoutLimits
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.answers import Exchange
-from mailstack.mail.envelope import Account, Destination, Envelope, Origin, Service
+from mailstack.mail.envelope import Destination, Envelope, Origin, Service
 from mailstack.mail.requests import Notify, Requests
 from mailstack.mail.srs import SenderRewriting
 from mailstack.mail.tls_reports import ReportSource
@@ -60,12 +60,13 @@ from mailstack.policy.chain import Chain
 from mailstack.policy.returns import Returns
 from mailstack.receive.factory import ReceiverFactory
 from mailstack.receive.interfaces import ISubmitter
-from mailstack.relay.connect import TCPConnect
+from mailstack.relay.by_transport import TransportCourier
+from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.policies import Policies
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import NextHop, RelaySettings, TLSPolicy, smarthost
+from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.reports.tls import Means, TLSReports
 from mailstack.retrieve.factory import POP3Factory
@@ -123,6 +124,7 @@ class Secrets:
 
     pem: Pem | None
     smarthost_password: str | None = field(repr=False)
+    login_passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
     srs: tuple[str, ...] = field(default=(), repr=False)
     oauth_secret: str | None = field(default=None, repr=False)
     relay_pem: Pem | None = None
@@ -179,6 +181,7 @@ class Composition:
             self.directory,
             delimiter=settings.delivery.subaddress_delimiter,
             postmaster=_postmaster(settings),
+            transports=settings.transports,
         )
         self._returns = ReturnPaths(
             self._expander,
@@ -187,10 +190,12 @@ class Composition:
             seconds=reactor.seconds,
             too_long=events.sender_kept,
         )
-        self._local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._judge = self._make_judge(settings)
         self._reports = self._make_reports(settings)
-        self._relay = self._make_relay(settings, secrets)
+        relaying = _relaying(settings, secrets)
+        self._relay = self._make_relay(settings, relaying, secrets)
+        local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
+        self._couriers = TransportCourier(local, self._relay, relaying, settings.transports)
         self._tokens = self._make_tokens(settings, secrets)
         self._spool = self._make_spool(self.place.worker, self._limits(settings))
         self._spools = [self._spool]
@@ -258,12 +263,16 @@ class Composition:
 
         Raises:  RefusedError, CertificateError.
         """
-        judge, relay = self._make_judge(settings), self._make_relay(settings, secrets)
+        judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
+        relay = self._make_relay(settings, relaying, secrets)
         tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
         self.load_certificates(secrets)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
         self._returns.rewriting = rewriting
+        couriers = self._couriers
+        couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
+        self._expander.transports = couriers.transports
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -426,7 +435,7 @@ class Composition:
             chance=random.SystemRandom().random,
             route=self._returns.route,
             couriers=self._courier,
-            straight=self._local,
+            straight=self._couriers,
             postmaster=_postmaster(settings) if settings.queue.double_bounces == "postmaster" else None,
             notices_per_hour=self.place.part_of(NOTICES_PER_HOUR),
             schedule=Schedule(
@@ -440,30 +449,21 @@ class Composition:
             min_free_inodes=settings.queue.free_inodes_minimum,
         )
 
-    def _courier(self, destination: Destination) -> LocalCourier | RelayCourier:
-        return self._local if isinstance(destination, Account) else self._relay
+    def _courier(self, destination: Destination) -> TransportCourier:
+        return self._couriers
 
-    def _make_relay(self, settings: Settings, secrets: Secrets | None) -> RelayCourier:
-        relay = settings.relay
+    def _make_relay(self, settings: Settings, relaying: RelaySettings, secrets: Secrets | None) -> RelayCourier:
         try:
-            password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
-            next_hop = _next_hop(relay, password)
-            nameservers = _nameservers(relay)
+            nameservers = _nameservers(settings.relay)
             pem = read_relay_certificate(settings) if secrets is None else secrets.relay_pem
-            contexts = TLSContexts(identity=_relay_identity(relay, pem))
+            contexts = TLSContexts(identity=_relay_identity(settings.relay, pem))
         except (OSError, ValueError) as error:
             raise RefusedError(f"relay: {error}") from error
-        relaying = RelaySettings(
-            next_hop=next_hop,
-            connect_timeout_seconds=relay.connect_timeout_seconds,
-            chunking=relay.chunking,
-            tls_levels={domain: TLSPolicy(level) for domain, level in relay.tls_levels.items()},
-        )
         resolver = Resolver(self._reactor, nameservers)
         return RelayCourier(
             settings.hostname,
             resolver,
-            TCPConnect(PromptTCP(self._reactor), relaying.connect_timeout_seconds, relaying.local_address),
+            Connector(PromptTCP(self._reactor), relaying.connect_timeout_seconds),
             Surroundings(
                 clock=self._reactor,
                 start=self.supervisor.start,
@@ -667,16 +667,54 @@ def _relay_identity(relay: RelayTable, pem: Pem | None) -> dict[str, Any]:
     return identity(relay.client_certificate, relay.client_key, pem)
 
 
-def _next_hop(relay: RelayTable, password: str | None) -> NextHop:
-    tls = TLSPolicy(relay.tls)
+def read_login_passwords(settings: Settings) -> dict[str, str]:
+    """
+    Read the passwords for the hosts at which we log in.
+
+    Raises:  ValueError: one cannot be read.
+    """
+    return {host: read_secret(login.password_file) for host, login in settings.relay.logins.items()}
+
+
+def _relaying(settings: Settings, secrets: Secrets | None) -> RelaySettings:
+    """
+    Say how mail leaves.
+
+    Raises:  RefusedError: a password cannot be read.
+    """
+    relay = settings.relay
+    try:
+        password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
+        passwords = read_login_passwords(settings) if secrets is None else secrets.login_passwords
+    except ValueError as error:
+        raise RefusedError(f"relay: {error}") from error
+    direct = NextHop(port=relay.port, tls=TLSPolicy(relay.tls), allow_private=relay.allow_private)
+    logins = {
+        host: HostLogin(Login(each.username, passwords[host]), TLSPolicy(each.tls)) for host, each in relay.logins.items()
+    }
+    return RelaySettings(
+        next_hop=_next_hop(relay, direct, password, logins),
+        direct=direct,
+        logins=logins,
+        connect_timeout_seconds=relay.connect_timeout_seconds,
+        max_hosts=relay.max_hosts,
+        chunking=relay.chunking,
+        tls_levels={domain: TLSPolicy(level) for domain, level in relay.tls_levels.items()},
+        sources=SourceAddresses(relay.local_addresses, relay.source),
+    )
+
+
+def _next_hop(relay: RelayTable, direct: NextHop, password: str | None, logins: Mapping[str, HostLogin]) -> NextHop:
     if relay.smarthost is None:
-        return NextHop(port=relay.port, tls=tls, allow_private=relay.allow_private)
-    login = None
+        return direct
+    host, port = relay.smarthost.host, relay.smarthost.port
     if relay.smarthost_username is not None and password is not None:
-        login = Login(relay.smarthost_username, password)
-    if login is not None and tls is TLSPolicy.DANE:
-        tls = TLSPolicy.VERIFY  # a password goes to nobody who has not shown who he is
-    return smarthost(relay.smarthost.host, relay.smarthost.port, login=login, tls=tls)
+        # A password goes to nobody who has not shown who he is.
+        tls = TLSPolicy.VERIFY if direct.tls is TLSPolicy.DANE else direct.tls
+        return smarthost(host, port, login=Login(relay.smarthost_username, password), tls=tls)
+    if (found := logins.get(host)) is not None:
+        return smarthost(host, port, login=found.login, tls=found.tls)
+    return smarthost(host, port, tls=direct.tls)
 
 
 def _own_tallies(seconds: Callable[[], float]) -> list[Tally]:

@@ -203,7 +203,7 @@ def entry_accepted(entry: str, session: str, reverse_path: Address | None, recip
 
 def attempt_finished(entry: str, disposition: Disposition, recipient: Address) -> None:
     """An attempt for one recipient has its outcome."""
-    level = LogLevel.info if disposition.action in (Action.DELIVERED, Action.RELAYED) else LogLevel.warn
+    level = LogLevel.info if disposition.action not in (Action.DELAYED, Action.FAILED) else LogLevel.warn
     _emit(
         level,
         "attempt_finished",

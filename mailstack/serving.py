@@ -153,5 +153,5 @@ class Serving:
 def describe_change(before: Settings, after: Settings) -> list[str]:
     """Say what a reload has put into force, and which changes wait for a restart."""
     stale = [f"{key} (after a restart)" for key in AFTER_A_RESTART if getattr(before, key) != getattr(after, key)]
-    changed = [key for key in ("receive", "proxy", "oauth", "srs") if getattr(before, key) != getattr(after, key)]
+    changed = [key for key in ("receive", "proxy", "oauth", "srs", "transport") if getattr(before, key) != getattr(after, key)]
     return ["certificates", "limits", "policies", "relay", *changed, *stale]

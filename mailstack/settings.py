@@ -23,16 +23,20 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Service
+from mailstack.route.transport import ANY, TransportError, TransportMap, parse_pattern
 from mailstack.settings_kinds import (
     MOST_WORKERS,
     AccountName,
     AtLeastOne,
     Claim,
     DomainName,
+    DomainNames,
     Endpoint,
     FolderPath,
     GroupName,
+    HostName,
     IntrospectionUrl,
     Listeners,
     LmtpListeners,
@@ -45,8 +49,10 @@ from mailstack.settings_kinds import (
     Scopes,
     SecretPath,
     SocketFile,
+    SourceAddresses,
     TLSLevel,
     TLSLevels,
+    Transports,
     Unix,
     Workers,
     listen_endpoint,
@@ -222,6 +228,17 @@ class Limits(Table):
     """A line end that is not CRLF: "reject" the message (RFC 5321 §2.3.8), or "normalise" it, as always in a submission."""
 
 
+class HostLogin(Table):
+    """How to log in at a host that is named."""
+
+    username: str
+    """The name."""
+    password_file: SecretPath
+    """Path of the file whose first line is the password. Others must not be able to read it."""
+    tls: Literal["encrypt", "verify"] = "verify"
+    """As relay.tls, for this host; never without, since a password is sent."""
+
+
 class Relay(Table):
     """Mail to other domains."""
 
@@ -250,11 +267,26 @@ class Relay(Table):
     chunking: bool = True
     """Send contents by BDAT to hosts that offer CHUNKING, so that nothing in them can be taken for their end; else by DATA."""
     connect_timeout_seconds: AtLeastOne = 30
-    """How long to wait for a connection to one address."""
+    """How long to wait for a connection to one address; after 250 ms the host's next address is tried beside it."""
+    max_hosts: int = Field(default=5, ge=1, le=50)
+    """The most addresses, of all hosts of a domain together, that one attempt tries."""
+    local_addresses: SourceAddresses = ()
+    """Addresses of this machine to connect from, one IPv4 and one IPv6 at most; empty: the system chooses."""
+    all_addresses_of: DomainNames = ()
+    """Domains of ours, elsewhere by [transport], of which every address is taken, and not only those in the directory."""
     attempts_at_once: AtLeastOne = 50
     """The most attempts at a time, of all destinations together; each worker has its part, rounded up."""
     per_destination: AtLeastOne = 5
     """The most connections at a time to one destination; each worker has its part, rounded up."""
+    source: dict[DomainName, SourceAddresses] = Field(default={}, examples=[{"example.org": ["192.0.2.25", "2001:db8::25"]}])
+    """From where mail of a sender's domain goes, instead of local_addresses; of a family that has none here, from those."""
+    logins: dict[HostName, HostLogin] = Field(
+        default={},
+        examples=[
+            {"smtp.example.net": {"username": "us@example.net", "password_file": "smtp.example.net.password", "tls": "verify"}}
+        ],
+    )
+    """How to log in at the hosts that [transport] or smarthost names; never without TLS, "encrypt" or "verify"."""
 
 
 class TlsReports(Table):
@@ -369,6 +401,19 @@ class Settings(Table):
     limits: Limits = Field(default_factory=Limits)
     relay: Relay = Field(default_factory=Relay)
     tls_reports: TlsReports = Field(default_factory=TlsReports)
+    transport: Transports = Field(
+        default={},
+        examples=[
+            {
+                "example.net": "smtp:[10.0.0.5]:25",
+                ".example.net": "smtp:example.net",
+                "shop@example.org": "lmtp:unix:/run/shop/lmtp",
+                "old@example.org": "error: 5.1.6 Write to new@example.org",
+                "*": "mx",
+            }
+        ],
+    )
+    """Where mail goes, when not to the maildirs or by MX: docs/transport.md says more. The most specific entry counts."""
     queue: Queue = Field(default_factory=Queue)
     srs: Srs = Field(default_factory=Srs)
     delivery: Delivery = Field(default_factory=Delivery)
@@ -381,6 +426,12 @@ class Settings(Table):
     def worker_count(self) -> int:
         """How many processes serve, on the cores that this one may use."""
         return self.workers if self.workers != "auto" else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+    @property
+    def transports(self) -> TransportMap:
+        """Where mail goes, as the operator says it."""
+        delimiter, open_domains = self.delivery.subaddress_delimiter, frozenset(self.relay.all_addresses_of)
+        return TransportMap(self.transport, delimiter=delimiter, open_domains=open_domains)
 
     @property
     def spool_folder(self) -> Path:
@@ -486,6 +537,8 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     yield from _open_lmtp(listen, table("receive"))
     yield from _smarthost_login(relay)
     yield from _partial_oauth(table("oauth"), tls)
+    yield from _transports(table("transport"))
+    yield from _all_addresses(relay, table("transport"))
     first = queue.get("retry_first_seconds", Queue().retry_first_seconds)
     most = queue.get("retry_most_seconds", Queue().retry_most_seconds)
     if isinstance(first, int) and isinstance(most, int) and first > most:
@@ -518,6 +571,32 @@ def _open_lmtp(listen: Mapping[str, Any], receive: Mapping[str, Any]) -> Iterato
             continue
         if isinstance(endpoint, Endpoint) and not ip_address(endpoint.host).is_loopback:
             yield ("listen", "lmtp", number), f"{endpoint} is not on loopback: name in receive.lmtp_from who may use it"
+
+
+def _transports(entries: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    seen: dict[str, str] = {}
+    for name, value in entries.items():
+        try:
+            pattern = parse_pattern(name)
+        except TransportError:
+            continue
+        if pattern in seen:
+            yield ("transport", name), f"is the same as {seen[pattern]}"
+        seen[pattern] = name
+        if pattern == ANY and value == "local":
+            yield ("transport", name), "is for what is not ours, and that cannot be delivered here"
+
+
+def _all_addresses(relay: Mapping[str, Any], entries: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    domains = relay.get("all_addresses_of")
+    for number, domain in enumerate(domains if isinstance(domains, list) else ()):
+        try:
+            name = parse_domain(domain) if isinstance(domain, str) else ""
+        except AddressError:
+            continue
+        above = [name, *(f".{'.'.join(name.split('.')[at:])}" for at in range(1, name.count(".") + 1))]
+        if name and not any(each.lower() in above for each in entries):
+            yield ("relay", "all_addresses_of", number), f"needs an entry for {name} in [transport]: where its mail goes"
 
 
 def _smarthost_login(relay: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

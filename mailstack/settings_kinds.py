@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
 from mailstack.mail.address import AddressError, parse_address, parse_domain
+from mailstack.route.transport import Transport, TransportError, parse_pattern, parse_transport
 
 _HOST_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _SECRET_OCTETS: Final = 4096
@@ -238,6 +239,40 @@ def _check_secret(path: Path) -> None:
         raise ValueError(f"{path} holds a secret and may be read or written by everybody; run: chmod o-rwx {path}")
 
 
+def _pattern(text: str) -> str:
+    try:
+        return parse_pattern(text)
+    except TransportError as error:
+        raise ValueError(f"{shown(text)} {error}") from None
+
+
+def _transport(value: object) -> Transport:
+    if isinstance(value, Transport):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'must be text such as "smtp:[10.0.0.5]:25", not {shown(value)}')
+    try:
+        return parse_transport(value)
+    except TransportError as error:
+        raise ValueError(f"{shown(value)} {error}") from None
+
+
+def _host_name(text: str) -> str:
+    return ipaddress.ip_address(text).compressed if _is_ip(text) else _domain_name(text)
+
+
+def _source_addresses(value: object) -> tuple[str, ...]:
+    texts = value if isinstance(value, list | tuple) else [value]
+    addresses = [ipaddress.ip_address(each) for each in texts if isinstance(each, str) and _is_ip(each) and "%" not in each]
+    if len(addresses) != len(texts):
+        raise ValueError(f'must be IP addresses in a list, such as ["192.0.2.25"], not {shown(value)}')
+    if len({each.version for each in addresses}) != len(addresses):
+        raise ValueError("must be one IPv4 and one IPv6 address at most")
+    if any(each.is_unspecified or each.is_multicast for each in addresses):
+        raise ValueError("must be addresses that this machine has")
+    return tuple(each.compressed for each in addresses)
+
+
 def _workers(value: object) -> int | str:
     if value == "auto":
         return "auto"
@@ -257,10 +292,14 @@ Nameservers = Annotated[tuple[Annotated[Endpoint, PlainValidator(_nameserver), _
 Remote = Annotated[Endpoint, PlainValidator(_remote_endpoint), _as_text]
 TLSLevel = Literal["none", "may", "encrypt", "verify", "dane"]
 TLSLevels = dict[Annotated[str, AfterValidator(_domain_pattern)], TLSLevel]
+Transports = dict[Annotated[str, AfterValidator(_pattern)], Annotated[Transport, PlainValidator(_transport), _as_text]]
+HostName = Annotated[str, AfterValidator(_host_name)]
+SourceAddresses = Annotated[tuple[str, ...], PlainValidator(_source_addresses)]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_workers)]
 FolderPath = Annotated[Path, PlainValidator(_path)]
 SecretPath = Annotated[Path, PlainValidator(_secret_path)]
 DomainName = Annotated[str, AfterValidator(_domain_name)]
+DomainNames = Annotated[tuple[DomainName, ...], Strict(False)]
 AccountName = Annotated[str, AfterValidator(_account_name)]
 IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
 Claim = Annotated[str, AfterValidator(_claim)]

@@ -512,6 +512,41 @@ class RunningTests(TestCase):
             await deferToThread(self.installation.send, self.ports["submission"], BOB, BOB, ALICE)
         await system.stopService()
 
+    async def test_where_mail_goes_is_the_operators_to_say(self) -> None:
+        folder = self.installation.folder
+        entries = (
+            '\n[transport]\n"other.test" = "smtp:[127.0.0.1]:9"\n"alice@example.test" = "error: 5.1.6 Moved"\n'
+            '"void@example.test" = "discard"\n"bob+held@example.test" = "hold"\n'
+        )
+        editing.add_alias(folder / "directory.db", "both@example.test", [ALICE, BOB])
+        self.installation.change(lambda text: f"{text}{entries}")
+        system = self.begin()
+        for recipient, said in (
+            ("x@other.test", "5.7.1 Relaying denied"),
+            (ALICE, "5.1.6 Moved"),
+            ("nobody@example.test", "5.1.1 No such user here"),
+        ):
+            with self.assertRaises(smtplib.SMTPRecipientsRefused) as caught:
+                await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", recipient)
+            self.assertEqual((550, said.encode()), caught.exception.recipients[recipient])
+        for recipient in ("void@example.test", "bob+held@example.test", "both@example.test"):
+            await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", recipient)
+        self.assertEqual(1, len(await self.until_fetched(BOB)))
+        self.assertFalse((folder / "mail/example.test/alice").exists())
+        spool = system._serving._parts._spool
+        self.assertEqual(1, (await spool.counts()).entries)
+        self.installation.change(lambda text: text.replace(entries, ""))
+        system.reload()
+        await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", ALICE)
+        self.assertEqual(1, len(await self.until_fetched(ALICE)))
+        await spool.runner.flush()
+        for _ in range(200):
+            messages = await deferToThread(self.installation.fetch, self.ports["pop3"], BOB)
+            if len(messages) == 2:
+                break
+        self.assertEqual(2, len(messages))
+        await system.stopService()
+
     async def test_a_reload_changes_limits_and_a_wrong_one_changes_nothing(self) -> None:
         system = self.begin()
         self.installation.change(lambda text: text.replace("[limits]", "[limits]\nmessage_octets = 70000"))

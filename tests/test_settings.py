@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from mailstack.compose import _next_hop
 from mailstack.mail.envelope import Service
 from mailstack.relay.settings import TLSPolicy
+from mailstack.route.transport import Lmtp, Mx, Smtp
 from mailstack.settings import (
     Endpoint,
     Settings,
@@ -185,6 +186,27 @@ class TestGood:
     def test_a_smarthost_may_be_an_address(self, file: Path, text: str, endpoint: Endpoint) -> None:
         assert loaded(file, f'[relay]\nsmarthost = "{text}"').relay.smarthost == endpoint
 
+    def test_transports(self, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "password").write_text("secret\n")
+        (tmp_path / "password").chmod(0o600)
+        settings = loaded(
+            file,
+            '[relay]\nlocal_addresses = ["192.0.2.1", "2001:DB8::1"]\n'
+            'all_addresses_of = ["B.test", "c.d.test"]\nmax_hosts = 3\n'
+            '[relay.source]\n"A.test" = "192.0.2.2"\n'
+            '[relay.logins."Gate.test"]\nusername = "us"\npassword_file = "password"\n'
+            '[transport]\n"B.test" = "smtp:[10.0.0.5]"\n".d.test" = "mx"\n"Alice@a.test" = "lmtp:unix:/run/x"\n',
+        )
+        relay = settings.relay
+        assert (relay.local_addresses, relay.max_hosts) == (("192.0.2.1", "2001:db8::1"), 3)
+        assert relay.source == {"a.test": ("192.0.2.2",)}
+        assert relay.all_addresses_of == ("b.test", "c.d.test")
+        assert relay.logins["gate.test"].model_dump() == {
+            "username": "us", "password_file": tmp_path / "password", "tls": "verify"
+        }  # fmt: skip
+        assert settings.transport == {"b.test": Smtp("10.0.0.5"), ".d.test": Mx(), "alice@a.test": Lmtp("/run/x", 0)}
+        assert Settings.model_validate(settings.model_dump()).transport == settings.transport
+
     def test_policies(self, file: Path) -> None:
         policy = loaded(file, '[policy]\nuse = ["a", "b"]\n[policy.options.a]\nx = [1, "y"]\n[policy.options.b]\n').policy
         assert policy.use == ("a", "b")
@@ -291,6 +313,19 @@ class TestOneError:
             (HOSTNAME + '[policy]\nuse = "x"\n', '3: policy.use: must be a list, not "x"'),
             (HOSTNAME + "[policy]\nuse = [5]\n", "3: policy.use[0]: must be text in quotes, not 5"),
             (HOSTNAME + "[policy.options]\nx = 5\n", "3: policy.options.x: must be a table, not 5"),
+            (HOSTNAME + '[transport]\n"a.test" = "smpt:[b]"\n', '3: transport.a.test: "smpt:[b]" is no transport: it must be'),
+            (HOSTNAME + '[transport]\n"a.test" = "smtp:[b]:0"\n', '3: transport.a.test: "smtp:[b]:0" has a port that does not'),
+            (HOSTNAME + '[transport]\n"a.test" = 5\n', "3: transport.a.test: must be text such as"),
+            (HOSTNAME + '[transport]\n"a b" = "mx"\n', '3: transport.a b.[key]: "a b" is neither an address, nor a domain'),
+            (HOSTNAME + '[transport]\n"a.test" = "mx"\n"A.test" = "mx"\n', "4: transport.A.test: is the same as a.test"),
+            (HOSTNAME + '[transport]\n"*" = "local"\n', "3: transport.*: is for what is not ours"),
+            (HOSTNAME + "transport = 5\n", "2: transport: must be a table, not 5"),
+            (HOSTNAME + '[relay]\nall_addresses_of = ["a.test"]\n', "3: relay.all_addresses_of[0]: needs an entry for a.test"),
+            (HOSTNAME + "[relay]\nmax_hosts = 0\n", "3: relay.max_hosts: must be at least 1, not 0"),
+            (HOSTNAME + '[relay]\nlocal_addresses = ["a.test"]\n', "3: relay.local_addresses: must be IP addresses in a list"),
+            (HOSTNAME + '[relay]\nlocal_addresses = ["10.0.0.1", "10.0.0.2"]\n', "3: relay.local_addresses: must be one IPv4"),
+            (HOSTNAME + '[relay.source]\n"a.test" = ["::"]\n', "3: relay.source.a.test: must be addresses that this machine"),
+            (HOSTNAME + '[relay.logins."a.test"]\nusername = "hush"\n', "2: relay.logins.a.test.password_file: is required"),
             # keys that are not ours
             (HOSTNAME + "hostnam = 5\n", "2: hostnam: unknown key; did you mean hostname?"),
             (HOSTNAME + "[limit]\nrecipients = 5\n", "2: limit: unknown key; did you mean limits?"),
@@ -572,6 +607,23 @@ class TestOAuth:
     def test_several_scopes(self, file: Path) -> None:
         text = self.text("https://x.test/") + 'scope = "https://mail.example.org/ mail:read"\naccount_claim = "email"\n'
         assert loaded(file, text).oauth.scope == "https://mail.example.org/ mail:read"
+
+
+class TestHostLogin:
+    LOGIN = '[relay.logins."a.test"]\nusername = "u"\npassword_file = "p"\n'
+
+    def test_never_in_the_clear(self, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "p").write_text("hush\n")
+        (tmp_path / "p").chmod(0o600)
+        (found,) = errors(file, HOSTNAME + self.LOGIN + 'tls = "may"\n')
+        assert found == '5: relay.logins.a.test.tls: must be "encrypt" or "verify", not "may"'
+
+    def test_a_password_that_others_may_read(self, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "p").write_text("hush\n")
+        (tmp_path / "p").chmod(0o644)
+        (found,) = errors(file, HOSTNAME + self.LOGIN)
+        assert found.startswith("4: relay.logins.a.test.password_file: ")
+        assert "hush" not in found
 
 
 class TestSecret:

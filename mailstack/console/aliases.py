@@ -35,6 +35,7 @@ def add(address: str, targets: tuple[str, ...], replace: bool, config: Path | No
         targets,
         replace=replace,
         delimiter=settings.delivery.subaddress_delimiter,
+        is_taken=settings.transports.is_taken,
     )
     shown = [str(each) for each in added.targets]
     show_result(as_json, f"{added.name} now leads to {', '.join(shown)}", result="added", alias=added.name, targets=shown)

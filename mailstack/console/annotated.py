@@ -59,15 +59,23 @@ class _Writer:
         for name, field in Settings.model_fields.items():
             if isinstance(field.annotation, type) and issubclass(field.annotation, Table):
                 tables.append((name, field.annotation))
-            else:
+            elif not _is_map(field):
                 yield from self._key(name, name, field)
         for name, table in tables:
             yield f"\n{_prose(table.__doc__ or '')}{self._note(name)}[{name}]\n"
+            maps = []
             for key, field in table.model_fields.items():
                 if (table, key) == (PolicyTable, "options"):
                     yield f"\n{_prose(field.description or '')}{_OPTIONS}"
+                elif _is_map(field):
+                    maps.append((f"{name}.{key}", field))
                 else:
                     yield from self._key(f"{name}.{key}", key, field)
+            for path, field in maps:  # last: what stood behind them would be theirs
+                yield from self._map(path, field)
+        for name, field in Settings.model_fields.items():
+            if _is_map(field):
+                yield from self._map(name, field)
 
     def _key(self, path: str, name: str, field: FieldInfo) -> Iterator[str]:
         yield f"\n{_prose(field.description or '')}{self._note(path)}"
@@ -80,12 +88,40 @@ class _Writer:
         else:
             yield f"#{name} = {_toml(field.default)}\n"
 
+    def _map(self, path: str, field: FieldInfo) -> Iterator[str]:
+        """Write a table whose keys the operator chooses."""
+        yield f"\n{_prose(field.description or '')}{self._note(path)}"
+        if path in self.values:
+            yield from _table(path, self.values.pop(path), "")
+        else:
+            yield "# Empty by default; an example:\n"
+            yield from _table(path, _example(field), "#")
+
     def _note(self, path: str) -> str:
         return _prose(self.notes.pop(path, ""))
 
 
 def _example(field: FieldInfo) -> Any:
     return (field.examples or [""])[0]
+
+
+def _is_map(field: FieldInfo) -> bool:
+    return isinstance(field.default, dict) and bool(field.examples)
+
+
+def _table(path: str, values: Mapping[str, Any], mark: str) -> Iterator[str]:
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    if len(inner) < len(values) or not values:
+        yield f"{mark}[{path}]\n"
+    for key, value in values.items():
+        if key not in inner:
+            yield f"{mark}{_toml_key(key)} = {_toml(value)}\n"
+    for key, value in inner.items():
+        yield from _table(f"{path}.{_toml_key(key)}", value, mark)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").isalnum() and key.isascii() else _toml(key)
 
 
 def _prose(text: str) -> str:

@@ -164,7 +164,8 @@ def _people(settings: Settings) -> Iterator[Finding]:
 
     path = settings.directory_file
     try:
-        if not list_domains(path):
+        domains = {each.name for each in list_domains(path)}
+        if not domains:
             yield "folder", f"{path} has no domain, so no mail is delivered here; add one: mailstack domain add NAME"
         names = {each.name for each in list_accounts(path)}
     except DirectoryError as error:
@@ -176,6 +177,9 @@ def _people(settings: Settings) -> Iterator[Finding]:
         yield "folder", f"{path} holds password hashes and is open to others; run: chmod 600 {path}"
     if found.st_uid != path.parent.stat().st_uid:
         yield "folder", f"{path} belongs to another user than its folder; run: chown --reference={path.parent} {path}"
+    for domain in settings.relay.all_addresses_of:
+        if domain not in domains:
+            yield "relay.all_addresses_of", f"{domain} is no domain of ours; add it: mailstack domain add {domain}"
     if settings.postmaster is not None and settings.postmaster not in names:
         yield "postmaster", f"there is no account {settings.postmaster}; add it: mailstack account add {settings.postmaster}"
 

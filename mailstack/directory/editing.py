@@ -9,7 +9,7 @@ do; then nothing was changed.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,11 +166,20 @@ def remove_account(path: Path, account: str, *, force: bool = False, delimiter: 
 # ---- aliases ---------------------------------------------------------------------------------------------------------
 
 
-def add_alias(path: Path, alias: str, targets: Sequence[str], *, replace: bool = False, delimiter: str = "+") -> AliasRecord:
+def add_alias(
+    path: Path,
+    alias: str,
+    targets: Sequence[str],
+    *,
+    replace: bool = False,
+    delimiter: str = "+",
+    is_taken: Callable[[Address], bool] = lambda address: False,
+) -> AliasRecord:
     """
     Add an alias; with `replace` it may exist and gets these targets instead of its own.
 
-    A target in a domain of ours must exist: an account, another alias, a subaddress of these, or whatever a catch-all takes.
+    A target in a domain of ours must exist: an account, another alias, a subaddress of these, or whatever a catch-all takes; or
+    it is taken although the directory does not know it.
     """
     name = alias_name(alias)
     wanted = list(dict.fromkeys(target(each) for each in targets))
@@ -190,7 +199,8 @@ def add_alias(path: Path, alias: str, targets: Sequence[str], *, replace: bool =
             [(name, ordinal, str(each)) for ordinal, each in enumerate(wanted)],
         )
         for each in wanted:
-            _check_target(connection, name, each, delimiter)
+            if not is_taken(each):
+                _check_target(connection, name, each, delimiter)
     return AliasRecord(name, tuple(wanted))
 
 

@@ -14,13 +14,18 @@ from mailstack.mail.status import EnhancedStatus
 
 
 class Action(enum.Enum):
-    """What became of a recipient (RFC 3464 §2.3.3); EXPANDED is told of an alias, and is no outcome of an attempt."""
+    """
+    What became of a recipient (RFC 3464 §2.3.3).
+
+    EXPANDED is told of an alias, and is no outcome of an attempt; DISCARDED is nobody told of.
+    """
 
     DELIVERED = "delivered"
     RELAYED = "relayed"
     DELAYED = "delayed"
     FAILED = "failed"
     EXPANDED = "expanded"
+    DISCARDED = "discarded"
 
     @property
     def is_final(self) -> bool:
@@ -37,7 +42,8 @@ class Disposition:
             characters, and may be shown to the sender: the remote host's reply, or our own words;
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
             the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `tls` is which TLS the host was spoken to
-            in, and what its certificate is worth, "none" where there was none, and empty where nobody was spoken to.
+            in, and what its certificate is worth, "none" where there was none, and empty where nobody was spoken to; `is_held`:
+            the operator wants it to wait until he says otherwise.
     """
 
     ordinal: int
@@ -48,6 +54,7 @@ class Disposition:
     cause: str = ""
     honours: frozenset[str] = frozenset()
     tls: str = ""
+    is_held: bool = False
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

@@ -74,7 +74,8 @@ class Recipient:
     Shape:  `address` is where it goes; `original` is the forward-path that was accepted at RCPT (RFC 3461 §5 calls it
             the original recipient) and differs when an alias was expanded. What of `notify` is None was not asked for: then
             failures are told, and delays. `original_recipient` is what ORCPT said. `is_expanded` marks one of the several for
-            whom `original` stands: by it the sender is told that they are several, as he wants to know.
+            whom `original` stands: by it the sender is told that they are several, as he wants to know. `via` is where the
+            operator has it go instead of where its destination says ("smtp:[192.0.2.1]:2525"); it is no part of the envelope.
     """
 
     address: Address
@@ -83,6 +84,7 @@ class Recipient:
     notify: frozenset[Notify] | None = None
     original_recipient: OriginalRecipient | None = None
     is_expanded: bool = False
+    via: str | None = None
 
     @property
     def is_forwarded(self) -> bool:

@@ -189,6 +189,11 @@ class PromptTCP:
         connector.connect()
         return connector
 
+    def connectUNIX(self, path: str, factory: Any, timeout: float = 30.0, checkPID: bool = False) -> IConnector:
+        """Connect to a socket that has a file; these transports are the reactor's own."""
+        connector: IConnector = self._reactor.connectUNIX(path, factory, timeout=timeout, checkPID=checkPID)
+        return connector
+
 
 class _Connector(tcp.Connector):
     def _makeTransport(self) -> Any:

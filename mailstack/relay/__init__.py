@@ -2,7 +2,8 @@
 MTA out: mail for other domains, handed to the hosts that take it.
 
 For: one attempt at a time: resolve, connect, speak, and turn what the host said into a disposition for each recipient. Also
-the way through a smarthost, with a login. A session that has done its work waits a moment for the next message to the same
+the way through a smarthost, with a login, and to another program that delivers, by LMTP; and before all that the choice of the
+way, as the operator has it (`by_transport`). A session that has done its work waits a moment for the next message to the same
 host.
 
 Knows: values, the client core of `wire`, the rules of `route`, and through protocols of its own a resolver, a way to connect, a
@@ -23,6 +24,6 @@ Fixed: the factory is a `twisted.mail.smtp.ESMTPSenderFactory`. Its protocol is 
 octets behind the reply to STARTTLS, and cannot say what became of a message whose connection was lost.
 
 Carries: RFC 5321 §4.5.3.2 (time limits), §4.5.4, §5.1 · RFC 7505 · RFC 3207 and RFC 7435 (TLS when there is any) · RFC 7672
-(DANE) · RFC 8461 (MTA-STS) · RFC 8689 (REQUIRETLS) · RFC 8314
-§3 (port 465) · RFC 4954 · RFC 3464 §2.3 (what a disposition must tell).
+(DANE) · RFC 8461 (MTA-STS) · RFC 8689 (REQUIRETLS) · RFC 8314 §3 (port 465) · RFC 4954 · RFC 3464 §2.3 (what a disposition must
+tell) · RFC 2033 (LMTP, as the client) · RFC 8305 §5.
 """

@@ -23,10 +23,16 @@ _TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
 
 
 class Attempt:
-    """The state of one attempt."""
+    """
+    The state of one attempt.
 
-    def __init__(self, recipients: Mapping[int, Recipient]) -> None:
+    Shape:  with `is_delivery` the host delivers and does not relay. Then it is DELIVERED what it takes, unless it will itself
+            tell the sender of it: so it is said once, and not of what is only handed on (RFC 3461 §5.2.3, §6.2.2).
+    """
+
+    def __init__(self, recipients: Mapping[int, Recipient], *, is_delivery: bool = False) -> None:
         self._recipients = recipients
+        self._is_delivery = is_delivery
         self._done: dict[int, Disposition] = {}
         self._obstacles: list[tuple[Hop | None, Trouble | NoRoute]] = []
 
@@ -44,7 +50,7 @@ class Attempt:
         """Note what a host said of recipients."""
         for ordinal, result in zip(ordinals, results, strict=True):
             if result is not None:
-                self._done[ordinal] = _disposition(ordinal, hop, result, tls)
+                self._done[ordinal] = _disposition(ordinal, hop, result, tls, self._is_delivery)
 
     def delay(self, hop: Hop, ordinals: Sequence[int], trouble: Trouble) -> None:
         """Note that a host failed with the content under way: the next host is for the next attempt."""
@@ -68,9 +74,10 @@ class Attempt:
 _NOTHING_TRIED: Final = Trouble(EnhancedStatus(4, 4, 0), "No host was tried")
 
 
-def _disposition(ordinal: int, hop: Hop, result: Result, tls: str) -> Disposition:
+def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: bool) -> Disposition:
     reply = result.reply
-    action = Action.RELAYED if result.is_accepted else Action.FAILED if _is_final(result) else Action.DELAYED
+    taken = Action.DELIVERED if is_delivery and "DSN" not in result.honours else Action.RELAYED
+    action = taken if result.is_accepted else Action.FAILED if _is_final(result) else Action.DELAYED
     return Disposition(
         ordinal=ordinal,
         action=action,
@@ -92,7 +99,7 @@ def _is_final(result: Result) -> bool:
 
 
 def _status(action: Action, reply: Reply) -> EnhancedStatus:
-    kind = {Action.RELAYED: 2, Action.DELAYED: 4, Action.FAILED: 5}[action]
+    kind = {Action.DELIVERED: 2, Action.RELAYED: 2, Action.DELAYED: 4, Action.FAILED: 5}[action]
     if reply.enhanced is None:
         return EnhancedStatus(kind, 0, 0)
     return EnhancedStatus(kind, reply.enhanced.subject, reply.enhanced.detail)

@@ -1,5 +1,6 @@
 """
-Connections over TCP, to an address that is already known: no lookups here, and so no threads of Twisted's resolver.
+Connections to an address that is already known, over TCP or a UNIX socket: no lookups here, and so no threads of Twisted's
+resolver.
 """
 
 from __future__ import annotations
@@ -7,26 +8,31 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IProtocolFactory
 
 from mailstack.route.hosts import Hop
 
 
-class TCPConnect:
-    """Connects within a time limit, from `local_address` where that is of the same family."""
+class Connector:
+    """
+    Connects within a time limit.
 
-    def __init__(self, reactor: Any, timeout_seconds: float = 30.0, local_address: str | None = None) -> None:
+    Shape:  `reactor` has connectTCP and connectUNIX.
+    """
+
+    def __init__(self, reactor: Any, timeout_seconds: float = 30.0) -> None:
         self._reactor = reactor
         self._timeout_seconds = timeout_seconds
-        self._local_address = local_address
 
-    def __call__(self, hop: Hop, port: int, factory: IProtocolFactory) -> Deferred[Any]:
-        """Connect, and return the factory's protocol."""
-        is_ipv6 = ":" in hop.address
-        local = self._local_address
-        bind = (local, 0) if local is not None and (":" in local) == is_ipv6 else None
-        kind = TCP6ClientEndpoint if is_ipv6 else TCP4ClientEndpoint
-        endpoint = kind(self._reactor, hop.address, port, timeout=self._timeout_seconds, bindAddress=bind)
-        connected: Deferred[Any] = endpoint.connect(factory)
+    def __call__(self, hop: Hop, port: int, factory: IProtocolFactory, source: str | None = None) -> Deferred[Any]:
+        """Connect, from the IP address `source` if there is one, and return the factory's protocol."""
+        connected: Deferred[Any] = self._endpoint(hop.address, port, source).connect(factory)
         return connected
+
+    def _endpoint(self, address: str, port: int, source: str | None) -> Any:
+        if address.startswith("/"):
+            return UNIXClientEndpoint(self._reactor, address, timeout=self._timeout_seconds)
+        kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+        bind = (source, 0) if source is not None else None
+        return kind(self._reactor, address, port, timeout=self._timeout_seconds, bindAddress=bind)

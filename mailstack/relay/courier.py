@@ -6,6 +6,7 @@ Hosts are tried in order until every recipient has its disposition, or no host i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -53,7 +54,7 @@ async def _as_it_is(reverse_path: Address) -> Address:
 
 class RelayCourier:
     """
-    Relays to the hosts of a domain, or all to a smarthost; may be called any number of times at once.
+    Relays to the hosts of a domain, or to a host that is named; may be called any number of times at once.
 
     Shape:  `hostname` is our own name, as in EHLO; `shuffle` orders MX of equal preference by chance; `return_path` says from
             whom what an alias leads elsewhere goes on.
@@ -85,11 +86,16 @@ class RelayCourier:
         self._return_path = return_path
         self._is_ourselves = is_ourselves
 
-    async def attempt(self, delivery: Delivery) -> list[Disposition]:
-        """Try to hand the message on; what is not understood is to be tried again."""
+    async def attempt(self, delivery: Delivery, next_hop: NextHop | None = None) -> list[Disposition]:
+        """
+        Try to hand the message on; what is not understood is to be tried again.
+
+        Shape:   without a next hop it is the usual one; where it names no host, all recipients are of one domain.
+        """
         try:
-            attempt = Attempt(delivery.recipients)
-            await self._try_hosts(self._settings.next_hop, delivery, attempt)
+            next_hop = next_hop or self._settings.next_hop
+            attempt = Attempt(delivery.recipients, is_delivery=next_hop.is_lmtp)
+            await self._try_hosts(next_hop, delivery, attempt)
             return attempt.conclude()
         except CancelledError:
             raise
@@ -102,7 +108,7 @@ class RelayCourier:
         await self.sessions.close()
 
     async def _try_hosts(self, next_hop: NextHop, delivery: Delivery, attempt: Attempt) -> None:
-        domain = _domain(delivery)
+        domain = next_hop.domain or ("" if next_hop.is_named else _domain(delivery))
         hosts = await self._next_hops.hosts(next_hop, domain)
         if isinstance(hosts, NoRoute):
             attempt.note(None, hosts)
@@ -113,25 +119,29 @@ class RelayCourier:
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
                 continue
-            if any(self._is_ourselves(hop.address, next_hop.port) for hop in hops):
+            if not next_hop.is_socket and any(self._is_ourselves(hop.address, next_hop.port) for hop in hops):
                 # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
                 attempt.note(None, _loop(next_hop, domain, host))
                 return
-            security = await self._security(next_hop, host, delivery, attempt)
+            security = await self._security(next_hop, domain, host, delivery, attempt)
             if security is None:
                 continue
-            for hop in hops[:left]:
-                left -= 1
-                await self._try_hop(next_hop, hop, security, delivery, attempt)
+            waiting = hops[:left]
+            left -= len(waiting)
+            while waiting:
+                met = await self._try_hops(next_hop, waiting, security, delivery, attempt)
                 if not attempt.open:
                     return
+                waiting = tuple(hop for hop in waiting if hop not in met)
             if left <= 0:
                 return
 
-    async def _security(self, next_hop: NextHop, host: str, delivery: Delivery, attempt: Attempt) -> Security | None:
+    async def _security(
+        self, next_hop: NextHop, domain: str, host: str, delivery: Delivery, attempt: Attempt
+    ) -> Security | None:
         """Return what is asked of TLS with a host; None: it must not be used, which is noted."""
         requests = delivery.envelope.requests
-        security = await self._trust.security(next_hop, _domain(delivery), host, is_optional=requests.tls_optional)
+        security = await self._trust.security(next_hop, domain, host, is_optional=requests.tls_optional)
         if isinstance(security, Barred):
             attempt.note(None, security.route)
             if self._witness is not None:
@@ -144,19 +154,34 @@ class RelayCourier:
             return None
         return security
 
-    async def _try_hop(self, next_hop: NextHop, hop: Hop, security: Security, delivery: Delivery, attempt: Attempt) -> None:
-        async def hand_over(sender: Sender) -> Trouble | None:
+    async def _try_hops(
+        self, next_hop: NextHop, hops: Sequence[Hop], security: Security, delivery: Delivery, attempt: Attempt
+    ) -> Sequence[Hop]:
+        """Try the first address of a host that can be connected to; return those that were tried."""
+
+        async def hand_over(sender: Sender, hop: Hop) -> Trouble | None:
             return await self._do_mailings(sender, hop, delivery, attempt)
 
-        tls = _TLS[security.level]
-        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hop.host):
+        tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
+        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
             tls = TLS.MUST
-        trouble = await self.sessions.do(Way(hop, next_hop, tls, security), hand_over)
+        met = await self.sessions.do([self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over)
+        *unreached, (hop, trouble) = met
+        for each, why in unreached:
+            if why is not None:
+                attempt.note(each, why)
         if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
-            trouble = await self.sessions.do(Way(hop, next_hop, TLS.NEVER, security), hand_over)
+            ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
+            ((_, trouble),) = await self.sessions.do(ways, hand_over)
         if trouble is not None:
             attempt.note(hop, trouble)
+        return [each for each, _ in met]
+
+    def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
+        reverse_path = delivery.envelope.reverse_path
+        sender_domain = reverse_path.domain if reverse_path is not None else None
+        return Way(hop, next_hop, tls, security, self._settings.sources.to(hop.address, sender_domain))
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
         most = self._settings.max_recipients
@@ -183,7 +208,7 @@ class RelayCourier:
 
 
 def _loop(next_hop: NextHop, domain: str, host: str) -> NoRoute:
-    if next_hop.host is not None:  # as of a wrong name
+    if next_hop.is_named:  # as of a wrong name
         return NoRoute(_SMARTHOST_LOOPS, "The next host is this one", host)
     return replace(loops_back(domain), cause=f"host {host} is this one")
 

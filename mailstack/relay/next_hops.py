@@ -33,28 +33,33 @@ class NextHops:
         """Return the names of the hosts that take mail for a domain, best first."""
         if next_hop.host is not None:
             return (next_hop.host,)
-        if domain.startswith("["):
+        if next_hop.domain is None and domain.startswith("["):
             return (domain,)
-        answer = await self._resolver.mx(domain)
-        return exchanges_of(domain, answer, own_name=self._hostname, shuffle=self._shuffle)
+        answer = await self._resolver.mx(next_hop.domain or domain)
+        hosts = exchanges_of(next_hop.domain or domain, answer, own_name=self._hostname, shuffle=self._shuffle)
+        return _temporary(hosts) if isinstance(hosts, NoRoute) and next_hop.is_named else hosts
 
     async def addresses(self, next_hop: NextHop, host: str) -> tuple[Hop, ...] | NoRoute:
         """Return the addresses of one of these hosts."""
         hops: tuple[Hop, ...] | NoRoute
         if (fixed := _fixed_hops(host)) is not None:
-            hops = fixed if next_hop.allow_private else public_hops(fixed)
+            hops = fixed if next_hop.allow_private or next_hop.is_socket else public_hops(fixed)
         else:
             ipv6, ipv4 = await self._resolver.ipv6(host), await self._resolver.ipv4(host)
             hops = hops_of(host, ipv6, ipv4, allow_private=next_hop.allow_private)
-        if isinstance(hops, NoRoute) and next_hop.host is not None:
-            # Somebody wrote a wrong name into the configuration: no reason to fail everybody's mail.
-            return replace(hops, status=_NOT_FOUND, diagnostic="The next host cannot be found", cause=hops.diagnostic)
-        return hops
+        return _temporary(hops) if isinstance(hops, NoRoute) and next_hop.is_named else hops
+
+
+def _temporary(route: NoRoute) -> NoRoute:
+    """Somebody wrote a wrong name into the configuration: no reason to fail everybody's mail."""
+    return replace(route, status=_NOT_FOUND, diagnostic="The next host cannot be found", cause=route.diagnostic)
 
 
 @lru_cache(maxsize=16)
 def _fixed_hops(host: str) -> tuple[Hop, ...] | None:
-    """Return the hops of what needs no lookup: an address, with or without brackets, and this machine."""
+    """Return the hops of what needs no lookup: an address, with or without brackets, a socket, and this machine."""
+    if host.startswith("/"):
+        return (Hop("localhost", host),)  # the host's name may come to be known to the sender, and a path may not
     if host.startswith("["):
         return (literal_hop(host),)
     if host == "localhost":

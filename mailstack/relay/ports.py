@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
 from mailstack.mail.address import Address
@@ -72,8 +73,13 @@ class Clock(Protocol):
 class Connect(Protocol):
     """Opens connections."""
 
-    def __call__(self, hop: Hop, port: int, factory: IProtocolFactory) -> Awaitable[Any]:
-        """Connect, and return the factory's protocol; raises when that does not succeed in time."""
+    def __call__(self, hop: Hop, port: int, factory: IProtocolFactory, source: str | None) -> Deferred[Any]:
+        """
+        Connect, from the IP address `source` if there is one, and return the factory's protocol.
+
+        Fails when that does not succeed in time. Cancelled, it leaves no connection behind.
+        """
+        ...
 
 
 ReturnPath = Callable[[Address], Awaitable[Address]]

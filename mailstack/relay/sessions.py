@@ -7,11 +7,11 @@ that turns out to be dead says nothing about its host, so the message goes by a 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import Deferred
 
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.factory import SenderFactory
@@ -19,6 +19,7 @@ from mailstack.relay.idle import IdleSessions
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.ports import Connect, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
+from mailstack.relay.race import race
 from mailstack.relay.settings import NextHop, RelaySettings
 from mailstack.relay.tls import TLSContexts
 from mailstack.route.hosts import Hop
@@ -28,8 +29,11 @@ from mailstack.wire.smtp_mailing import TLS
 
 _NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
 
-Work = Callable[[Sender], Awaitable[Trouble | None]]
-"""What is to be done in a session; returns why it could not be done."""
+Work = Callable[[Sender, Hop], Awaitable[Trouble | None]]
+"""What is to be done in a session with an address; returns why it could not be done."""
+
+Met = tuple[tuple[Hop, Trouble | None], ...]
+"""The addresses that were met, and why the work was not done there; the last is the one at which it was, or was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Way:
     next_hop: NextHop
     tls: TLS
     security: Security
+    source: str | None = None
 
 
 class Sessions:
@@ -62,6 +67,7 @@ class Sessions:
         self._chunking = settings.chunking
         self._witness = witness
         self._memory = memory
+        self._race_seconds = settings.race_seconds
         self._idle = IdleSessions(surroundings.clock, settings.idle)
 
     def __len__(self) -> int:
@@ -72,23 +78,29 @@ class Sessions:
         """End the sessions that wait, and keep none from now on."""
         await self._idle.close()
 
-    async def do(self, way: Way, work: Work) -> Trouble | None:
-        """Do work in one session, if possible one that is open already; return why it could not be done."""
-        sender = self._idle.take(way)
-        if sender is not None:
-            trouble = await self._use(sender, way, work)
-            if trouble is None or sender.content_begun:
-                return trouble
-            # The host has ended that session meanwhile, or does so now: that says nothing of whether it takes our mail. Without
-            # a content nobody can have the message, so a fresh session cannot make it a second one.
-        factory = SenderFactory(lambda: self._sender(way))
-        try:
-            fresh: Sender = await self._connect(way.hop, way.next_hop.port, factory)
-        except CancelledError:
-            raise
-        except Exception as error:  # a bulkhead: whatever keeps us from connecting, the next host may do
-            return Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", f"{type(error).__name__}: {error}")
-        return await self._use(fresh, way, work, is_fresh=True)
+    async def do(self, ways: Sequence[Way], work: Work) -> Met:
+        """
+        Do work in one session, if possible one that is open already.
+
+        Shape:   the ways differ in their hop and source only; the first to which a connection comes about is taken.
+        """
+        for way in ways:
+            sender = self._idle.take(way)
+            if sender is not None:
+                trouble = await self._use(sender, way, work)
+                if trouble is None or sender.content_begun:
+                    return ((way.hop, trouble),)
+                # The host has ended that session meanwhile, or does so now: that says nothing of whether it takes our mail.
+                # Without a content nobody can have the message, so a fresh session cannot make it a second one.
+                break
+        finish = await race(ways, self._open, self._around.clock, self._race_seconds)
+        unreached = tuple((way.hop, _unreached(way.hop, error)) for way, error in finish.failures)
+        if finish.winner is None:
+            return unreached
+        return (*unreached, (finish.winner.hop, await self._use(finish.protocol, finish.winner, work, is_fresh=True)))
+
+    def _open(self, way: Way) -> Deferred[Sender]:
+        return self._connect(way.hop, way.next_hop.port, SenderFactory(lambda: self._sender(way)), way.source)
 
     async def _use(self, sender: Sender, way: Way, work: Work, *, is_fresh: bool = False) -> Trouble | None:
         try:
@@ -96,7 +108,7 @@ class Sessions:
             if is_fresh:
                 self._note_tls(sender, way, trouble)
             if trouble is None:
-                trouble = await work(sender)
+                trouble = await work(sender, way.hop)
         except BaseException:
             sender.abort()
             raise
@@ -112,6 +124,7 @@ class Sessions:
             tls_active=next_hop.is_implicit_tls,
             login=next_hop.login,
             nonce=make_nonce() if next_hop.login and make_nonce else "",
+            lmtp=next_hop.is_lmtp,
             chunking=self._chunking,
         )
         client = self._contexts.client(way.security, way.hop.host)
@@ -132,3 +145,7 @@ class Sessions:
                 self._memory.worked(hop.host)
             elif failure is not None and not sender.tls_active:
                 self._memory.missed(hop.host)
+
+
+def _unreached(hop: Hop, error: Exception) -> Trouble:
+    return Trouble(_NO_CONNECTION, f"No connection to {hop.host}", f"{type(error).__name__}: {error}")

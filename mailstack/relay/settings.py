@@ -17,9 +17,11 @@ __all__ = [
     "SUBMISSIONS_PORT",
     "SUBMISSION_PORT",
     "TIMEOUTS_SECONDS",
+    "HostLogin",
     "IdleLimits",
     "NextHop",
     "RelaySettings",
+    "SourceAddresses",
     "TLSPolicy",
     "smarthost",
 ]
@@ -55,12 +57,15 @@ class NextHop:
     """
     Whom mail is handed to, and how.
 
-    Shape:  `host` is a name or an IP address without brackets; None: the mail exchanges of the domain. On port 465 of a host
-            TLS begins with the connection. `allow_private` connects to loopback and private addresses that the DNS names.
+    Shape:  `host` is a name, an IP address without brackets, or the path of a UNIX socket; None: the mail exchanges of
+            `domain`, or of the recipients' own. On port 465 of a host TLS begins with the connection. `allow_private` connects
+            to loopback and private addresses that the DNS names. `is_lmtp`: it delivers, and speaks LMTP (RFC 2033).
     """
 
     host: str | None = None
+    domain: str | None = None
     port: int = SMTP_PORT
+    is_lmtp: bool = False
     login: Login | None = None
     tls: TLSPolicy = TLSPolicy.MAY
     allow_private: bool = False
@@ -68,7 +73,17 @@ class NextHop:
     @property
     def is_implicit_tls(self) -> bool:
         """Whether TLS begins with the connection; there is no clear way then, whatever the policy."""
-        return self.host is not None and self.port == SUBMISSIONS_PORT
+        return self.host is not None and self.port == SUBMISSIONS_PORT and not self.is_lmtp
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the operator has named it; then what the DNS says of it is no reason to fail anybody's mail."""
+        return self.host is not None or self.domain is not None
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it is reached through a file of this machine, where TLS is of no use."""
+        return self.host is not None and self.host.startswith("/")
 
 
 def smarthost(
@@ -76,6 +91,34 @@ def smarthost(
 ) -> NextHop:
     """Make the next hop of a host that takes mail for others."""
     return NextHop(host=host, port=port, login=login, tls=tls, allow_private=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAddresses:
+    """
+    Where we connect from.
+
+    Shape:  at most one IP address of each family, for all mail and for that of a sender's domain. Without one of the family
+            that is needed the system chooses.
+    """
+
+    usual: tuple[str, ...] = ()
+    of_senders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def to(self, address: str, sender_domain: str | None) -> str | None:
+        """Return where to connect from to an IP address, or the path of a UNIX socket, with mail of such a sender."""
+        if address.startswith("/"):
+            return None
+        own = self.of_senders.get(sender_domain, ()) if sender_domain is not None else ()
+        return next((each for each in (*own, *self.usual) if (":" in each) == (":" in address)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class HostLogin:
+    """How to log in at a host, and what is asked of TLS there; a password never goes in the clear."""
+
+    login: Login
+    tls: TLSPolicy = TLSPolicy.VERIFY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +142,22 @@ class RelaySettings:
     """
     How mail leaves.
 
-    Shape:  `next_hop` is where all mail goes; `max_hosts` bounds the addresses tried in one attempt; `max_recipients` those of
-            one transaction; `local_address` is where we connect from; `chunking`: contents go by BDAT where that is offered;
-            `tls_levels` are what is asked of TLS with the hosts of certain domains (`route.trust.level_of`).
+    Shape:  `next_hop` is where all mail goes that has no transport of its own; `direct` is the way by MX; `logins` are those of
+            hosts, by name or IP address. `max_hosts` bounds the addresses tried in one attempt, `max_recipients` those of one
+            transaction; when an address has not answered after `race_seconds` the next is tried beside it. `chunking`:
+            contents go by BDAT where that is offered; `tls_levels` are what is asked of TLS with the hosts of certain domains
+            (`route.trust.level_of`).
     """
 
     next_hop: NextHop = NextHop()
+    direct: NextHop = NextHop()
+    logins: Mapping[str, HostLogin] = field(default_factory=dict)
     connect_timeout_seconds: float = 30.0
     timeouts_seconds: Mapping[Phase, float] = field(default_factory=lambda: TIMEOUTS_SECONDS)
     max_hosts: int = 5
     max_recipients: int = 100  # RFC 5321 §4.5.3.1.8: every host takes so many
-    local_address: str | None = None
+    race_seconds: float = 0.25  # RFC 8305 §5
+    sources: SourceAddresses = field(default_factory=SourceAddresses)
     chunking: bool = True
     tls_levels: Mapping[str, TLSPolicy] = field(default_factory=dict)
     idle: IdleLimits = IdleLimits()

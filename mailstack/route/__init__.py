@@ -2,7 +2,8 @@
 WHOM AND WHERE: from an address to what is to be done with the mail for it.
 
 For: expanding an address into recipients (accounts here, addresses elsewhere), the rules of where the mail for another domain
-goes, of what is asked of TLS with its hosts, and the addresses under which what an alias leads abroad goes on and comes back.
+goes, or for one of ours if the operator says so, of what is asked of TLS with its hosts, and the addresses under which what an
+alias leads abroad goes on and comes back.
 
 Knows: the values of `mail`, and a directory that it asks through a protocol of its own. Does no input or output itself, so that
 every rule can be tested as a table.

@@ -10,6 +10,10 @@ A local address is looked up in this order, and the first that is found stands:
 
 An alias leads to addresses, which are looked up likewise. Each address is visited once, so that a circle ends; targets that
 do not exist are passed over while others remain.
+
+The operator may have said where the mail of an address goes (`transport`). One that is an error is refused, and is passed over
+as a target. One of ours that the directory does not know may then be accepted all the same, and goes there. No entry makes a
+domain ours: that is the directory's to say, or a line about where mail goes would open the relay.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.reply import NO_SUCH_USER, reply
 from mailstack.mail.verdict import Refuse
+from mailstack.route.transport import Error, TransportMap
 
 MAX_DEPTH: Final = 10
 MAX_RECIPIENTS: Final = 1_000  # Postfix's virtual_alias_expansion_limit
@@ -58,6 +63,7 @@ class _Expansion:
     seen: set[_Key] = field(default_factory=set)
     found: dict[Account | Address, Recipient] = field(default_factory=dict)
     has_circle: bool = False
+    refusal: Refuse | None = None
 
     def add(self, address: Address, destination: Account | Remote) -> None:
         """Note a recipient; an account only once."""
@@ -82,7 +88,8 @@ class Expander:
     Says for whom the mail to a forward-path is meant, or why it is refused.
 
     Shape:   `delimiter` separates a subaddress, "" for none; `max_depth` is how many aliases may follow each other;
-             `postmaster` is where the postmaster's mail goes if the directory does not say, None for nowhere.
+             `postmaster` is where the postmaster's mail goes if the directory does not say, None for nowhere; `transports` may
+             be changed at any time.
     Raises:  what the directory raises.
     """
 
@@ -94,7 +101,9 @@ class Expander:
         max_depth: int = MAX_DEPTH,
         max_recipients: int = MAX_RECIPIENTS,
         postmaster: Address | None = None,
+        transports: TransportMap | None = None,
     ) -> None:
+        self.transports = transports or TransportMap()
         self._directory = directory
         self._delimiter = delimiter
         self._max_depth = max_depth
@@ -118,7 +127,7 @@ class Expander:
                 return tuple(expansion.found.values())
         if expansion.has_circle:
             return Refuse(LOOPS, f"aliases lead from {forward_path} in a circle")
-        return Refuse(NO_SUCH_USER)
+        return expansion.refusal or Refuse(NO_SUCH_USER)
 
     def _starts(self, forward_path: Address) -> tuple[Address, ...]:
         """Say where to begin, and where to begin again if that leads nowhere: an alias of the postmaster may be broken."""
@@ -137,12 +146,18 @@ class Expander:
             return Refuse(TOO_MUCH, f"more than {self._max_depth} aliases follow each other from {expansion.original}")
         if len(expansion.seen) > 2 * self._max_recipients:
             return Refuse(TOO_MUCH, f"aliases lead from {expansion.original} to too many addresses")
-        if await self._is_elsewhere(address):
+        is_elsewhere = await self._is_elsewhere(address)
+        transport = self.transports.of(address, is_ours=not is_elsewhere)
+        if isinstance(transport, Error):
+            expansion.refusal = expansion.refusal or Refuse(transport.reply, f"the transport of {address}")
+        elif is_elsewhere:
             expansion.add(address, Remote(address.domain))
         else:
             found = await self._look_up(address)
             if isinstance(found, Account):
                 expansion.add(address, found)
+            elif not found and self.transports.is_taken(address):
+                expansion.add(address, Remote(address.domain))
             else:
                 expansion.visit_later(found, (*trail, key))
         if len(expansion.found) > self._max_recipients:

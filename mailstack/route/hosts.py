@@ -30,7 +30,8 @@ class Hop:
     """
     Where to connect to.
 
-    Shape:  `host` is the name by which we know it, or an address literal; `address` is an IP address without brackets.
+    Shape:  `host` is the name by which we know it, or an address literal; `address` is an IP address without brackets, or the
+            path of a UNIX socket.
     """
 
     host: str

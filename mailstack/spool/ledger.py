@@ -8,6 +8,7 @@ The ledger: what became of each recipient. Pure; the rows are written by `operat
     delivered    NULL     a courier put it into a maildir                            -
     relayed      NULL     another host took responsibility                           -
     failed       NULL     failed, and its DSN is in the spool (same transaction) or there is nobody to tell
+    discarded    NULL     dropped as the operator wants it, and nobody is told               -
 
 An entry is finished, and its rows are removed in the same transaction, when no recipient of it has a `due_at`.
 """
@@ -38,9 +39,15 @@ class State(enum.Enum):
     DELIVERED = "delivered"
     RELAYED = "relayed"
     FAILED = "failed"
+    DISCARDED = "discarded"
 
 
-_FINAL: Final = {Action.DELIVERED: State.DELIVERED, Action.RELAYED: State.RELAYED, Action.FAILED: State.FAILED}
+_FINAL: Final = {
+    Action.DELIVERED: State.DELIVERED,
+    Action.RELAYED: State.RELAYED,
+    Action.FAILED: State.FAILED,
+    Action.DISCARDED: State.DISCARDED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +86,11 @@ def too_late(ordinal: int) -> Disposition:
 def expire(disposition: Disposition, *, now: float, expires_at: float) -> Disposition:
     """
     Turn a delay into a failure when the time is up. Looks only at an outcome, so each entry gets an attempt after a long stop.
+    What the operator holds waits for the operator, for as long as that takes.
 
     Source:  RFC 5321 §4.5.4.1; RFC 3463 §3.5.
     """
-    if disposition.action is not Action.DELAYED or now < expires_at:
+    if disposition.action is not Action.DELAYED or disposition.is_held or now < expires_at:
         return disposition
     return replace(
         disposition,
@@ -100,7 +108,7 @@ def is_told(envelope: Envelope, disposition: Disposition) -> bool:
     Source:  RFC 3461 §4.1, §5.2.2, §6.2; RFC 2852 §4 for what is handed on with a deadline.
     """
     notify = envelope.recipients[disposition.ordinal].notify
-    if notify is not None and Notify.NEVER in notify:
+    if disposition.action is Action.DISCARDED or (notify is not None and Notify.NEVER in notify):
         return False
     if disposition.action is Action.FAILED:
         return notify is None or Notify.FAILURE in notify

@@ -33,6 +33,10 @@ class Courier(Protocol):
 class StraightCourier(Courier, Protocol):
     """A courier to accounts, which can be asked before there is an entry."""
 
+    def takes(self, recipient: Recipient, /) -> bool:
+        """Say whether a recipient is an account whose mail it delivers itself, at once."""
+        ...
+
     def head(self, reverse_path: Address | None, recipient: Recipient, /) -> bytes:
         """Return what it will put in front of the content."""
         ...

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from mailstack import events
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
-from mailstack.mail.envelope import Account, Delivery, Envelope, Recipient
+from mailstack.mail.envelope import Delivery, Envelope, Recipient
 from mailstack.mail.requests import Notify
 from mailstack.spool.entry import Entry
 from mailstack.spool.ports import StraightCourier
@@ -46,7 +46,7 @@ class Straight:
 
         A large content that has it in front from the beginning need not be copied.
         """
-        if len(recipients) != 1 or not isinstance(recipients[0].destination, Account):
+        if len(recipients) != 1 or not self._courier.takes(recipients[0]):
             return b""
         return self._courier.head(reverse_path, recipients[0])
 
@@ -56,7 +56,7 @@ class Straight:
         return (
             len(recipients) <= RECIPIENTS
             and envelope.requests.held_until is None
-            and all(isinstance(each.destination, Account) and not _tells(each) for each in recipients)
+            and all(self._courier.takes(each) and not _tells(each) for each in recipients)
         )
 
     async def deliver(self, entry: Entry) -> bool:

@@ -56,6 +56,7 @@ class Conditions:
             "oauth_secret": self.secrets.oauth_secret,
             "relay_certificate": None if relay is None else relay.certificate.decode("latin-1"),
             "relay_key": None if relay is None else relay.key.decode("latin-1"),
+            "login_passwords": dict(self.secrets.login_passwords),
         }
 
     @classmethod
@@ -72,6 +73,7 @@ class Conditions:
         secrets = Secrets(
             pem,
             told["smarthost_password"],
+            login_passwords=told["login_passwords"],
             srs=tuple(told["srs"]),
             oauth_secret=told["oauth_secret"],
             relay_pem=relay,

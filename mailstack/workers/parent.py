@@ -31,6 +31,7 @@ from mailstack.compose import (
     Place,
     RefusedError,
     Secrets,
+    read_login_passwords,
     read_oauth_secret,
     read_relay_certificate,
     read_smarthost_password,
@@ -201,7 +202,8 @@ class Workers(TwistedService):
     def _secrets(self, settings: Settings) -> Secrets:
         certificates = self._sample.certificates
         try:
-            password, relay_pem = read_smarthost_password(settings), read_relay_certificate(settings)
+            password, passwords = read_smarthost_password(settings), read_login_passwords(settings)
+            relay_pem = read_relay_certificate(settings)
         except ValueError as error:
             raise RefusedError(f"relay: {error}") from error
         try:
@@ -213,7 +215,7 @@ class Workers(TwistedService):
         except ValueError as error:
             raise RefusedError(f"oauth: {error}") from error
         pem = None if certificates is None else certificates.pem
-        return Secrets(pem, password, srs=srs, oauth_secret=oauth_secret, relay_pem=relay_pem)
+        return Secrets(pem, password, login_passwords=passwords, srs=srs, oauth_secret=oauth_secret, relay_pem=relay_pem)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """

@@ -368,6 +368,12 @@ class TestAlias:
     def test_refused(self, run: Run, words: tuple[str, ...], expect: int) -> None:
         assert run("alias", "add", *words, expect=expect).stderr
 
+    def test_a_target_that_only_the_transports_know(self, house: Path, run: Run) -> None:
+        assert "does not exist here" in run("alias", "add", "team@x.test", "shop@x.test", expect=1).stderr
+        config = house / "mailstack.toml"
+        config.write_text(f'{config.read_text()}\n[transport]\n"shop@x.test" = "lmtp:unix:/run/shop"\n')
+        assert "now leads to shop@x.test" in run("alias", "add", "team@x.test", "shop@x.test").stdout
+
     def test_the_delimiter_of_the_configuration_counts(self, house: Path, run: Run) -> None:
         run("account", "add", "alice@x.test", stdin="pw\n")
         run("alias", "add", "one@x.test", "alice+x@x.test")

@@ -454,6 +454,15 @@ class TestCheck:
         (found,) = self.problems(house)
         assert found.startswith(f"{line}: postmaster: there is no account carol@example.test; add it: mailstack account add")
 
+    def test_a_domain_elsewhere_that_is_not_ours(self, house: Path) -> None:
+        line = self.change(house, "#all_addresses_of = []", 'all_addresses_of = ["other.test"]')
+        config = house / "mailstack.toml"
+        config.write_text(f'{config.read_text()}\n[transport]\n"other.test" = "mx"\n')
+        (found,) = self.problems(house)
+        assert (
+            found == f"{line}: relay.all_addresses_of: other.test is no domain of ours; add it: mailstack domain add other.test"
+        )
+
     def test_policies(self, house: Path) -> None:
         line = self.change(house, "#use = []", 'use = ["relaying", "no-such-policy"]')
         (found,) = self.problems(house)

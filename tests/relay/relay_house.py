@@ -112,6 +112,7 @@ class World:
         self.resolver = FakeResolver(zone)
         self.hosts: dict[str, list[Callable[[], Host]]] = {}
         self.met: list[tuple[str, int]] = []
+        self.sources: list[str | None] = []
         self.opened: list[Host] = []
         self.senders: list[Any] = []
         self.pumps: list[iosim.IOPump] = []
@@ -131,8 +132,9 @@ class World:
     def at(self, address: str, *makes: Callable[[], Host]) -> None:
         self.hosts[address] = list(makes)
 
-    def connect(self, hop: Any, port: int, factory: Any) -> Deferred[Any]:
+    def connect(self, hop: Any, port: int, factory: Any, source: str | None) -> Deferred[Any]:
         self.met.append((hop.address, port))
+        self.sources.append(source)
         makes = self.hosts.get(hop.address)
         if not makes:
             return fail(Refused())

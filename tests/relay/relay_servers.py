@@ -158,11 +158,15 @@ class ScriptedServer(Host):
 
 
 class Served(Factory):
-    """What listens on a port of 127.0.0.1, and what it has seen; each script serves one connection, our core the rest."""
+    """
+    What listens on a port of 127.0.0.1, or at the file `path`, and what it has seen.
+
+    Each script serves one connection, our core the rest.
+    """
 
     noisy = False
 
-    def __init__(self, reactor: Any, *scripts: dict[str, Any], tls: Any = None, role: Role = Role.MX, **more: bool) -> None:
+    def __init__(self, reactor: Any, *scripts: dict[str, Any], tls: Any = None, role: Role = Role.MX, **more: Any) -> None:
         self.reactor = reactor
         self.scripts = list(scripts)
         self.tls = tls
@@ -175,11 +179,12 @@ class Served(Factory):
         self.scripted: list[ScriptedServer] = []
         self.peers: list[Any] = []
         self.ends: dict[int, Deferred[None]] = {}
-        self.port = reactor.listenTCP(0, self, interface="127.0.0.1")
+        self.path = more.get("path")
+        self.port = reactor.listenUNIX(self.path, self) if self.path else reactor.listenTCP(0, self, interface="127.0.0.1")
 
     @property
     def number(self) -> int:
-        return self.port.getHost().port
+        return 0 if self.path else self.port.getHost().port
 
     def buildProtocol(self, addr: Any) -> Protocol:
         self.peers.append(addr)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
+
 from relay_house import CLOSE, HANG, OnDisk, delivery, relay_settings
 from relay_servers import Served, certificate
 from twisted.internet import reactor
@@ -13,13 +16,13 @@ from mailstack.mail.disposition import Action
 from mailstack.net.dns_exchange import Server
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver
-from mailstack.relay.connect import TCPConnect
+from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, NextHop, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.testing.dns import FakeResolver, Nameserver
-from mailstack.wire.smtp_commands import Authenticate
+from mailstack.wire.smtp_commands import Authenticate, Data
 from mailstack.wire.smtp_mailing import Login, Phase
 from mailstack.wire.smtp_table import Role
 
@@ -49,12 +52,12 @@ class Case(TestCase):
             timeouts_seconds={**TIMEOUTS_SECONDS, **(limits or {})},
             make_nonce=(lambda: nonce) if nonce else None,
         )
-        tcp = TCPConnect(PromptTCP(reactor), 2.0, more.pop("local_address", None))
+        connector = Connector(PromptTCP(reactor), more.pop("connect_seconds", 2.0))
         trust = {name: more.pop(name) for name in ("policies", "witness", "memory") if name in more}
         settings = relay_settings(port=port or served.number, **more)
 
-        def connect(hop, port, factory):
-            return tcp(hop, served.number, factory)
+        def connect(hop, port, factory, source):
+            return connector(hop, served.number, factory, source)
 
         return RelayCourier(
             "us.test", resolver or FakeResolver(ZONE), connect, around, list, settings=settings, contexts=contexts, **trust
@@ -100,13 +103,13 @@ class Plain(Case):
 
     async def test_local_address(self):
         served = self.serve()
-        (only,) = await self.courier(served, local_address="127.0.0.5").attempt(delivery())
+        (only,) = await self.courier(served, sources=SourceAddresses(("127.0.0.5",))).attempt(delivery())
         self.assertIs(only.action, Action.RELAYED)
         self.assertEqual(served.peers[0].host, "127.0.0.5")
 
     async def test_local_address_of_the_other_family_is_not_used(self):
         served = self.serve()
-        (only,) = await self.courier(served, local_address="::1").attempt(delivery())
+        (only,) = await self.courier(served, sources=SourceAddresses(("::1",))).attempt(delivery())
         self.assertIs(only.action, Action.RELAYED)
 
 
@@ -173,6 +176,77 @@ class TLS(Case):
             served = self.serve({"EHLO": STARTTLS, "STARTTLS": b"454 not now\r\n"})
             (only,) = await self.courier(served, **self.smarthost(served, policy)).attempt(delivery())
             self.assertIs(only.action, action)
+
+
+class Addresses(Case):
+    """Two addresses of a host: the one takes no connection, and does not refuse it either."""
+
+    async def relay_to(self, **more):
+        served = self.serve()
+        silent = socket.socket()
+        self.addCleanup(silent.close)
+        silent.bind(("127.0.0.2", served.number))
+        silent.listen(0)
+        others = [socket.socket() for _ in range(3)]
+        for other in others:
+            self.addCleanup(other.close)
+            other.setblocking(False)
+            other.connect_ex(silent.getsockname())
+        zone = "dual.test MX 10 mx.test\nmx.test A 127.0.0.2\nmx.test A 127.0.0.1\n"
+        courier = self.courier(served, resolver=FakeResolver(zone), **more)
+        (only,) = await courier.attempt(delivery(domain="dual.test"))
+        return only
+
+    async def test_the_other_is_taken_and_nothing_is_left_behind(self):
+        only = await self.relay_to()  # what is left behind makes the test fail
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertIn("address=127.0.0.1 ", only.cause)
+
+    async def test_without_the_other_it_takes_its_time(self):
+        only = await self.relay_to(max_hosts=1, connect_seconds=0.3)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
+        self.assertIn("TimeoutError", only.cause)
+
+    async def test_a_source_that_is_not_ours(self):
+        served = self.serve()
+        (only,) = await self.courier(served, sources=SourceAddresses(("192.0.2.1",))).attempt(delivery())
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
+        self.assertIn("ConnectBindError", only.cause)
+
+
+class Delivers(Case):
+    """LMTP, through a file and over TCP; ours offers DSN, and so will itself tell the sender that it has delivered."""
+
+    async def hand_over(self, served, next_hop, *names):
+        found = await self.courier(served).attempt(delivery(*(f"{name}@example.test" for name in names)), next_hop)
+        self.assertEqual([each.action for each in found], [Action.RELAYED] * len(names))
+        self.assertEqual(sum(isinstance(each, Data) for each in served.events), 1)
+        return found
+
+    async def test_through_a_file(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        served = self.serve(role=Role.LMTP, path=f"{folder.name}/lmtp")
+        found = await self.hand_over(served, NextHop(host=served.path, is_lmtp=True), "a", "b", "c")
+        self.assertEqual(found[0].remote_mta, "localhost")
+
+    async def test_through_a_file_that_is_not_there(self):
+        next_hop = NextHop(host="/nowhere/lmtp", is_lmtp=True)
+        (only,) = await self.courier(self.serve()).attempt(delivery(), next_hop)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
+
+    async def test_over_tcp(self):
+        served = self.serve(role=Role.LMTP)
+        await self.hand_over(served, NextHop(host="127.0.0.1", port=24, is_lmtp=True, allow_private=True), "a", "b")
+
+    async def test_over_tcp_in_tls_with_its_certificate(self):
+        options = certificate("mx.test")
+        served = self.serve(role=Role.LMTP, tls=options)
+        courier = self.courier(served, contexts=TLSContexts(options.authority))
+        next_hop = NextHop(host="mx.test", port=24, is_lmtp=True, allow_private=True, tls=TLSPolicy.VERIFY)
+        (only,) = await courier.attempt(delivery(), next_hop)
+        self.assertIs(only.action, Action.RELAYED)
+        self.assertEqual(options.seen, [b"mx.test"])
 
 
 class Smarthosts(Case):

@@ -11,6 +11,7 @@ from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.reply import NO_SUCH_USER
 from mailstack.mail.verdict import Refuse
 from mailstack.route.expand import LOOPS, TOO_MUCH, Expander
+from mailstack.route.transport import TransportMap, parse_transport
 
 
 class TableDirectory:
@@ -271,3 +272,73 @@ class ExpanderWaitingTests(SynchronousTestCase):
         answer.callback(False)
         (recipient,) = self.successResultOf(waiting)
         self.assertEqual(recipient.destination, Remote("elsewhere.example"))
+
+
+def with_transports(open_domains: str = "", **entries: str) -> Expander:
+    """Make an expander with a map; in its keys `__at__` stands for @, and `_` for a dot."""
+    parsed = {key.replace("__at__", "@").replace("_", "."): parse_transport(value) for key, value in entries.items()}
+    return Expander(directory_of(), transports=TransportMap(parsed, open_domains=frozenset(open_domains.split())))
+
+
+class TransportTests(SynchronousTestCase):
+    """Where the mail goes does not say whose it is, but an error refuses it."""
+
+    def refusal(self, expander: Expander, text: str) -> str:
+        refused = run(expander, text)
+        assert isinstance(refused, Refuse)
+        return str(refused.reply)
+
+    def test_an_account_elsewhere_is_still_an_account(self) -> None:
+        (only,) = found(run(with_transports(a_example="smtp:[192.0.2.1]"), "alice+x@a.example"))
+        assert (only.address, only.destination) == (parse_address("alice+x@a.example"), Account("alice@a.example"))
+
+    def test_of_a_domain_elsewhere_only_the_directorys_addresses_are_taken(self) -> None:
+        assert self.refusal(with_transports(a_example="smtp:[192.0.2.1]"), "nobody@a.example") == str(NO_SUCH_USER)
+
+    def test_unless_all_are_to_be_taken(self) -> None:
+        expander = with_transports("a.example", a_example="smtp:[192.0.2.1]")
+        (only,) = found(run(expander, "nobody@a.example"))
+        assert only.destination == Remote("a.example")
+        (only,) = found(run(expander, "alice@a.example"))
+        assert only.destination == Account("alice@a.example")
+
+    def test_or_the_address_has_an_entry_of_its_own(self) -> None:
+        expander = with_transports(shop__at__a_example="lmtp:unix:/run/shop")
+        (only,) = found(run(expander, "Shop+1@a.example"))
+        assert (only.address, only.destination) == (parse_address("Shop+1@a.example"), Remote("a.example"))
+        assert self.refusal(expander, "shopping@a.example") == str(NO_SUCH_USER)
+
+    def test_an_alias_may_lead_to_such_an_address(self) -> None:
+        expander = with_transports(nobody__at__a_example="hold")
+        assert [each.address.local_part for each in found(run(expander, "partly@a.example"))] == ["nobody", "bob"]
+
+    def test_an_error_refuses_an_address_a_domain_and_all_others(self) -> None:
+        expander = with_transports(alice__at__a_example="error: 5.1.6 Moved", e_example="error: 4.3.2 Later")
+        assert self.refusal(expander, "alice@a.example") == "550 5.1.6 Moved"
+        assert self.refusal(expander, "alice+x@a.example") == "550 5.1.6 Moved"
+        assert self.refusal(expander, "x@e.example") == "450 4.3.2 Later"
+        assert found(run(expander, "bob@a.example"))
+        closed = Expander(directory_of(), transports=TransportMap({"*": parse_transport("error: 5.7.1 No mail leaves")}))
+        assert self.refusal(closed, "x@elsewhere.example") == "550 5.7.1 No mail leaves"
+        assert found(run(closed, "bob@a.example"))
+
+    def test_an_error_at_a_target_is_passed_over_while_others_remain(self) -> None:
+        expander = with_transports(alice__at__a_example="error: 5.1.6 Moved")
+        assert [str(each.address) for each in found(run(expander, "info@a.example"))] == ["bob@a.example"]
+        only = with_transports(elsewhere_example="error: 5.1.6 Moved")
+        assert self.refusal(only, "away@a.example") == "550 5.1.6 Moved"
+
+    def test_an_entry_does_not_make_a_domain_ours(self) -> None:
+        expander = with_transports("other.example", other_example="smtp:[192.0.2.1]")
+        assert found(run(expander, "x@other.example")) == found(run(Expander(directory_of()), "x@other.example"))
+
+    def test_a_changed_map_counts_at_once(self) -> None:
+        expander = with_transports()
+        assert found(run(expander, "alice@a.example"))
+        expander.transports = TransportMap({"a.example": parse_transport("error: 5.7.1 No")})
+        assert self.refusal(expander, "alice@a.example") == "550 5.7.1 No"
+
+
+def found(outcome: tuple[Recipient, ...] | Refuse) -> tuple[Recipient, ...]:
+    assert not isinstance(outcome, Refuse), outcome.reply
+    return outcome

@@ -74,6 +74,8 @@ class TestNotify:
             (SUCCESS | FAILURE, Action.FAILED, True),
             (SUCCESS | FAILURE, Action.RELAYED, True),
             (DELAY, Action.FAILED, False),
+            (None, Action.DISCARDED, False),
+            (SUCCESS | FAILURE, Action.DISCARDED, False),
             (NEVER, Action.FAILED, False),
             (NEVER, Action.DELIVERED, False),
         ],

@@ -169,6 +169,10 @@ class TestLedger:
         else:
             assert late == value
 
+    def test_what_is_held_does_not_expire(self):
+        held = dataclasses.replace(disposition(0, Action.DELAYED), is_held=True)
+        assert expire(held, now=10.0, expires_at=10.0) == held
+
     @pytest.mark.parametrize(
         ("action", "is_settled", "state", "due_at"),
         [
@@ -176,6 +180,7 @@ class TestLedger:
             (Action.DELIVERED, True, State.DELIVERED, None),
             (Action.RELAYED, False, State.RELAYED, None),
             (Action.RELAYED, True, State.RELAYED, None),
+            (Action.DISCARDED, False, State.DISCARDED, None),
             (Action.DELAYED, False, State.WAITING, 7.0),
             (Action.DELAYED, True, State.WAITING, 7.0),
             (Action.FAILED, False, State.UNREPORTED, 7.0),

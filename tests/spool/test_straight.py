@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mailstack.mail.address import parse_address
 from mailstack.mail.disposition import Action
-from mailstack.mail.envelope import Delivery
+from mailstack.mail.envelope import Account, Delivery
 from mailstack.mail.reply import LOCAL_ERROR
 from mailstack.spool.content import INLINE_OCTETS
 from mailstack.spool.straight import RECIPIENTS
@@ -29,6 +29,9 @@ def house(tmp_path: Path) -> House:
 
 class CourierWithHead(FakeCourier):
     """Puts a line in front of what it delivers."""
+
+    def takes(self, recipient: Any) -> bool:
+        return isinstance(recipient.destination, Account)
 
     def head(self, reverse_path: Any, recipient: Any) -> bytes:
         return f"Return-Path: <{reverse_path}>\r\nDelivered-To: {recipient.address}\r\n".encode()
@@ -58,6 +61,17 @@ def test_delivered_before_the_250_and_not_in_the_database(house: House, content:
     assert house.courier.deliveries == []
     assert (house.counts().entries, house.counts().waiting_recipients) == (0, 0)
     assert house.files() == []
+
+
+@pytest.mark.parametrize("content", [CONTENT, LARGE])
+def test_what_the_courier_does_not_take_is_not_tried(house: House, content: bytes) -> None:
+    straight_of(house).takes = lambda recipient: str(recipient.address) != "bob@x.org"  # type: ignore[attr-defined]
+    house.courier.answer = all_are(Action.DELAYED)
+    name = house.accept(local("bob@x.org"), content=content)
+    (delivery,) = house.courier.deliveries
+    assert (delivery.entry, delivery.may_repeat) == (name, False)
+    assert b"".join(delivery.content.chunks()) == content
+    assert straight_of(house).deliveries == []
 
 
 @pytest.mark.parametrize("content", [CONTENT, LARGE])

@@ -34,6 +34,18 @@ smarthost_username = "us"
 smarthost_password_file = "password"
 tls = "verify"
 nameservers = ["::1"]
+local_addresses = ["192.0.2.1", "2001:db8::1"]
+all_addresses_of = ["example.net"]
+[relay.source]
+"example.org" = ["192.0.2.2"]
+[relay.logins."gate.example"]
+username = "us"
+password_file = "password"
+[transport]
+"example.net" = "smtp:[10.0.0.5]:2525"
+"time" = "lmtp:unix:/run/lmtp"
+"a@example.org" = "error: 5.1.6 Moved"
+"*" = "mx"
 [tls]
 certificate = "c.pem"
 key = "password"
@@ -79,6 +91,7 @@ def errand(settings: Settings, secrets: Secrets) -> Errand:
         Secrets(None, None),
         Secrets(Pem(b"CERT\n\xff", b"KEY\n"), "p\u00e4ss", oauth_secret="s\u00e9cret"),
         Secrets(Pem(b"C", b"K", b"AUTHORITY\xff", b"CRL\xff"), None, srs=("a", "\u00fc"), relay_pem=Pem(b"D", b"L\xff")),
+        Secrets(Pem(b"C", b"K", b"AUTHORITY\xff"), None, login_passwords={"gate.example": "p\u00e4ss"}),
     ],
 )
 def test_there_and_back(settings: Settings, secrets: Secrets) -> None:
@@ -102,8 +115,17 @@ def test_a_file_that_is_gone_does_not_matter(settings: Settings, tmp_path: Path)
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(Secrets(Pem(b"C", b"the key"), "the password", srs=("the srs",), oauth_secret="the secret"))
+    shown = repr(
+        Secrets(
+            Pem(b"C", b"the key"),
+            "the password",
+            srs=("the srs",),
+            oauth_secret="the secret",
+            login_passwords={"gate.example": "another"},
+        )
+    )
     assert "the secret" not in shown
     assert "the key" not in shown
     assert "the password" not in shown
     assert "the srs" not in shown
+    assert "another" not in shown

@@ -22,6 +22,7 @@ PACKAGES = {
     "dovecot": "dovecot-pop3d dovecot-imapd",
     "exim": "exim4-daemon-light",
     "fetchmail": "fetchmail",
+    "lmtp": "dovecot-lmtpd",
     "mpop": "mpop",
     "mount": "mount",
     "msmtp": "msmtp",
@@ -41,12 +42,12 @@ UNPACKED = Path(os.environ.get("MAILSTACK_PEERS", "/var/lib/mailstack-peers"))
 
 _IN_A_CAGE = {"exim": "usr/sbin/exim4", "opensmtpd": "usr/sbin/smtpd"}
 _ROOT_ONLY = {"postfix", "dovecot", "mount", "exim", "opensmtpd"}
-_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])
 T = TypeVar("T")
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of a program, also of those that live in sbin."""
+    """Return the path of a program, also of those that live in sbin or among Dovecot's own."""
     if name in _IN_A_CAGE:
         return shutil.which(UNPACKED / name / _IN_A_CAGE[name])
     return shutil.which(name, path=_SEARCH_PATH)
