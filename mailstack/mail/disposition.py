@@ -27,6 +27,17 @@ class Action(enum.Enum):
         return self is not Action.DELAYED
 
 
+class Standing(enum.Enum):
+    """What an attempt has shown of the destination itself, whatever became of its recipients."""
+
+    UP = "up"
+    """It answers, be it with a refusal."""
+    CROWDED = "crowded"
+    """It has as many sessions of ours as it wants."""
+    DOWN = "down"
+    """None of its hosts could be used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disposition:
     """
@@ -35,7 +46,9 @@ class Disposition:
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
-            the host that has it now does what the sender asked ("DSN", "DELIVERBY").
+            the host that has it now does what the sender asked ("DSN", "DELIVERBY"). `standing` None: nothing was learned of
+            the destination. `wait_seconds`, with DOWN, says that nobody was asked, since that is known from before; so long it
+            is of no use to ask.
     """
 
     ordinal: int
@@ -45,6 +58,8 @@ class Disposition:
     remote_mta: str | None = None
     cause: str = ""
     honours: frozenset[str] = frozenset()
+    standing: Standing | None = None
+    wait_seconds: float = 0.0
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

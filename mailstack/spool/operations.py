@@ -26,6 +26,9 @@ from mailstack.spool.record import RecordError, format_envelope, parse_envelope
 UNREADABLE_SECONDS: Final = 600.0
 ROW_OCTETS: Final = 4_096  # what a change of rows adds to the WAL, about
 
+PUT_OFF: Final = "Its destination is down: "
+"""What stands before the reason of a recipient that was not attempted, since another was in vain."""
+
 Position = tuple[float, int, int]
 """A place in the order of what is due: due_at, entry, ordinal."""
 
@@ -289,6 +292,106 @@ class MakeDue(_Reads):
             " (SELECT entry, ordinal FROM recipient WHERE due_at > ? ORDER BY due_at LIMIT ?)",
             (self.now, self.now, self.limit),
         ).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """
+    A lane that is to be left alone, since its destination is down.
+
+    Shape:  what waits for it is due again at `later`, and one recipient at `until`: the probe. `reason` is what the last
+            attempt said.
+    """
+
+    lane: str
+    until: float
+    later: float
+    reason: Disposition
+
+
+@dataclass(frozen=True, slots=True)
+class PutOffDone:
+    """The lanes of which there may be more; and what is still due there: held, or to be looked at all the same."""
+
+    unfinished: list[str]
+    others: list[tuple[int, str]]
+
+
+# In the four that follow, `lane <> ''` is what makes SQLite use the index of lanes.
+MOVE: Final = """
+UPDATE recipient SET due_at = :later, attempts = max(attempts, 1), status = :status, diagnostic = :diagnostic, remote_mta = :mta
+WHERE (entry, ordinal) IN (
+    SELECT r.entry, r.ordinal FROM recipient r JOIN entry e ON e.number = r.entry
+    WHERE r.lane = :lane AND r.lane <> '' AND r.due_at <= :now AND r.state IN ('waiting', 'warned')
+        AND e.state = 'active' AND e.expires_at > :later AND (r.state = 'warned' OR :warn = 0 OR e.accepted_at + :warn > :later)
+        AND (instr(e.envelope, '"requests":null') OR instr(e.envelope, '"deliver_by":null'))
+    LIMIT :limit
+)"""
+NAME_PROBE: Final = """
+UPDATE recipient SET due_at = :until
+WHERE (entry, ordinal) IN (SELECT entry, ordinal FROM recipient WHERE lane = :lane AND lane <> '' AND due_at = :later LIMIT 1)
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE lane = :lane AND lane <> '' AND due_at > :now AND due_at <= :until)"""
+STILL_DUE: Final = (
+    "SELECT DISTINCT entry, lane FROM recipient WHERE lane = :lane AND lane <> '' AND due_at <= :now LIMIT :limit"
+)
+WAKE: Final = """
+UPDATE recipient SET due_at = :now
+WHERE (entry, ordinal) IN (
+    SELECT entry, ordinal FROM recipient
+    WHERE lane = :lane AND lane <> '' AND due_at > :now AND (status LIKE '4.4._' OR substr(diagnostic, 1, :length) = :put_off)
+    LIMIT :limit
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff(_Reads):
+    """
+    Put off what is due in lanes that are left alone, a part at a time: one statement for a lane.
+
+    Not so what would miss something by it: recipients whose time is up, or whose sender is to be told of a delay, now or before
+    they are due again, or has set a deadline.
+    """
+
+    lanes: Sequence[Quiet]
+    now: float
+    warning_seconds: float
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> PutOffDone:
+        """Do it."""
+        done = PutOffDone([], [])
+        for quiet in self.lanes:
+            values = {
+                "lane": quiet.lane,
+                "now": self.now,
+                "until": quiet.until,
+                "later": quiet.later,
+                "warn": self.warning_seconds,
+                "status": str(quiet.reason.status),
+                "diagnostic": (PUT_OFF + quiet.reason.diagnostic)[:DIAGNOSTIC_CHARACTERS],
+                "mta": quiet.reason.remote_mta,
+                "limit": self.limit,
+            }
+            if connection.execute(MOVE, values).rowcount == self.limit:
+                done.unfinished.append(quiet.lane)
+                continue
+            connection.execute(NAME_PROBE, values)  # something must be due when the destination is to be asked again
+            done.others.extend(connection.execute(STILL_DUE, values))
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class WakeLane(_Reads):
+    """Make due what waits because a destination was down, and nothing else of its lane; return how many, at most `limit`."""
+
+    lane: str
+    now: float
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> int:
+        """Do it."""
+        values = {"lane": self.lane, "now": self.now, "length": len(PUT_OFF), "put_off": PUT_OFF, "limit": self.limit}
+        return connection.execute(WAKE, values).rowcount
 
 
 @dataclass(frozen=True, slots=True)
