@@ -20,10 +20,12 @@ from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
 from mailstack.relay.factory import SenderFactory
+from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
 from mailstack.relay.ports import Connect, Resolver
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.settings import RelaySettings, TLSPolicy
+from mailstack.relay.standing import concerns_host, is_ended
 from mailstack.relay.tls import TLSContexts
 from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, public_hops
 from mailstack.wire.smtp_client import SMTPClientCore
@@ -64,6 +66,7 @@ class RelayCourier:
         self._settings = settings or RelaySettings()
         self._contexts = contexts or TLSContexts()
         self._idle = IdleSessions(surroundings.clock, self._settings.idle)
+        self._memory = HostMemory(surroundings.clock.seconds)
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Try to hand the message on; what is not understood is to be tried again."""
@@ -90,6 +93,10 @@ class RelayCourier:
         smarthost = self._settings.smarthost
         return smarthost is not None and smarthost.tls is TLSPolicy.VERIFY
 
+    def forget_hosts(self) -> None:
+        """Ask every host again, also those that could not be used a moment ago."""
+        self._memory.forget_all()
+
     async def close(self) -> None:
         """End the sessions that wait, and keep none from now on."""
         await self._idle.close()
@@ -105,7 +112,13 @@ class RelayCourier:
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
                 continue
-            for hop in hops[:left]:
+            for hop in hops:
+                known = self._memory.obstacle((hop.address, self._port))
+                if known is not None:
+                    attempt.note(hop, known)
+                    continue
+                if left <= 0:
+                    return
                 left -= 1
                 await self._try_hop(hop, delivery, attempt)
                 if not attempt.open:
@@ -164,20 +177,31 @@ class RelayCourier:
         except CancelledError:
             raise
         except Exception as error:  # a bulkhead: whatever keeps us from connecting, the next host may do
-            return Trouble(_NO_CONNECTION, f"No connection to {hop.host}", f"{type(error).__name__}: {error}")
+            trouble = Trouble(_NO_CONNECTION, f"No connection to {hop.host}", f"{type(error).__name__}: {error}")
+            self._memory.failed((hop.address, self._port), trouble)
+            return trouble
         return await self._use(fresh, way, delivery, attempt)
 
     async def _use(self, sender: Sender, way: tuple[Hop, TLS], delivery: Delivery, attempt: Attempt) -> Trouble | None:
         try:
             trouble = await sender.open()
+            self._remember(way[0], trouble)
             if trouble is None:
                 trouble = await self._do_mailings(sender, way[0], delivery, attempt)
+                if trouble is not None and is_ended(trouble):
+                    self._remember(way[0], trouble)
         except BaseException:
             sender.abort()
             raise
         if trouble is None:
             self._idle.keep(way, sender)
         return trouble
+
+    def _remember(self, hop: Hop, trouble: Trouble | None) -> None:
+        if trouble is None:
+            self._memory.worked((hop.address, self._port))
+        elif concerns_host(trouble):
+            self._memory.failed((hop.address, self._port), trouble)
 
     async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
         for ordinals in attempt.groups(self._settings.max_recipients):

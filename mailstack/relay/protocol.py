@@ -63,6 +63,7 @@ class Trouble:
     Why a host took nothing, or nothing more.
 
     Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had.
+            With `wait_seconds` it is from an earlier attempt: the host was not asked, and for so long need not be.
     """
 
     status: EnhancedStatus
@@ -71,6 +72,7 @@ class Trouble:
     is_remote: bool = False
     is_tls: bool = False
     is_local: bool = False
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
