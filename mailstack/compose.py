@@ -64,6 +64,7 @@ from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, read_secret
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
+from mailstack.spool.concurrency import Pauses, Rate
 from mailstack.spool.lanes import Limits
 from mailstack.spool.shards import left_over, shard_folder
 from mailstack.spool.spool import Spool
@@ -78,6 +79,7 @@ from mailstack.wire.smtp_mailing import Login
 
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8
+LONGEST_PAUSE_SECONDS: Final = 3_600.0
 
 _KINDS: Final = ((Service.SMTP,), (Service.SUBMISSION, Service.SUBMISSIONS), (Service.POP3, Service.POP3S), (Service.LMTP,))
 KINDS: Final = len(_KINDS)
@@ -358,8 +360,14 @@ class Composition:
         )
 
     def _limits(self, settings: Settings) -> Limits:
-        relay, part_of = settings.relay, self.place.part_of
-        return Limits(attempts_at_once=part_of(relay.attempts_at_once), per_destination=part_of(relay.per_destination))
+        relay, queue, part_of = settings.relay, settings.queue, self.place.part_of
+        return Limits(
+            attempts_at_once=part_of(relay.attempts_at_once),
+            initial_per_destination=part_of(relay.initial_per_destination),
+            per_destination=part_of(relay.per_destination),
+            pauses=Pauses(queue.retry_first_seconds, min(LONGEST_PAUSE_SECONDS, queue.retry_most_seconds)),
+            rates={domain: Rate(each.messages, each.seconds * self.place.workers) for domain, each in relay.rates.items()},
+        )
 
     def _make_spool(self, shard: int, limits: Limits) -> Spool:
         settings = self._settings
@@ -381,8 +389,12 @@ class Composition:
                 warning_seconds=settings.queue.warn_seconds,
             ),
             limits=limits,
+            forget_hosts=self._forget_hosts,
             min_free_octets=settings.queue.free_octets_minimum,
         )
+
+    def _forget_hosts(self) -> None:
+        self._relay.forget_hosts()
 
     def _courier(self, destination: Destination) -> LocalCourier | RelayCourier:
         return self._local if isinstance(destination, Account) else self._relay

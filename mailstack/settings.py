@@ -38,6 +38,7 @@ from mailstack.settings_kinds import (
     Nameservers,
     Network,
     Networks,
+    Rates,
     Remote,
     SecretPath,
     SocketFile,
@@ -213,10 +214,14 @@ class Relay(Table):
     """IP addresses of the DNS servers to ask, "ADDRESS" or "ADDRESS:PORT"; empty: those of the system."""
     connect_timeout_seconds: AtLeastOne = 30
     """How long to wait for a connection to one address."""
-    attempts_at_once: AtLeastOne = 50
+    attempts_at_once: AtLeastOne = 500
     """The most attempts at a time, of all destinations together; each worker has its part, rounded up."""
-    per_destination: AtLeastOne = 5
-    """The most connections at a time to one destination; each worker has its part, rounded up."""
+    per_destination: AtLeastOne = 20
+    """The most attempts at a time at one destination, when it takes them well; each worker has its part, rounded up."""
+    initial_per_destination: AtLeastOne = 5
+    """With how many one begins of which nothing is known; it gets more as it answers, and fewer as it fails."""
+    rates: Rates = {}
+    """The most messages to a domain: {"example.net" = "100/minute"}, per second, minute or hour; "*": to each of the others."""
 
 
 class Queue(Table):

@@ -96,6 +96,8 @@ def _prose(text: str) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(each) for each in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(each)}' for key, each in value.items())}}}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):

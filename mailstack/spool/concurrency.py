@@ -99,10 +99,6 @@ class Rate:
         """The time from one to the next."""
         return self.seconds / self.messages
 
-    def part(self, parts: int) -> Rate:
-        """Return the rate of one of so many who share it."""
-        return Rate(self.messages, self.seconds * parts)
-
 
 class Bucket:
     """

@@ -13,7 +13,7 @@ from mailstack.mail.status import EnhancedStatus
 from mailstack.relay import host_memory
 from mailstack.relay.host_memory import FIRST_SECONDS, MOST_SECONDS, PROBE_SECONDS, HostMemory
 from mailstack.relay.protocol import Trouble
-from mailstack.relay.settings import TIMEOUTS_SECONDS, Smarthost, TLSPolicy
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, Smarthost, TLSPolicy
 from mailstack.relay.standing import is_crowded, standing_of_reply
 from mailstack.wire.smtp_mailing import Phase
 
@@ -198,7 +198,7 @@ class InAttempts(SynchronousTestCase):
         self.assertIs(self.outcome(domain="other.test").action, Action.RELAYED)
 
     def test_a_session_that_died_while_it_waited_says_nothing(self):
-        self.world = World(ZONE, idle=World("").settings.idle.__class__())
+        self.world = World(ZONE, idle=IdleLimits())
         self.world.at("192.0.2.1", Host)
         self.outcome()
         self.world.opened[0].script["MAIL"] = CLOSE
