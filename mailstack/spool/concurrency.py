@@ -78,6 +78,10 @@ class Window:
         self._size = max(self._size - 1.0 / self._size, 1.0)
         return self._failures >= 1.0 - 1e-6
 
+    def close(self) -> None:
+        """Allow one attempt, until the destination answers."""
+        self._size = 1.0
+
     def crowded(self, in_use: int, now: float) -> bool:
         """Note that the destination wants fewer sessions than the `in_use` of now; say whether even one is too many."""
         if in_use <= 1:

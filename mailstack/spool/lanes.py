@@ -6,14 +6,16 @@ once, each a connection), memory, and turns:
 
     proven      it answered the last time. All places are open to it.
     unproven    nothing is known of it. A quarter of the places is not for these: however many destinations that nobody knows
-                hang at the same time, those that answer find places.
-    troubled    it failed, or was slow, and has not answered since; or its mail comes back from disk. Half of the places at most
-                are for these together, so the others always find some.
+                hang at the same time, those that have answered find places.
+    troubled    it failed, or was slow, and has not answered since; or its mail comes back from disk. An attempt there begins
+                only while these and the unproven have less than half of the places: those that nobody knows find places.
 
-Who is slow is seen by the time that an attempt takes: after SLOW_SECONDS its destination is troubled until it answers. Until
-then it counts as what it was. So that this does no harm a destination without proof gets one place only, and not its window,
-as soon as a quarter of the places is in use: what hangs unseen is then one place for each destination, and there are more
-places than that. The window itself, what is done with a destination that is down, and the rates are those of `concurrency`.
+Who is slow is seen by the time that an attempt takes: after SLOW_SECONDS its destination is troubled until it answers, and if
+it has never answered nothing more is begun there. Until then it counts as what it was. So that this does no harm, an unproven
+destination gets one place only, and not its window, as soon as an eighth of the places is in use. So those that hang for the
+first time, all at once, have a place each and an eighth of all besides: with 500 places more than 300 of them may do so, and
+nobody waits; if there are still more, those that have answered still do not. The window itself, what is done with a destination
+that is down, and the rates are those of `concurrency`.
 
 Of memory a lane may have half of what is free (and so there is always some for the next lane), never more than its own limit;
 troubled ones together have a quarter. What finds no room waits on disk, where nothing of it is lost. What is read back from
@@ -97,8 +99,8 @@ class Pause:
 
 class _Lane:
     __slots__ = (
-        "bucket", "cohorts", "is_suspect", "is_throttled", "kind", "name", "octets", "probe", "ready", "reason", "slow",
-        "taken", "turn", "until", "urgency", "window", "works",
+        "bucket", "cohorts", "has_answered", "is_suspect", "is_throttled", "kind", "name", "octets", "probe", "ready", "reason",
+        "slow", "taken", "turn", "until", "urgency", "window", "works",
     )  # fmt: skip
 
     def __init__(self, name: str, kind: Kind, window: Window, bucket: Bucket | None) -> None:
@@ -115,6 +117,7 @@ class _Lane:
         self.urgency = 0  # with which it waits for its turn
         self.is_throttled = False
         self.is_suspect = kind is Kind.TROUBLED
+        self.has_answered = False
         self.reason: Disposition | None = None  # is set while the destination is taken to be down
         self.until = 0.0
         self.cohorts = 0
@@ -280,8 +283,7 @@ class Lanes:
         found = self._head(Kind.PROVEN)
         if may_be_doubtful and (head := self._head(Kind.UNPROVEN)) and (found is None or head < found):
             found = head
-        is_room_for_trouble = may_be_doubtful and taken[Kind.TROUBLED] < most - most // 2
-        if is_room_for_trouble and (head := self._head(Kind.TROUBLED)) and (found is None or head < found):
+        if doubtful < most - most // 2 and (head := self._head(Kind.TROUBLED)) and (found is None or head < found):
             found = head
         if found is None:
             return None
@@ -319,7 +321,7 @@ class Lanes:
     def _places(self, lane: _Lane, now: float) -> int:
         if lane.reason is not None:
             return 1
-        if lane.kind is Kind.UNPROVEN and 4 * sum(self._taken.values()) >= self._limits.attempts_at_once:
+        if lane.kind is Kind.UNPROVEN and 8 * sum(self._taken.values()) >= self._limits.attempts_at_once:
             return 1
         return lane.window.places(now)
 
@@ -331,6 +333,8 @@ class Lanes:
             del self._begun[work]
             lane = self._lanes[work.lane]
             lane.slow += 1
+            if not lane.has_answered:
+                lane.window.close()
             self._become(lane, Kind.TROUBLED)
 
     def _become(self, lane: _Lane, kind: Kind) -> None:
@@ -371,6 +375,7 @@ class Lanes:
             lane.window.succeeded(in_use, self._limits.initial_per_destination)
             self._come_up(lane)
             self._become(lane, Kind.TROUBLED if lane.slow else Kind.PROVEN)
+            lane.has_answered = True
             was_suspect, lane.is_suspect = lane.is_suspect, False
             return Turn.CAME_UP if was_down else Turn.PROVED if was_suspect else None
         if was_down and lane.probe is not work:
