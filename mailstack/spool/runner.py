@@ -30,7 +30,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.mail.disposition import Disposition, delayed
+from mailstack.mail.disposition import Disposition, Standing, delayed
 from mailstack.mail.envelope import Delivery
 from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
@@ -269,8 +269,12 @@ class Runner:
                 self._note(work.lane, self._lanes.free(work, self._clock.seconds(), shown))
                 self._pump()
             pause = self._lanes.pause_of(work.lane, self._clock.seconds())
-            is_put_off = pause is not None and shown is not None and shown.wait_seconds > 0  # nobody was asked
-            await self._settle(work, outcomes, pause.until if pause is not None and is_put_off else None)
+            if pause is None or shown is None or shown.standing is Standing.UP:
+                await self._settle(work, outcomes)
+            elif shown.wait_seconds:  # nobody was asked
+                await self._settle(work, outcomes, put_off_until=pause.until)
+            else:  # the next probe is another's: it may be the message that the destination cannot bear
+                await self._settle(work, outcomes, not_before=pause.until + 1.0)
         finally:
             self._let_go(work)
             self._pump()
@@ -309,11 +313,14 @@ class Runner:
             events.attempt_finished(work.entry.name, disposition, recipients[ordinal].address)
         return outcomes
 
-    async def _settle(self, work: Work, outcomes: dict[int, Disposition], put_off_until: float | None = None) -> None:
+    async def _settle(
+        self, work: Work, outcomes: dict[int, Disposition], *, put_off_until: float | None = None, not_before: float = 0.0
+    ) -> None:
         """
         Enter outcomes, and failures that are still to be reported, and do what follows from them.
 
-        Shape:   `put_off_until`: nothing was attempted, since the destination is down; then is the next time.
+        Shape:   `put_off_until`: nothing was attempted, since the destination is down; then is the next time. Else the schedule
+                 says when that is, but `not_before`.
         """
         entry, now = work.entry, self._clock.seconds()
         made = 1 if put_off_until is None else 0
@@ -333,7 +340,9 @@ class Runner:
         )
         is_settled = not isinstance(report, Postponed)
         warned = {ordinal for ordinal, each in work.pending.items() if each.is_warned} | (late if is_settled else set())
-        retry_at = put_off_until or now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
+        retry_at = max(now + self._schedule.delay_seconds(max(attempts.values()), self._chance()), not_before)
+        if put_off_until is not None:
+            retry_at = put_off_until
         by = envelope.requests.deliver_by
         if by is not None and now < by.deadline < retry_at:
             retry_at = by.deadline  # the sender wants to know then

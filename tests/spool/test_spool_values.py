@@ -205,7 +205,7 @@ class TestLanes:
 
     @given(st.lists(st.sampled_from(["", "a", "b", "c", "free"])))
     def test_never_exceed_a_limit_nor_leave_a_place_empty(self, steps):
-        lanes = Lanes(Limits(attempts_at_once=30, initial_per_destination=2, per_destination=2, local_at_once=2))
+        lanes = Lanes(Limits(attempts_at_once=200, initial_per_destination=2, per_destination=2, local_at_once=2))
         running: list[Work] = []
         waiting: list[str] = []
         for step in steps:
