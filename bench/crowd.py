@@ -10,7 +10,6 @@ The living share a sink and a host name; each dead domain has an address of its 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -20,8 +19,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-from harness.programs import free_port, wait_for
 
 from bench import processes
 from bench.figures import Figure
@@ -44,7 +41,7 @@ def run(site: Site, folder: Path) -> Iterator[Figure]:
     folder.mkdir(parents=True)
     with ExitStack() as stack:
         sink = stack.enter_context(Sink(site, folder / "sink", new + 1))
-        nameserver = stack.enter_context(_nameserver(folder, domains, new + 1))
+        nameserver = stack.enter_context(_nameserver())
         relay = f'port = {sink.port}\nallow_private = true\nnameservers = ["127.0.0.1:{nameserver}"]'
         aliases = {f"sink{number}@{DOMAIN}": f"user@n{number}.{NEW}" for number in range(new + 1)}
         lines = {"relay": relay, "queue": "free_octets_minimum = 0"}
@@ -134,25 +131,15 @@ def _dead_and_due(spool: Path) -> bool:
 
 
 @contextmanager
-def _nameserver(folder: Path, domains: int, new: int) -> Iterator[int]:
-    """Serve the zone of all domains, and give the port."""
-    lines = ["mx.living.test A 127.0.0.1"]
-    for number in range(domains // 2):
-        lines.append(f"d{number}.living.test MX 10 mx.living.test")
-        lines.append(f"d{number}.dead.test A 127.{2 + number // 60_000}.{number // 250 % 240}.{number % 250 + 1}")
-    lines += [f"n{number}.{NEW} MX 10 mx.living.test" for number in range(new)]
-    zone, port = folder / "zone", free_port()
-    zone.write_text("\n".join(lines) + "\n")
-    log = folder / "nameserver.log"
-    with log.open("wb") as out:
-        words = [sys.executable, "-m", "mailstack.testing.dns", str(zone), str(port)]
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ)
-    try:
-        wait_for(lambda: b"127.0.0.1" in log.read_bytes(), "the nameserver answers")
-        yield port
-    finally:
-        process.kill()
-        process.wait(10)
+def _nameserver() -> Iterator[int]:
+    """Serve the names of all domains, and give the port."""
+    words = [sys.executable, "-m", "bench.nameserver"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 def fill(spool: Path, shard: int, entries: int, domains: int, due: int) -> None:
