@@ -44,8 +44,9 @@ CHECKPOINT_OCTETS: Final = 16_777_216  # of WAL, estimated; it is then written t
 CACHE_KIB: Final = 16_384
 
 LANE_INDEX: Final = """
--- What waits for one domain, for when that goes down, and when it comes up. Versions without it can use a database with it.
-CREATE INDEX IF NOT EXISTS recipient_lane ON recipient (lane, due_at) WHERE due_at IS NOT NULL AND lane <> '';
+-- What waits for one domain, for when that goes down, and when it comes up. What goes at its first attempt is never in it.
+-- Versions without it can use a database with it.
+CREATE INDEX IF NOT EXISTS recipient_lane ON recipient (lane, due_at) WHERE due_at IS NOT NULL AND attempts > 0 AND lane <> '';
 """
 SCHEMA: Final = f"""
 CREATE TABLE entry (

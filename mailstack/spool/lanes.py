@@ -246,11 +246,13 @@ class Lanes:
         if local.ready and local.taken < self._limits.local_at_once:
             local.taken += 1
             return local.ready.popleft()
-        self._note_slow(now)
         while self._later and self._later[0][0] <= now:
             lane = heapq.heappop(self._later)[2]
             lane.is_throttled = False
             self._offer(lane, now)
+        if not any(self._turns.values()):
+            return None
+        self._note_slow(now)
         while (next_lane := self._next_lane()) is not None:
             lane = next_lane
             if not lane.ready or lane.taken >= self._places(lane, now):

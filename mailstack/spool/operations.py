@@ -312,13 +312,14 @@ class Quiet:
     A lane that is to be left alone, since its destination is down.
 
     Shape:  what waits for it is due again at `later`, and one recipient at `until`: the probe. `reason` is what the last
-            attempt said.
+            attempt said. `fresh` are entries of it that were not attempted before, and so are not in the index of lanes.
     """
 
     lane: str
     until: float
     later: float
     reason: Disposition
+    fresh: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,28 +330,32 @@ class PutOffDone:
     others: list[tuple[int, str]]
 
 
-# In the four that follow, `lane <> ''` is what makes SQLite use the index of lanes.
+# In those that follow, `attempts > 0` and `lane <> ''` are what makes SQLite use the index of lanes.
+ENTER: Final = "UPDATE recipient SET attempts = 1 WHERE entry = ? AND lane = ? AND attempts = 0 AND due_at <= ?"
 MOVE: Final = """
-UPDATE recipient SET due_at = :later, attempts = max(attempts, 1), status = :status, diagnostic = :diagnostic, remote_mta = :mta
+UPDATE recipient SET due_at = :later, status = :status, diagnostic = :diagnostic, remote_mta = :mta
 WHERE (entry, ordinal) IN (
     SELECT r.entry, r.ordinal FROM recipient r JOIN entry e ON e.number = r.entry
-    WHERE r.lane = :lane AND r.lane <> '' AND r.due_at <= :now AND r.state IN ('waiting', 'warned')
+    WHERE r.lane = :lane AND r.lane <> '' AND r.attempts > 0 AND r.due_at <= :now AND r.state IN ('waiting', 'warned')
         AND e.state = 'active' AND e.expires_at > :later AND (r.state = 'warned' OR :warn = 0 OR e.accepted_at + :warn > :later)
         AND (instr(e.envelope, '"requests":null') OR instr(e.envelope, '"deliver_by":null'))
     LIMIT :limit
 )"""
 NAME_PROBE: Final = """
 UPDATE recipient SET due_at = :until
-WHERE (entry, ordinal) IN (SELECT entry, ordinal FROM recipient WHERE lane = :lane AND lane <> '' AND due_at = :later LIMIT 1)
-    AND NOT EXISTS (SELECT 1 FROM recipient WHERE lane = :lane AND lane <> '' AND due_at > :now AND due_at <= :until)"""
-STILL_DUE: Final = (
-    "SELECT DISTINCT entry, lane FROM recipient WHERE lane = :lane AND lane <> '' AND due_at <= :now LIMIT :limit"
-)
+WHERE (entry, ordinal) IN (
+    SELECT entry, ordinal FROM recipient WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at = :later LIMIT 1
+) AND NOT EXISTS (
+    SELECT 1 FROM recipient WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at > :now AND due_at <= :until
+)"""
+STILL_DUE: Final = """
+SELECT DISTINCT entry, lane FROM recipient WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at <= :now LIMIT :limit"""
 WAKE: Final = """
 UPDATE recipient SET due_at = :now
 WHERE (entry, ordinal) IN (
     SELECT entry, ordinal FROM recipient
-    WHERE lane = :lane AND lane <> '' AND due_at > :now AND (status LIKE '4.4._' OR substr(diagnostic, 1, :length) = :put_off)
+    WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at > :now
+        AND (status LIKE '4.4._' OR substr(diagnostic, 1, :length) = :put_off)
     LIMIT :limit
 )"""
 
@@ -384,6 +389,7 @@ class PutOff(_Moves):
                 "mta": quiet.reason.remote_mta,
                 "limit": self.limit,
             }
+            connection.executemany(ENTER, [(number, quiet.lane, self.now) for number in quiet.fresh])
             moved = connection.execute(MOVE, values).rowcount
             self.rows += moved
             if moved == self.limit:

@@ -65,8 +65,9 @@ OVERDUE_EVERY_SECONDS: Final = 30.0
 GO_ON_SECONDS: Final = 0.2  # a million rows are looked through in 20 s, at 5 % of one core
 LOOK_AGAIN_SECONDS: Final = 0.05
 MAX_LEFT: Final = 100
-PUT_OFF_LANES: Final = 10
+PUT_OFF_LANES: Final = 4
 PUT_OFF_ROWS: Final = 200
+MAX_QUIET_ENTRIES: Final = 20_000
 LATER_SECONDS: Final = 1_800.0  # after its pause what waits for a destination is due, should its probe have vanished
 ANY_LANE: Final = "*"  # no domain has this name; for the lanes it is a remote one with nothing in it
 
@@ -113,7 +114,9 @@ class Runner:
         self._timer: IDelayedCall | None = None
         self._sweep: IDelayedCall | None = None
         self._rate_timer: IDelayedCall | None = None
-        self._quiet: dict[str, None] = {}  # lanes of destinations that are down, of which something is to be put off
+        # Lanes of destinations that are down, of which something is to be put off, with entries that were never attempted.
+        self._quiet: dict[str, set[int]] = {}
+        self._quiet_entries = 0
         self._is_putting_off = False
 
     @property
@@ -180,7 +183,7 @@ class Runner:
             if key in self._held:
                 continue
             if self._lanes.pause_of(lane, now) is not None:
-                self._leave_alone(lane)
+                self._leave_alone(lane, entry.number)
                 continue
             if not self._lanes.has_room_for(lane, is_old=may_repeat):
                 self._leave(lane)
@@ -324,7 +327,7 @@ class Runner:
         """
         entry, now = work.entry, self._clock.seconds()
         made = 1 if put_off_until is None else 0
-        attempts = {ordinal: each.attempts + made for ordinal, each in work.pending.items()}
+        attempts = {ordinal: max(each.attempts + made, 1) for ordinal, each in work.pending.items()}
         entered = {ordinal: each.failure for ordinal, each in work.pending.items() if each.failure is not None}
         for ordinal, disposition in outcomes.items():
             entered[ordinal] = ledger.expire(disposition, now=now, expires_at=entry.expires_at)
@@ -397,10 +400,11 @@ class Runner:
         if turn is Turn.WENT_DOWN:
             if (pause := self._lanes.pause_of(lane, now)) is not None:
                 events.destination_down(lane, pause.until - now, pause.reason)
-            for work in self._lanes.drain(lane):  # they are on disk, and due
+            drained = self._lanes.drain(lane)  # they are on disk, and due
+            for work in drained:
                 self._held.discard((work.entry.number, lane))
                 self._lanes.forget(work)
-            self._leave_alone(lane)
+            self._leave_alone(lane, *(work.entry.number for work in drained))
             return
         if turn is Turn.CAME_UP:
             events.destination_up(lane)
@@ -418,9 +422,12 @@ class Runner:
         except Exception:  # then they come when their time has come
             events.unexpected(f"spool: {lane} cannot be woken", Failure())
 
-    def _leave_alone(self, lane: str) -> None:
-        """Put off what is due for a destination that is down."""
-        self._quiet[lane] = None
+    def _leave_alone(self, lane: str, *numbers: int) -> None:
+        """Put off what is due for a destination that is down, these entries and all that was attempted before."""
+        quiet = self._quiet.setdefault(lane, set())
+        if self._quiet_entries < MAX_QUIET_ENTRIES:  # others are still due, and so are met again
+            self._quiet_entries += len(numbers)
+            quiet.update(numbers)
         if self._is_on and not self._is_putting_off:
             self._is_putting_off = True
             self._run(self._put_off(), "spool: putting off")
@@ -428,13 +435,11 @@ class Runner:
     async def _put_off(self) -> None:
         try:
             while self._is_on and (lanes := list(self._quiet)[:PUT_OFF_LANES]):
-                for lane in lanes:
-                    del self._quiet[lane]
                 now = self._clock.seconds()
-                done = await self._database.do(
-                    PutOff(list(self._quieted(lanes, now)), now, self._schedule.warning_seconds, PUT_OFF_ROWS)
-                )
-                self._quiet.update(dict.fromkeys(done.unfinished))
+                quieted = list(self._quieted(lanes, now))
+                done = await self._database.do(PutOff(quieted, now, self._schedule.warning_seconds, PUT_OFF_ROWS))
+                for lane in done.unfinished:
+                    self._leave_alone(lane)
                 others = list(dict.fromkeys(number for number, lane in done.others if (number, lane) not in self._held))
                 for first in range(0, len(others), LOAD_ENTRIES):
                     await self._tell_others(others[first : first + LOAD_ENTRIES], now)
@@ -448,12 +453,15 @@ class Runner:
 
     def _quieted(self, lanes: Sequence[str], now: float) -> Iterator[Quiet]:
         for lane in lanes:
+            fresh = self._quiet.pop(lane)
             pause = self._lanes.pause_of(lane, now)
             if pause is None:
                 self._look()  # the pause is over meanwhile
                 continue
             self._wake_in(pause.until - now)
-            yield Quiet(lane, pause.until, pause.until + LATER_SECONDS, pause.reason)
+            yield Quiet(lane, pause.until, pause.until + LATER_SECONDS, pause.reason, sorted(fresh))
+        if not self._quiet:
+            self._quiet_entries = 0
 
     async def _tell_others(self, numbers: Sequence[int], now: float) -> None:
         """Let entries that cannot just be put off have an outcome."""
@@ -556,7 +564,7 @@ class Runner:
             if work in self._held or work in wanted:
                 continue
             if self._lanes.pause_of(lane, now) is not None:
-                self._leave_alone(lane)
+                self._leave_alone(lane, number)
             elif self._lanes.has_room_for(lane, more.get(lane, 0), is_old=True):
                 wanted[work] = None
                 more[lane] = more.get(lane, 0) + 1
