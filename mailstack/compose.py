@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
@@ -195,8 +195,9 @@ class Composition:
         """
         self._spool.open()
         folder, place = self._settings.spool_folder, self.place
+        limits = self._limits(self._settings)
         for shard in left_over(folder, worker=place.worker, workers=place.workers):
-            spool = self._make_spool(shard, _LEFT_OVER)
+            spool = self._make_spool(shard, replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates))
             spool.open()
             self._spools.append(spool)
 
@@ -226,6 +227,7 @@ class Composition:
         self.load_certificates(secrets)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay = settings, judge, relay
+        self._spool.runner.change(self._limits(settings))
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -361,8 +363,12 @@ class Composition:
 
     def _limits(self, settings: Settings) -> Limits:
         relay, queue, part_of = settings.relay, settings.queue, self.place.part_of
+        # Domains have lanes of their own, also where all mail goes to one host: that is the destination then.
+        attempts_at_once = (
+            relay.attempts_at_once if relay.smarthost is None else min(relay.attempts_at_once, relay.per_destination)
+        )
         return Limits(
-            attempts_at_once=part_of(relay.attempts_at_once),
+            attempts_at_once=part_of(attempts_at_once),
             initial_per_destination=part_of(relay.initial_per_destination),
             per_destination=part_of(relay.per_destination),
             pauses=Pauses(queue.retry_first_seconds, min(LONGEST_PAUSE_SECONDS, queue.retry_most_seconds)),

@@ -25,6 +25,8 @@ from mailstack.relay.protocol import Trouble
 
 FIRST_SECONDS: Final = 60.0
 MOST_SECONDS: Final = 1_800.0
+MOST_SECONDS_OF_SMARTHOST: Final = 120.0
+"""All mail waits for the one, so it is asked often: that is one connection for all of it."""
 PROBE_SECONDS: Final = 60.0
 FORGOTTEN_SECONDS: Final = 14_400.0
 MOST_HOSTS: Final = 10_000
@@ -42,10 +44,15 @@ class _Failure:
 
 
 class HostMemory:
-    """Hosts that could not be used; `seconds` is the time."""
+    """
+    Hosts that could not be used.
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
+    Shape:   `seconds` is the time; `most_seconds` bounds how long one is remembered.
+    """
+
+    def __init__(self, seconds: Callable[[], float], most_seconds: float = MOST_SECONDS) -> None:
         self._seconds = seconds
+        self._most_seconds = most_seconds
         self._failures: dict[Host, _Failure] = {}  # the oldest first
 
     def __len__(self) -> int:
@@ -71,7 +78,7 @@ class HostMemory:
         if before is not None and now - before.at < FORGOTTEN_SECONDS:
             # Attempts that began together fail together, and that counts once.
             times = before.times + (1 if now - before.at >= FIRST_SECONDS else 0)
-        pause = min(FIRST_SECONDS * 2.0 ** min(times - 1, 16), MOST_SECONDS)
+        pause = min(FIRST_SECONDS * 2.0 ** min(times - 1, 16), self._most_seconds)
         self._failures[host] = _Failure(trouble, now, times, now + pause)
         if len(self._failures) > MOST_HOSTS:
             del self._failures[next(iter(self._failures))]

@@ -78,6 +78,11 @@ class Window:
         self._size = max(self._size - 1.0 / self._size, 1.0)
         return self._failures >= 1.0 - 1e-6
 
+    def limit(self, most: int) -> None:
+        """Allow no more than so many at once."""
+        self._most = most
+        self._size = min(self._size, float(most))
+
     def close(self) -> None:
         """Allow one attempt, until the destination answers."""
         self._size = 1.0
@@ -111,9 +116,10 @@ class Bucket:
     Shape:   a token bucket, kept as the time at which it will be full (GCRA): one number, and nothing to refill.
     """
 
-    __slots__ = ("_each_seconds", "_full_at", "_slack_seconds")
+    __slots__ = ("_each_seconds", "_full_at", "_slack_seconds", "rate")
 
     def __init__(self, rate: Rate) -> None:
+        self.rate = rate
         self._each_seconds = rate.each_seconds
         self._slack_seconds = max(min(BURST_SECONDS, rate.seconds / 2) - rate.each_seconds, 0.0)
         self._full_at = 0.0

@@ -56,7 +56,8 @@ class Limits:
     How much at once.
 
     Shape:   local deliveries have a limit of their own, larger since they are done in groups and wait for our disk only;
-             `attempts_at_once` counts the others. `rates` are by domain, and ANY_DESTINATION.
+             `attempts_at_once` counts the others: one that waits costs 13 kB, its content, and a descriptor. `rates` are by
+             domain, and ANY_DESTINATION.
     """
 
     attempts_at_once: int = 500
@@ -146,6 +147,13 @@ class Lanes:
         self.works = 0
         self.octets = 0
 
+    def change(self, limits: Limits) -> None:
+        """Let other limits count from now on; what is under way goes on."""
+        self._limits = limits
+        for lane in self._lanes.values():
+            lane.window.limit(limits.per_destination)
+            lane.bucket = self._bucket_for(lane.name, lane.bucket)
+
     # Memory
 
     @property
@@ -218,11 +226,16 @@ class Lanes:
             is_known_to_fail = any(each.attempts for each in work.pending.values())
             kind = Kind.TROUBLED if is_known_to_fail else Kind.UNPROVEN
             window = Window(1 if is_known_to_fail else limits.initial_per_destination, limits.per_destination)
-            rate = limits.rates.get(name) or limits.rates.get(ANY_DESTINATION)
-            lane = self._lanes[name] = _Lane(name, kind, window, Bucket(rate) if rate else None)
+            lane = self._lanes[name] = _Lane(name, kind, window, self._bucket_for(name))
         else:
             self._resting.pop(name, None)
         return lane
+
+    def _bucket_for(self, name: str, before: Bucket | None = None) -> Bucket | None:
+        rate = self._limits.rates.get(name) or self._limits.rates.get(ANY_DESTINATION)
+        if rate is None or (before is not None and before.rate == rate):
+            return before if rate is not None else None
+        return Bucket(rate)
 
     def _rest(self, lane: _Lane) -> None:
         if lane.kind is Kind.UNPROVEN and lane.bucket is None:

@@ -174,6 +174,11 @@ class Runner:
         self._position = None
         self._look()
 
+    def change(self, limits: Limits) -> None:
+        """Let other limits count from now on."""
+        self._lanes.change(limits)
+        self._pump()
+
     # What is in memory
 
     def _take_up(self, entry: Entry, lanes: dict[str, dict[int, Pending]], *, may_repeat: bool) -> None:

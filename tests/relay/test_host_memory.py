@@ -190,6 +190,13 @@ class InAttempts(SynchronousTestCase):
         self.outcome(domain="other.test")
         self.assertEqual(self.met(), [])
 
+    def test_a_smarthost_is_asked_every_two_minutes(self):
+        self.world = World(ZONE, smarthost=Smarthost(host="192.0.2.1", tls=TLSPolicy.MAY))
+        for _ in range(30):
+            self.outcome()
+            self.world.advance(60)
+        self.assertIn(len(self.met()), range(14, 18))
+
     def test_forgotten_when_asked_to(self):
         self.world.at("192.0.2.1")
         self.outcome(domain="other.test")

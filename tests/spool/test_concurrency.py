@@ -53,6 +53,11 @@ class TestWindow:
         assert window.places(NOW + CROWDED_SECONDS - 1) == 6
         assert window.places(NOW + CROWDED_SECONDS) > 6
 
+    def test_a_smaller_limit(self):
+        window = Window(5, 20)
+        window.limit(3)
+        assert window.places(NOW) == 3
+
     def test_even_one_is_too_many(self):
         assert Window(1, 20).crowded(1, NOW)
 

@@ -400,6 +400,15 @@ class TestRates:
         house.clock.advance(60)
         assert len(begun) == 2
 
+    def test_a_change_counts_at_once(self, tmp_path):
+        house, begun = self.make(tmp_path, slow_net=Rate(1, 60.0))
+        for _ in range(8):
+            house.accept(remote("a@slow.net"))
+        assert len(begun) == 1
+        house.spool.runner.change(Limits())
+        house.clock.advance(60)
+        assert len(begun) == 8
+
     def test_stop_leaves_no_timer(self, tmp_path):
         house, _ = self.make(tmp_path, slow_net=Rate(1, 60.0))
         for _ in range(3):
