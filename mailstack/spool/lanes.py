@@ -7,8 +7,9 @@ once, each a connection), memory, and turns:
     proven      it answered the last time. All places are open to it.
     unproven    nothing is known of it. A quarter of the places is not for these: however many destinations that nobody knows
                 hang at the same time, those that have answered find places.
-    troubled    it failed, or was slow, and has not answered since; or its mail comes back from disk. An attempt there begins
-                only while these and the unproven have less than half of the places: those that nobody knows find places.
+    troubled    it failed, or was slow, and has not answered since; also before we were started, as its mail on disk tells. An
+                attempt there begins only while these and the unproven have less than half of the places: those that nobody
+                knows find places.
 
 Who is slow is seen by the time that an attempt takes: after SLOW_SECONDS its destination is troubled until it answers, and if
 it has never answered nothing more is begun there. Until then it counts as what it was. So that this does no harm, an unproven
@@ -223,9 +224,9 @@ class Lanes:
         lane = self._lanes.get(name)
         if lane is None:
             limits = self._limits
-            is_known_to_fail = any(each.attempts for each in work.pending.values())
-            kind = Kind.TROUBLED if is_known_to_fail else Kind.UNPROVEN
-            window = Window(1 if is_known_to_fail else limits.initial_per_destination, limits.per_destination)
+            is_doubtful = any(each.is_doubtful for each in work.pending.values())
+            kind = Kind.TROUBLED if is_doubtful else Kind.UNPROVEN
+            window = Window(1 if is_doubtful else limits.initial_per_destination, limits.per_destination)
             lane = self._lanes[name] = _Lane(name, kind, window, self._bucket_for(name))
         else:
             self._resting.pop(name, None)
@@ -442,11 +443,11 @@ class Lanes:
     def forgive(self) -> None:
         """Take every destination to be as if nothing were known of it."""
         for lane in list(self._lanes.values()):
-            if not lane.works:
+            if lane.works or lane.bucket is not None:
+                self._come_up(lane)
+            else:
                 self._resting.pop(lane.name, None)
                 del self._lanes[lane.name]
-            else:
-                self._come_up(lane)
 
 
 def _put(ready: deque[Work], work: Work) -> None:

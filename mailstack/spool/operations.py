@@ -274,8 +274,14 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
             )
         elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
-        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value)
+        is_doubtful = attempts > 0 and not _is_answer(status, diagnostic)
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful)
     return lanes
+
+
+def _is_answer(status: str | None, diagnostic: str | None) -> bool:
+    # RFC 3463 §3.5: X.4 is the network and the way, and with that it is not the host that speaks.
+    return status is not None and not status.startswith("4.4.") and not (diagnostic or "").startswith(PUT_OFF)
 
 
 class _Moves(_Reads):

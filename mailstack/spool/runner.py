@@ -36,7 +36,7 @@ from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder, FileContent
 from mailstack.spool.database import Database
-from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work, lane_of
+from mailstack.spool.entry import Entry, Pending, Work, lane_of
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.operations import (
@@ -537,10 +537,10 @@ class Runner:
         now = self._clock.seconds()
         if self._position is None:
             self._left.clear()
-        for _ in range(PAGES_PER_LOOK):
-            if not self._lanes.has_room_for(LOCAL_LANE) and not self._lanes.has_room_for(ANY_LANE, is_old=True):
+        for nth in range(PAGES_PER_LOOK):
+            if nth and not self._lanes.has_room_for(ANY_LANE, is_old=True):
                 self._leave(ANY_LANE)
-                return
+                break  # further on there may still be local mail, but that is rare
             page = await self._database.do(Due(now, self._position, PAGE_ROWS))
             wanted = self._wanted(page.rows)
             for first in range(0, len(wanted), LOAD_ENTRIES):

@@ -235,6 +235,19 @@ class TestAfterARestart:
         house.clock.pump([300] + [0.05] * 20)
         assert house.counts().entries == 0
 
+    def test_a_destination_is_what_its_mail_tells(self, house):
+        for outcome, at_once in ((GREYLISTED, 5), (DOWN, 1)):
+            house.courier.answer = says(outcome)
+            for _ in range(20 if outcome is GREYLISTED else 4):
+                house.accept(remote("a@down.net"))
+            house.crash().open()
+            house.clock.advance(300)
+            assert len(house.courier.waiting) == at_once
+            house.courier.answer = says(UP)
+            while house.courier.waiting:
+                house.courier.finish(Action.RELAYED)
+            house.clock.pump([0.05] * 10)
+
     def test_what_goes_at_its_first_attempt_is_not_in_the_index_of_lanes(self, house):
         house.courier.answer = None
         house.accept(remote("a@down.net"))
