@@ -40,7 +40,8 @@ class Pending:
     A recipient that is not finished.
 
     Shape:  `attempts` were made before; `failure` is what the last one came to, when all that is left is to report it;
-            `is_warned`: the sender knows of the delay; `is_doubtful`: its last attempt did not show that the destination answers.
+            `is_warned`: the sender knows of the delay; `is_doubtful`: the last attempt did not show that the destination
+            answers.
     """
 
     attempts: int = 0
