@@ -440,14 +440,12 @@ class Lanes:
         lane.ready.clear()
         return drained
 
-    def forgive(self) -> None:
-        """Take every destination to be as if nothing were known of it."""
-        for lane in list(self._lanes.values()):
-            if lane.works or lane.bucket is not None:
-                self._come_up(lane)
-            else:
-                self._resting.pop(lane.name, None)
-                del self._lanes[lane.name]
+    def forgive(self) -> list[str]:
+        """Take no destination to be down, and return those that were."""
+        down = [lane for lane in self._lanes.values() if lane.reason is not None]
+        for lane in down:
+            self._come_up(lane)
+        return [lane.name for lane in down]
 
 
 def _put(ready: deque[Work], work: Work) -> None:

@@ -175,8 +175,10 @@ class Runner:
         self._look()
 
     def change(self, limits: Limits) -> None:
-        """Let other limits count from now on."""
+        """Let other limits count from now on, and ask every destination again: what kept us from it may be mended."""
         self._lanes.change(limits)
+        if self._is_on and (down := self._lanes.forgive()):
+            self._run(self._wake_lanes(down), "spool: waking all lanes")
         self._pump()
 
     # What is in memory
@@ -414,6 +416,10 @@ class Runner:
         if turn is Turn.CAME_UP:
             events.destination_up(lane)
         self._run(self._wake_lane(lane), f"spool: waking {lane}")
+
+    async def _wake_lanes(self, lanes: Sequence[str]) -> None:
+        for lane in lanes:
+            await self._wake_lane(lane)
 
     async def _wake_lane(self, lane: str) -> None:
         now, made = self._clock.seconds(), FLUSH_ROWS

@@ -204,6 +204,13 @@ class TestDown:
         assert house.counts().entries == 0
         assert forgotten == [True]
 
+    def test_a_change_of_the_configuration_asks_again(self, house):
+        take_down(house, messages=50)
+        house.courier.answer = says(UP)
+        house.spool.runner.change(Limits())
+        house.clock.pump([0.05] * 20)
+        assert house.counts().entries == 0
+
     def test_a_single_failure_is_no_cohort(self, house):
         house.accept(remote("a@down.net"))
         house.accept(remote("b@down.net"))
