@@ -80,6 +80,8 @@ from mailstack.wire.smtp_mailing import Login
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8
 LONGEST_PAUSE_SECONDS: Final = 3_600.0
+REMEMBERED_SECONDS: Final = 1_800.0
+REMEMBERED_SECONDS_OF_SMARTHOST: Final = 120.0
 
 _KINDS: Final = ((Service.SMTP,), (Service.SUBMISSION, Service.SUBMISSIONS), (Service.POP3, Service.POP3S), (Service.LMTP,))
 KINDS: Final = len(_KINDS)
@@ -419,6 +421,7 @@ class Composition:
             tls=TLSPolicy(relay.tls),
             connect_timeout_seconds=relay.connect_timeout_seconds,
             allow_private=relay.allow_private,
+            remembered_seconds=_remembered_seconds(settings),
         )
         return RelayCourier(
             settings.hostname,
@@ -466,6 +469,13 @@ def read_smarthost_password(settings: Settings) -> str | None:
     """
     file = settings.relay.smarthost_password_file
     return None if file is None else read_secret(file)
+
+
+def _remembered_seconds(settings: Settings) -> tuple[float, float]:
+    """A smarthost is asked often, since all mail waits for it, and that is one connection for all of it."""
+    queue = settings.queue
+    most = REMEMBERED_SECONDS if settings.relay.smarthost is None else REMEMBERED_SECONDS_OF_SMARTHOST
+    return min(60.0, queue.retry_first_seconds), min(most, queue.retry_most_seconds)
 
 
 def _smarthost(relay: RelayTable, password: str | None) -> Smarthost | None:

@@ -20,7 +20,7 @@ from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
 from mailstack.relay.factory import SenderFactory
-from mailstack.relay.host_memory import MOST_SECONDS, MOST_SECONDS_OF_SMARTHOST, HostMemory
+from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
 from mailstack.relay.ports import Connect, Resolver
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
@@ -66,8 +66,7 @@ class RelayCourier:
         self._settings = settings or RelaySettings()
         self._contexts = contexts or TLSContexts()
         self._idle = IdleSessions(surroundings.clock, self._settings.idle)
-        most_seconds = MOST_SECONDS if self._settings.smarthost is None else MOST_SECONDS_OF_SMARTHOST
-        self._memory = HostMemory(surroundings.clock.seconds, most_seconds)
+        self._memory = HostMemory(surroundings.clock.seconds, *self._settings.remembered_seconds)
 
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Try to hand the message on; what is not understood is to be tried again."""

@@ -5,7 +5,7 @@ Many domains share a host, and many messages a domain. When a host refuses the c
 session with 421, the next message need not find that out again, perhaps for half a minute: the host is passed over, and the
 next host of the domain is tried. A domain whose hosts are all remembered is not asked at all.
 
-It is remembered for FIRST_SECONDS, and for twice as long each time that it happens again, up to MOST_SECONDS. Then one attempt
+It is remembered for a minute, and for twice as long each time that it happens again, up to half an hour. Then one attempt
 is let through, and the others wait for what it finds; a probe that has said nothing for PROBE_SECONDS is no longer waited for.
 A host that opens a session is forgotten, and one that was not asked for FORGOTTEN_SECONDS begins anew.
 
@@ -23,10 +23,6 @@ from typing import Final
 
 from mailstack.relay.protocol import Trouble
 
-FIRST_SECONDS: Final = 60.0
-MOST_SECONDS: Final = 1_800.0
-MOST_SECONDS_OF_SMARTHOST: Final = 120.0
-"""All mail waits for the one, so it is asked often: that is one connection for all of it."""
 PROBE_SECONDS: Final = 60.0
 FORGOTTEN_SECONDS: Final = 14_400.0
 MOST_HOSTS: Final = 10_000
@@ -47,12 +43,13 @@ class HostMemory:
     """
     Hosts that could not be used.
 
-    Shape:   `seconds` is the time; `most_seconds` bounds how long one is remembered.
+    Shape:   `seconds` is the time; one is remembered from `first_seconds` up to `most_seconds`.
     """
 
-    def __init__(self, seconds: Callable[[], float], most_seconds: float = MOST_SECONDS) -> None:
+    def __init__(self, seconds: Callable[[], float], first_seconds: float, most_seconds: float) -> None:
         self._seconds = seconds
-        self._most_seconds = most_seconds
+        self._first_seconds = first_seconds
+        self._most_seconds = max(first_seconds, most_seconds)
         self._failures: dict[Host, _Failure] = {}  # the oldest first
 
     def __len__(self) -> int:
@@ -77,8 +74,8 @@ class HostMemory:
         times = 1
         if before is not None and now - before.at < FORGOTTEN_SECONDS:
             # Attempts that began together fail together, and that counts once.
-            times = before.times + (1 if now - before.at >= FIRST_SECONDS else 0)
-        pause = min(FIRST_SECONDS * 2.0 ** min(times - 1, 16), self._most_seconds)
+            times = before.times + (1 if now - before.at >= self._first_seconds else 0)
+        pause = min(self._first_seconds * 2.0 ** min(times - 1, 16), self._most_seconds)
         self._failures[host] = _Failure(trouble, now, times, now + pause)
         if len(self._failures) > MOST_HOSTS:
             del self._failures[next(iter(self._failures))]

@@ -93,7 +93,7 @@ class RelaySettings:
 
     Shape:  `max_hosts` bounds the addresses tried in one attempt; `max_recipients` those of one transaction;
             `allow_private` connects to loopback and private addresses that the DNS names; `local_address` is where we connect
-            from.
+            from; `remembered_seconds` says for how long a host that could not be used is passed over, at first and at most.
     """
 
     port: int = SMTP_PORT
@@ -106,3 +106,4 @@ class RelaySettings:
     allow_private: bool = False
     local_address: str | None = None
     idle: IdleLimits = IdleLimits()
+    remembered_seconds: tuple[float, float] = (60.0, 1_800.0)

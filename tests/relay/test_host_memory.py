@@ -11,9 +11,9 @@ from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay import host_memory
-from mailstack.relay.host_memory import FIRST_SECONDS, MOST_SECONDS, PROBE_SECONDS, HostMemory
+from mailstack.relay.host_memory import PROBE_SECONDS, HostMemory
 from mailstack.relay.protocol import Trouble
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, Smarthost, TLSPolicy
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, Smarthost, TLSPolicy
 from mailstack.relay.standing import is_crowded, standing_of_reply
 from mailstack.wire.smtp_mailing import Phase
 
@@ -24,6 +24,7 @@ ZONE = """
     mx1.example.test A 192.0.2.1
     mx2.example.test A 192.0.2.2
 """
+FIRST_SECONDS, MOST_SECONDS = RelaySettings().remembered_seconds
 HOST = ("192.0.2.1", 25)
 TROUBLE = Trouble(EnhancedStatus(4, 4, 1), "No connection to mx", "refused")
 
@@ -31,7 +32,7 @@ TROUBLE = Trouble(EnhancedStatus(4, 4, 1), "No connection to mx", "refused")
 class TestMemory:
     def setup_method(self):
         self.now = 1_000.0
-        self.memory = HostMemory(lambda: self.now)
+        self.memory = HostMemory(lambda: self.now, FIRST_SECONDS, MOST_SECONDS)
 
     def test_is_for_a_minute_and_then_one_is_let_through(self):
         assert self.memory.obstacle(HOST) is None
@@ -191,7 +192,8 @@ class InAttempts(SynchronousTestCase):
         self.assertEqual(self.met(), [])
 
     def test_a_smarthost_is_asked_every_two_minutes(self):
-        self.world = World(ZONE, smarthost=Smarthost(host="192.0.2.1", tls=TLSPolicy.MAY))
+        smarthost = Smarthost(host="192.0.2.1", tls=TLSPolicy.MAY)
+        self.world = World(ZONE, smarthost=smarthost, remembered_seconds=(60.0, 120.0))
         for _ in range(30):
             self.outcome()
             self.world.advance(60)
