@@ -13,6 +13,7 @@ from harness.programs import open_folder
 
 from bench import alone, receiving, report, retrieving
 from bench.alone import Alone
+from bench.figures import Figure
 from bench.interrupt import Interrupted, obey_signals, uninterrupted
 from bench.needed import missing_packages
 from bench.programs import LoadError, Programs
@@ -107,7 +108,7 @@ def _listed(workloads: list[Workload | Alone]) -> str:
 def _measure(site: Site, workloads: list[Workload | Alone], file: Path | None) -> None:
     """Measure them all, and write what is known after each, so that hours are not lost with the last one."""
     results: list[Result] = []
-    figures: dict[str, list[alone.Figure]] = {}
+    figures: dict[str, list[Figure]] = {}
     for workload in workloads:
         if isinstance(workload, Workload):
             say(f"{workload.name}: {workload.about}; beside {workload.peer}")

@@ -3,6 +3,7 @@ Ours alone: what has no peer to be measured beside, but must stay as it is.
 
     idle          thousands of connections that say nothing: memory of each, and how long an honest client waits meanwhile
     spool-1m      a million entries that wait: the start, memory, and how soon those that are due are found
+    crowd         a million entries for 10,000 domains, of which half are down: memory, and how long new mail waits
     big-message   one message of 50 MB in flight: how much the memory of all processes grows
     soak          mail comes and is fetched for minutes: memory over time
 """
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench import processes
+from bench import crowd, processes
+from bench.figures import Figure
 from bench.interrupt import uninterrupted
 from bench.programs import LoadError
 from bench.receiving import Sink, wait_until
@@ -30,15 +32,6 @@ from bench.servers import DOMAIN, PASSWORD, Ours
 KB: Final = 1000
 MB: Final = 1_000_000
 USER: Final = f"user%ld@{DOMAIN}"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Something measured: what, how much, in which unit."""
-
-    what: str
-    amount: float
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -329,6 +322,7 @@ def _slope(samples: list[tuple[float, int]]) -> float:
 WORKLOADS: Final = (
     Alone("idle", "10,000 idle connections", _idle),
     Alone("spool-1m", "a spool of 1,000,000 waiting entries", _spool),
+    Alone("crowd", "1,000,000 entries for 10,000 domains, half of them down", crowd.run),
     Alone("big-message", "one message of 50 MB in flight", _big),
     Alone("soak", "memory over time under load", _soak),
 )

@@ -28,15 +28,15 @@ TO: Final = f"user%ld@{DOMAIN}"
 DEADLINE_SECONDS: Final = 300
 
 
-def wait_until(is_done: Callable[[], bool], what: str) -> None:
+def wait_until(is_done: Callable[[], bool], what: str, *, seconds: float = DEADLINE_SECONDS) -> None:
     """Look again and again, but spend little time on it: the server has the same processors."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         start = time.monotonic()
         if is_done():
             return
         if start > deadline:
-            raise LoadError(f"not within {DEADLINE_SECONDS} s: {what}")
+            raise LoadError(f"not within {seconds:.0f} s: {what}")
         time.sleep(max(0.005, 5 * (time.monotonic() - start)))
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from harness.programs import find_program
 
-from bench.alone import Figure
+from bench.figures import Figure
 from bench.rounds import Measured, Result, Site, median
 
 QUIET_CORES: Final = 0.3

@@ -80,6 +80,7 @@ from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, Unix, read_secret, read_secrets
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
+from mailstack.spool.concurrency import Pauses, Rate
 from mailstack.spool.lanes import Limits
 from mailstack.spool.report import NOTICES_PER_HOUR
 from mailstack.spool.shards import left_over, shard_folder
@@ -95,6 +96,9 @@ from mailstack.wire.smtp_mailing import Login
 
 PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
 DISK_THREADS: Final = 8
+LONGEST_PAUSE_SECONDS: Final = 3_600.0
+REMEMBERED_SECONDS: Final = 1_800.0
+REMEMBERED_SECONDS_OF_SMARTHOST: Final = 120.0
 
 _KINDS: Final = ((Service.SMTP,), (Service.SUBMISSION, Service.SUBMISSIONS), (Service.POP3, Service.POP3S), (Service.LMTP,))
 KINDS: Final = len(_KINDS)
@@ -232,8 +236,9 @@ class Composition:
         """
         self._spool.open()
         folder, place = self._settings.spool_folder, self.place
+        limits = self._limits(self._settings)
         for shard in left_over(folder, worker=place.worker, workers=place.workers):
-            spool = self._make_spool(shard, _LEFT_OVER)
+            spool = self._make_spool(shard, replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates))
             spool.open()
             self._spools.append(spool)
 
@@ -273,6 +278,7 @@ class Composition:
         couriers = self._couriers
         couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
         self._expander.transports = couriers.transports
+        self._spool.runner.change(self._limits(settings))
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -420,8 +426,18 @@ class Composition:
         )
 
     def _limits(self, settings: Settings) -> Limits:
-        relay, part_of = settings.relay, self.place.part_of
-        return Limits(attempts_at_once=part_of(relay.attempts_at_once), per_destination=part_of(relay.per_destination))
+        relay, queue, part_of = settings.relay, settings.queue, self.place.part_of
+        # Domains have lanes of their own, also where all mail goes to one host: that is the destination then.
+        attempts_at_once = (
+            relay.attempts_at_once if relay.smarthost is None else min(relay.attempts_at_once, relay.per_destination)
+        )
+        return Limits(
+            attempts_at_once=part_of(attempts_at_once),
+            initial_per_destination=part_of(relay.initial_per_destination),
+            per_destination=part_of(relay.per_destination),
+            pauses=Pauses(queue.retry_first_seconds, min(LONGEST_PAUSE_SECONDS, queue.retry_most_seconds)),
+            rates={domain: Rate(each.messages, each.seconds * self.place.workers) for domain, each in relay.rates.items()},
+        )
 
     def _make_spool(self, shard: int, limits: Limits) -> Spool:
         settings = self._settings
@@ -445,9 +461,13 @@ class Composition:
                 warning_seconds=settings.queue.warn_seconds,
             ),
             limits=limits,
+            forget_hosts=self._forget_hosts,
             min_free_octets=settings.queue.free_octets_minimum,
             min_free_inodes=settings.queue.free_inodes_minimum,
         )
+
+    def _forget_hosts(self) -> None:
+        self._relay.forget_hosts()
 
     def _courier(self, destination: Destination) -> TransportCourier:
         return self._couriers
@@ -610,6 +630,13 @@ def read_smarthost_password(settings: Settings) -> str | None:
     return None if file is None else read_secret(file)
 
 
+def _remembered_seconds(settings: Settings) -> tuple[float, float]:
+    """A smarthost is asked often, since all mail waits for it, and that is one connection for all of it."""
+    queue = settings.queue
+    most = REMEMBERED_SECONDS if settings.relay.smarthost is None else REMEMBERED_SECONDS_OF_SMARTHOST
+    return min(60.0, queue.retry_first_seconds), min(most, queue.retry_most_seconds)
+
+
 def read_srs_secrets(settings: Settings) -> tuple[str, ...]:
     """
     Read the secrets by which reverse-paths are rewritten, if that is done.
@@ -701,6 +728,7 @@ def _relaying(settings: Settings, secrets: Secrets | None) -> RelaySettings:
         chunking=relay.chunking,
         tls_levels={domain: TLSPolicy(level) for domain, level in relay.tls_levels.items()},
         sources=SourceAddresses(relay.local_addresses, relay.source),
+        remembered_seconds=_remembered_seconds(settings),
     )
 
 

@@ -219,6 +219,25 @@ def attempt_finished(entry: str, disposition: Disposition, recipient: Address) -
     )
 
 
+def destination_down(lane: str, seconds: float, disposition: Disposition) -> None:
+    """A destination could not be used again and again; its mail waits."""
+    _emit(
+        LogLevel.warn,
+        "destination_down",
+        "{destination} is down, asked again in {seconds:.0f} s: {status} {diagnostic} {cause}",
+        destination=_safe(lane),
+        seconds=seconds,
+        status=str(disposition.status),
+        diagnostic=_safe(disposition.diagnostic),
+        cause=_safe(disposition.cause),
+    )
+
+
+def destination_up(lane: str) -> None:
+    """A destination that was down answers."""
+    _emit(LogLevel.info, "destination_up", "{destination} is up again", destination=_safe(lane))
+
+
 def entry_finished(entry: str) -> None:
     """Nothing is left to be done for an entry."""
     _emit(LogLevel.info, "entry_finished", "{entry}: finished", entry=entry)

@@ -45,6 +45,7 @@ from mailstack.settings_kinds import (
     Network,
     Networks,
     NetworksOrUnix,
+    Rates,
     Remote,
     Scopes,
     SecretPath,
@@ -274,10 +275,14 @@ class Relay(Table):
     """Addresses of this machine to connect from, one IPv4 and one IPv6 at most; empty: the system chooses."""
     all_addresses_of: DomainNames = ()
     """Domains of ours, elsewhere by [transport], of which every address is taken, and not only those in the directory."""
-    attempts_at_once: AtLeastOne = 50
+    attempts_at_once: AtLeastOne = 500
     """The most attempts at a time, of all destinations together; each worker has its part, rounded up."""
-    per_destination: AtLeastOne = 5
-    """The most connections at a time to one destination; each worker has its part, rounded up."""
+    per_destination: AtLeastOne = 20
+    """The most attempts at a time at one destination, when it takes them well; each worker has its part, rounded up."""
+    initial_per_destination: AtLeastOne = 5
+    """With how many one begins of which nothing is known; it gets more as it answers, and fewer as it fails."""
+    rates: Rates = {}
+    """The most messages to a domain: {"example.net" = "100/minute"}, per second, minute or hour; "*": to each of the others."""
     source: dict[DomainName, SourceAddresses] = Field(default={}, examples=[{"example.org": ["192.0.2.25", "2001:db8::25"]}])
     """From where mail of a sender's domain goes, instead of local_addresses; of a family that has none here, from those."""
     logins: dict[HostName, HostLogin] = Field(

@@ -31,6 +31,7 @@ _CLAIM: Final = re.compile(r"[!-~]{1,100}")
 _SCOPES: Final = re.compile(r"[!#-\[\]-~]{1,100}(?: [!#-\[\]-~]{1,100}){0,9}")  # RFC 6749 §3.3
 _URL_LETTERS: Final = re.compile(r"[!-~]{1,1000}")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_RATE: Final = re.compile(r"([1-9][0-9]{0,6})/(second|minute|hour)")
 Unix = Literal["unix"]
 """Whoever may use the file of a UNIX socket of ours, in a list of networks."""
 MOST_WORKERS: Final = 32
@@ -281,6 +282,39 @@ def _workers(value: object) -> int | str:
     raise ValueError(f'must be a whole number from 1 to {MOST_WORKERS}, or "auto", not {shown(value)}')
 
 
+_RATE_UNITS: Final = {"second": 1, "minute": 60, "hour": 3600}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many messages in so many seconds."""
+
+    messages: int
+    seconds: int
+
+    def __str__(self) -> str:
+        unit = next(name for name, seconds in _RATE_UNITS.items() if seconds == self.seconds)
+        return f"{self.messages}/{unit}"
+
+
+def _rate(value: object) -> Rate:
+    if isinstance(value, Rate):
+        return value
+    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f'must be text of the form "10/second", "100/minute" or "1000/hour", not {shown(value)}')
+    return Rate(int(found[1]), _RATE_UNITS[found[2]])
+
+
+def _rated(text: str) -> str:
+    if text == "*":
+        return text
+    try:
+        return parse_domain(text)
+    except AddressError as error:
+        raise ValueError(f'{shown(text)} is neither a domain nor "*": {error}') from None
+
+
 _as_text = PlainSerializer(str)
 Listeners = Annotated[tuple[Annotated[Endpoint, PlainValidator(listen_endpoint), _as_text], ...], Strict(False)]
 LmtpListeners = Annotated[tuple[Annotated[Endpoint | SocketFile, PlainValidator(_lmtp_endpoint), _as_text], ...], Strict(False)]
@@ -295,6 +329,7 @@ TLSLevels = dict[Annotated[str, AfterValidator(_domain_pattern)], TLSLevel]
 Transports = dict[Annotated[str, AfterValidator(_pattern)], Annotated[Transport, PlainValidator(_transport), _as_text]]
 HostName = Annotated[str, AfterValidator(_host_name)]
 SourceAddresses = Annotated[tuple[str, ...], PlainValidator(_source_addresses)]
+Rates = dict[Annotated[str, AfterValidator(_rated)], Annotated[Rate, PlainValidator(_rate), _as_text]]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_workers)]
 FolderPath = Annotated[Path, PlainValidator(_path)]
 SecretPath = Annotated[Path, PlainValidator(_secret_path)]

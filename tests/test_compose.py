@@ -23,13 +23,13 @@ from cryptography.x509 import load_pem_x509_certificate
 from harness.certificates import make_revocations, make_user
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ServerFactory
-from twisted.internet.testing import EventLoggingObserver
+from twisted.internet.testing import EventLoggingObserver, MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.compose import House
+from mailstack.compose import Composition, House, Place
 from mailstack.console.certificates import make_authority
 from mailstack.console.command import main
 from mailstack.directory import editing
@@ -43,6 +43,7 @@ from mailstack.net.listeners import bind
 from mailstack.reports.counts import CountsFile, day_of
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.settings import Limits, load
+from mailstack.spool.concurrency import Rate
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.dns import Nameserver
@@ -709,3 +710,26 @@ class RealHouseTests(HouseContract, SynchronousTestCase):
         )
         self.addCleanup(directory.close)
         self.house = House("mail.example.test", directory)
+
+
+class Reactor(MemoryReactorClock):
+    def callFromThread(self, function: Any, *arguments: Any) -> None:
+        raise AssertionError("nothing is started")
+
+
+class TestLimitsOfTheRelay:
+    def limits(self, tmp_path: Path, relay: str, place: Place) -> Limits:
+        installation = Installation(tmp_path / "house")
+        installation.change(lambda text: text.replace("[relay]", f"[relay]\n{relay}"))
+        settings = load(installation.config)
+        return Composition(settings, Reactor(), place=place)._limits(settings)
+
+    def test_each_worker_has_its_part(self, tmp_path: Path) -> None:
+        relay = 'attempts_at_once = 100\nper_destination = 10\nrates = {"*" = "8/second", "example.net" = "100/minute"}'
+        limits = self.limits(tmp_path, relay, Place(1, 4))
+        assert (limits.attempts_at_once, limits.per_destination, limits.initial_per_destination) == (25, 3, 2)
+        assert limits.rates == {"*": Rate(8, 4.0), "example.net": Rate(100, 240.0)}
+
+    def test_a_smarthost_is_one_destination(self, tmp_path: Path) -> None:
+        limits = self.limits(tmp_path, 'smarthost = "192.0.2.1:25"\nper_destination = 7', Place())
+        assert (limits.attempts_at_once, limits.per_destination) == (7, 7)

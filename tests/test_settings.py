@@ -102,7 +102,9 @@ class TestGood:
             "free_inodes_minimum": 1_000,
         }
         assert (settings.relay.port, settings.relay.connect_timeout_seconds) == (25, 30)
-        assert (settings.relay.attempts_at_once, settings.relay.per_destination) == (50, 5)
+        relay = settings.relay
+        assert (relay.attempts_at_once, relay.per_destination, relay.initial_per_destination) == (500, 20, 5)
+        assert relay.rates == {}
         assert settings.delivery.subaddress_delimiter == "+"
         assert settings.pop3.idle_timeout_seconds == 600
         assert settings.oauth.model_dump() == {
@@ -674,3 +676,28 @@ def test_a_problem_found_later_has_its_line_too(file: Path) -> None:
     loaded(file, '\n[policy]\nuse = ["x"]\n')
     assert str(problem_at(file, "policy.use", "is bad")) == f"{file}:4: policy.use: is bad"
     assert str(problem_at(file, "tls.key", "is bad")) == f"{file}:1: tls.key: is bad"
+
+
+class TestRates:
+    def test_by_domain_and_for_the_others(self, file: Path) -> None:
+        settings = loaded(
+            file, '[relay.rates]\n"Example.NET" = "10/second"\n"*" = "100/minute"\n"slow.example" = "1000/hour"\n'
+        )
+        assert {domain: (rate.messages, rate.seconds) for domain, rate in settings.relay.rates.items()} == {
+            "example.net": (10, 1),
+            "*": (100, 60),
+            "slow.example": (1000, 3600),
+        }
+        assert settings.relay.model_dump()["rates"]["*"] == "100/minute"
+        assert loaded(file, '[relay]\nrates = {"*" = "1/hour"}\n').relay.rates["*"].seconds == 3600
+
+    @pytest.mark.parametrize(
+        "value", ['"0/minute"', '"10 / minute"', '"10/day"', '"fast"', "10", '"-1/hour"', '"99999999/hour"']
+    )
+    def test_wrong_rates_are_refused(self, file: Path, value: str) -> None:
+        [why] = errors(file, f'{HOSTNAME}[relay.rates]\n"example.net" = {value}\n')
+        assert why.startswith("3: relay.rates.example.net: must be text of the form")
+
+    def test_a_wrong_domain_is_refused(self, file: Path) -> None:
+        [why] = errors(file, f'{HOSTNAME}[relay.rates]\n"not a domain" = "1/hour"\n')
+        assert "is neither a domain nor" in why

@@ -33,6 +33,17 @@ class Action(enum.Enum):
         return self is not Action.DELAYED
 
 
+class Standing(enum.Enum):
+    """What an attempt has shown of the destination itself, whatever became of its recipients."""
+
+    UP = "up"
+    """It answers, be it with a refusal."""
+    CROWDED = "crowded"
+    """It has as many sessions of ours as it wants."""
+    DOWN = "down"
+    """None of its hosts could be used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disposition:
     """
@@ -43,7 +54,8 @@ class Disposition:
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
             the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `tls` is which TLS the host was spoken to
             in, and what its certificate is worth, "none" where there was none, and empty where nobody was spoken to; `is_held`:
-            the operator wants it to wait until he says otherwise.
+            the operator wants it to wait until he says otherwise. `standing` None: nothing was learned of the destination.
+            `wait_seconds`, with DOWN, says that nobody was asked, since that is known from before; so long it is of no use.
     """
 
     ordinal: int
@@ -55,6 +67,8 @@ class Disposition:
     honours: frozenset[str] = frozenset()
     tls: str = ""
     is_held: bool = False
+    standing: Standing | None = None
+    wait_seconds: float = 0.0
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

@@ -17,6 +17,9 @@ its time limits. Mail goes in clear only where the level that is set, and what t
 Sessions are used again: one that turns out to be dead says nothing about its host, so the message goes by a fresh one at once,
 unless its content was begun.
 
+Hosts that could not be used are remembered for some minutes, so that not each message finds it out anew. With the outcomes the
+spool is told whether the destination is up, crowded or down (`standing`).
+
 Duplicates: a connection that ends between our dot and the host's reply leaves unknown who has the message. It is sent again,
 since a message twice is better than none (RFC 5321 §4.5.5, RFC 1047).
 

@@ -8,6 +8,7 @@ tried. When no host is left, it is FAILED only if every one of them had a final 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from mailstack.mail.disposition import Action, Disposition
@@ -15,6 +16,7 @@ from mailstack.mail.envelope import Recipient
 from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.protocol import Trouble
+from mailstack.relay.standing import standing_of_obstacle, standing_of_reply
 from mailstack.route.hosts import Hop, NoRoute
 from mailstack.wire.smtp_mailing import Phase, Result
 
@@ -66,12 +68,20 @@ class Attempt:
         """Return a disposition for every recipient."""
         temporary = [each for each in self._obstacles if not each[1].status.is_permanent]
         hop, obstacle = (temporary or self._obstacles or [(None, _NOTHING_TRIED)])[-1]
+        standing, wait_seconds = standing_of_obstacle(obstacle), _wait_seconds([each for _, each in temporary])
         for ordinal in self.open:
-            self._done[ordinal] = _from_obstacle(ordinal, hop, obstacle, is_final=obstacle.status.is_permanent)
+            found = _from_obstacle(ordinal, hop, obstacle, is_final=obstacle.status.is_permanent)
+            self._done[ordinal] = replace(found, standing=standing, wait_seconds=wait_seconds)
         return [self._done[ordinal] for ordinal in self._recipients]
 
 
 _NOTHING_TRIED: Final = Trouble(EnhancedStatus(4, 4, 0), "No host was tried")
+
+
+def _wait_seconds(obstacles: Sequence[Trouble | NoRoute]) -> float:
+    """Return the time for which it is of no use to ask again, if nobody was asked: all is known from before."""
+    waits = [each.wait_seconds if isinstance(each, Trouble) else 0.0 for each in obstacles]
+    return min(waits, default=0.0)
 
 
 def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: bool) -> Disposition:
@@ -87,6 +97,7 @@ def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: 
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
         honours=result.honours,
         tls=tls or "none",
+        standing=None if result.is_local else standing_of_reply(reply),
     )
 
 

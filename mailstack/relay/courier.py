@@ -19,6 +19,7 @@ from mailstack.mail.disposition import Disposition, delayed
 from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt
+from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.next_hops import NextHops
 from mailstack.relay.ports import Connect, IsOurselves, PolicySource, Resolver, ReturnPath, TLSWitness
@@ -82,7 +83,10 @@ class RelayCourier:
         self._trust = Trust(resolver, self._settings.tls_levels, policies)
         self._witness = witness
         self._memory = memory
-        self.sessions = Sessions(hostname, connect, surroundings, contexts or TLSContexts(), self._settings, witness, memory)
+        self._hosts = HostMemory(surroundings.clock.seconds, *self._settings.remembered_seconds)
+        self.sessions = Sessions(
+            hostname, connect, surroundings, contexts or TLSContexts(), self._settings, self._hosts, witness, memory
+        )
         self._return_path = return_path
         self._is_ourselves = is_ourselves
 
@@ -102,6 +106,10 @@ class RelayCourier:
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"relaying {delivery.entry}", Failure())
             return [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in delivery.recipients]
+
+    def forget_hosts(self) -> None:
+        """Ask every host again, also those that could not be used a moment ago."""
+        self._hosts.forget_all()
 
     async def close(self) -> None:
         """End the sessions that wait, and keep none from now on."""
@@ -126,7 +134,7 @@ class RelayCourier:
             security = await self._security(next_hop, domain, host, delivery, attempt)
             if security is None:
                 continue
-            waiting = hops[:left]
+            waiting = self._worth_asking(next_hop, hops, left, attempt)
             left -= len(waiting)
             while waiting:
                 met = await self._try_hops(next_hop, waiting, security, delivery, attempt)
@@ -135,6 +143,19 @@ class RelayCourier:
                 waiting = tuple(hop for hop in waiting if hop not in met)
             if left <= 0:
                 return
+
+    def _worth_asking(self, next_hop: NextHop, hops: Sequence[Hop], most: int, attempt: Attempt) -> tuple[Hop, ...]:
+        """Return the first addresses of a host, but for those that could not be used a moment ago."""
+        found: list[Hop] = []
+        for hop in hops:
+            if len(found) == most:
+                break
+            known = self._hosts.obstacle((hop.address, next_hop.port))
+            if known is None:
+                found.append(hop)
+            else:
+                attempt.note(hop, known)
+        return tuple(found)
 
     async def _security(
         self, next_hop: NextHop, domain: str, host: str, delivery: Delivery, attempt: Attempt

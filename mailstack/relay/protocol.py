@@ -67,7 +67,8 @@ class Trouble:
     Why a host took nothing, or nothing more.
 
     Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had.
-            `tls` is what the session was within then.
+            `tls` is what the session was within then. With `wait_seconds` it is from an earlier attempt: the host was not
+            asked, and for so long need not be.
     """
 
     status: EnhancedStatus
@@ -77,6 +78,7 @@ class Trouble:
     is_tls: bool = False
     is_local: bool = False
     tls: str = ""
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

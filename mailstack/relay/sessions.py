@@ -15,12 +15,14 @@ from twisted.internet.defer import Deferred
 
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.factory import SenderFactory
+from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.ports import Connect, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.race import race
 from mailstack.relay.settings import NextHop, RelaySettings
+from mailstack.relay.standing import concerns_host, is_ended
 from mailstack.relay.tls import TLSContexts
 from mailstack.route.hosts import Hop
 from mailstack.route.trust import Security
@@ -57,6 +59,7 @@ class Sessions:
         surroundings: Surroundings,
         contexts: TLSContexts,
         settings: RelaySettings,
+        hosts: HostMemory,
         witness: TLSWitness | None = None,
         memory: TLSMemory | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class Sessions:
         self._around = surroundings
         self._contexts = contexts
         self._chunking = settings.chunking
+        self._hosts = hosts
         self._witness = witness
         self._memory = memory
         self._race_seconds = settings.race_seconds
@@ -94,7 +98,7 @@ class Sessions:
                 # Without a content nobody can have the message, so a fresh session cannot make it a second one.
                 break
         finish = await race(ways, self._open, self._around.clock, self._race_seconds)
-        unreached = tuple((way.hop, _unreached(way.hop, error)) for way, error in finish.failures)
+        unreached = tuple((way.hop, self._unreached(way, error)) for way, error in finish.failures)
         if finish.winner is None:
             return unreached
         return (*unreached, (finish.winner.hop, await self._use(finish.protocol, finish.winner, work, is_fresh=True)))
@@ -107,8 +111,11 @@ class Sessions:
             trouble = await sender.open()
             if is_fresh:
                 self._note_tls(sender, way, trouble)
+                self._remember(way, trouble)
             if trouble is None:
                 trouble = await work(sender, way.hop)
+                if trouble is not None and is_ended(trouble):
+                    self._remember(way, trouble)
         except BaseException:
             sender.abort()
             raise
@@ -146,6 +153,15 @@ class Sessions:
             elif failure is not None and not sender.tls_active:
                 self._memory.missed(hop.host)
 
+    def _remember(self, way: Way, trouble: Trouble | None) -> None:
+        """Note whether the next message need ask this host."""
+        host = (way.hop.address, way.next_hop.port)
+        if trouble is None:
+            self._hosts.worked(host)
+        elif concerns_host(trouble):
+            self._hosts.failed(host, trouble)
 
-def _unreached(hop: Hop, error: Exception) -> Trouble:
-    return Trouble(_NO_CONNECTION, f"No connection to {hop.host}", f"{type(error).__name__}: {error}")
+    def _unreached(self, way: Way, error: Exception) -> Trouble:
+        trouble = Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", f"{type(error).__name__}: {error}")
+        self._remember(way, trouble)
+        return trouble

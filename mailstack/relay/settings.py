@@ -146,7 +146,8 @@ class RelaySettings:
             hosts, by name or IP address. `max_hosts` bounds the addresses tried in one attempt, `max_recipients` those of one
             transaction; when an address has not answered after `race_seconds` the next is tried beside it. `chunking`:
             contents go by BDAT where that is offered; `tls_levels` are what is asked of TLS with the hosts of certain domains
-            (`route.trust.level_of`).
+            (`route.trust.level_of`); `remembered_seconds` says for how long a host that could not be used is passed
+            over, at first and at most.
     """
 
     next_hop: NextHop = NextHop()
@@ -161,3 +162,4 @@ class RelaySettings:
     chunking: bool = True
     tls_levels: Mapping[str, TLSPolicy] = field(default_factory=dict)
     idle: IdleLimits = IdleLimits()
+    remembered_seconds: tuple[float, float] = (60.0, 1_800.0)

@@ -11,6 +11,7 @@ Promises:
   maildirs, there. Everything that fails before gives a 4yz reply.
 - A recipient is finished only by the ledger, in one transaction; a failed one only together with the DSN that tells of it.
 - Whatever is killed at whatever moment, an entry is attempted again (`may_repeat`) until the ledger says that it is finished.
+- Mail for one destination does not wait because of another that is slow or down (`lanes`, `concurrency`).
 - Nothing grows with what waits: the schedule is an index on disk, and what is in memory has a limit in number and in octets.
 
 Knows: `mail`, Deferreds, SQLite and files. Couriers, the router, clock, chance and the way into a thread are handed in.

@@ -43,6 +43,11 @@ APPLICATION_ID: Final = 0x6D737031  # "msp1": file(1) and we can tell it from ot
 CHECKPOINT_OCTETS: Final = 16_777_216  # of WAL, estimated; it is then written to the database in some 30 ms
 CACHE_KIB: Final = 16_384
 
+LANE_INDEX: Final = """
+-- What waits for one domain, for when that goes down, and when it comes up. What goes at its first attempt is never in it.
+-- Versions without it can use a database with it.
+CREATE INDEX IF NOT EXISTS recipient_lane ON recipient (lane, due_at) WHERE due_at IS NOT NULL AND attempts > 0 AND lane <> '';
+"""
 SCHEMA: Final = f"""
 CREATE TABLE entry (
     number INTEGER PRIMARY KEY,
@@ -69,6 +74,7 @@ CREATE TABLE recipient (
 ) WITHOUT ROWID;
 -- What is due is a range of this index, and only of this: the lane is in it so that no row need be looked up.
 CREATE INDEX recipient_due ON recipient (due_at, entry, ordinal, lane) WHERE due_at IS NOT NULL;
+{LANE_INDEX}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
@@ -279,3 +285,5 @@ def _prepare_schema(connection: sqlite3.Connection) -> None:
         raise SpoolError(f"is not a spool; {FOREIGN_ADVICE}")
     elif version != SCHEMA_VERSION:
         raise SpoolError(f"has version {version}; this mailstack reads version {SCHEMA_VERSION}; {VERSION_ADVICE}")
+    else:
+        connection.execute(LANE_INDEX)  # older databases have none

@@ -40,12 +40,14 @@ class Pending:
     A recipient that is not finished.
 
     Shape:  `attempts` were made before; `failure` is what the last one came to, when all that is left is to report it;
-            `is_warned`: the sender knows of the delay.
+            `is_warned`: the sender knows of the delay; `is_doubtful`: the last attempt did not show that the destination
+            answers.
     """
 
     attempts: int = 0
     failure: Disposition | None = None
     is_warned: bool = False
+    is_doubtful: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mailstack.mail.disposition import Action, Disposition, delayed
+from mailstack.mail.disposition import Action, Disposition, Standing, delayed
 from mailstack.mail.envelope import Envelope
 from mailstack.mail.reply import TOO_LATE
 from mailstack.mail.requests import Notify
@@ -76,6 +76,17 @@ def expanded(ordinal: int) -> Disposition:
     return Disposition(
         ordinal=ordinal, action=Action.EXPANDED, status=EnhancedStatus(2, 0, 0), diagnostic="The address stands for several"
     )
+
+
+def shown_by(outcomes: Iterable[Disposition]) -> Disposition | None:
+    """Return the outcome that tells what an attempt has shown of its destination; None: nothing was learned."""
+    found: Disposition | None = None
+    for each in outcomes:
+        if each.standing is Standing.UP or each.action in (Action.RELAYED, Action.DELIVERED):
+            return each if each.standing is Standing.UP else replace(each, standing=Standing.UP)
+        if each.standing is not None and (found is None or each.standing is Standing.CROWDED):
+            found = each
+    return found
 
 
 def too_late(ordinal: int) -> Disposition:

@@ -26,6 +26,9 @@ from mailstack.spool.record import RecordError, format_envelope, parse_envelope
 UNREADABLE_SECONDS: Final = 600.0
 ROW_OCTETS: Final = 4_096  # what a change of rows adds to the WAL, about
 
+PUT_OFF: Final = "Its destination is down: "
+"""What stands before the reason of a recipient that was not attempted, since another was in vain."""
+
 Position = tuple[float, int, int]
 """A place in the order of what is due: due_at, entry, ordinal."""
 
@@ -271,12 +274,29 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
             )
         elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
-        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value)
+        is_doubtful = attempts > 0 and not _is_answer(status, diagnostic)
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful)
     return lanes
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDue(_Reads):
+def _is_answer(status: str | None, diagnostic: str | None) -> bool:
+    # RFC 3463 §3.5: X.4 is the network and the way, and with that it is not the host that speaks.
+    return status is not None and not status.startswith("4.4.") and not (diagnostic or "").startswith(PUT_OFF)
+
+
+class _Moves(_Reads):
+    """What operations that change the time of many rows have in common: how much that writes is known when it is done."""
+
+    rows = 0
+
+    @property
+    def octets(self) -> int:  # type: ignore[override]  # theirs is nothing, and known before
+        """Pages of the table and of its indexes, of which each row has its own when they came at different times."""
+        return 2 * ROW_OCTETS * self.rows
+
+
+@dataclass
+class MakeDue(_Moves):
     """Make what waits due now, a part at a time so that commits in between do not wait long; return how many."""
 
     now: float
@@ -284,11 +304,121 @@ class MakeDue(_Reads):
 
     def apply(self, connection: sqlite3.Connection) -> int:
         """Do it."""
-        return connection.execute(
+        self.rows = connection.execute(
             "UPDATE recipient SET due_at = ? WHERE (entry, ordinal) IN"
             " (SELECT entry, ordinal FROM recipient WHERE due_at > ? ORDER BY due_at LIMIT ?)",
             (self.now, self.now, self.limit),
         ).rowcount
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """
+    A lane that is to be left alone, since its destination is down.
+
+    Shape:  what waits for it is due again at `later`, and one recipient at `until`: the probe. `reason` is what the last
+            attempt said. `fresh` are entries of it that were not attempted before, and so are not in the index of lanes.
+    """
+
+    lane: str
+    until: float
+    later: float
+    reason: Disposition
+    fresh: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PutOffDone:
+    """The lanes of which there may be more; and what is still due there: held, or to be looked at all the same."""
+
+    unfinished: list[str]
+    others: list[tuple[int, str]]
+
+
+# In those that follow, `attempts > 0` and `lane <> ''` are what makes SQLite use the index of lanes.
+ENTER: Final = "UPDATE recipient SET attempts = 1 WHERE entry = ? AND lane = ? AND attempts = 0 AND due_at <= ?"
+MOVE: Final = """
+UPDATE recipient SET due_at = :later, status = :status, diagnostic = :diagnostic, remote_mta = :mta
+WHERE (entry, ordinal) IN (
+    SELECT r.entry, r.ordinal FROM recipient r JOIN entry e ON e.number = r.entry
+    WHERE r.lane = :lane AND r.lane <> '' AND r.attempts > 0 AND r.due_at <= :now AND r.state IN ('waiting', 'warned')
+        AND e.state = 'active' AND e.expires_at > :later AND (r.state = 'warned' OR :warn = 0 OR e.accepted_at + :warn > :later)
+        AND (instr(e.envelope, '"requests":null') OR instr(e.envelope, '"deliver_by":null'))
+    LIMIT :limit
+)"""
+NAME_PROBE: Final = """
+UPDATE recipient SET due_at = :until
+WHERE (entry, ordinal) IN (
+    SELECT entry, ordinal FROM recipient WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at = :later LIMIT 1
+) AND NOT EXISTS (
+    SELECT 1 FROM recipient WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at > :now AND due_at <= :until
+)"""
+STILL_DUE: Final = """
+SELECT DISTINCT entry, lane FROM recipient WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at <= :now LIMIT :limit"""
+WAKE: Final = """
+UPDATE recipient SET due_at = :now
+WHERE (entry, ordinal) IN (
+    SELECT entry, ordinal FROM recipient
+    WHERE lane = :lane AND lane <> '' AND attempts > 0 AND due_at > :now
+        AND (status LIKE '4.4._' OR substr(diagnostic, 1, :length) = :put_off)
+    LIMIT :limit
+)"""
+
+
+@dataclass
+class PutOff(_Moves):
+    """
+    Put off what is due in lanes that are left alone, a part at a time: one statement for a lane.
+
+    Not so what would miss something by it: recipients whose time is up, or whose sender is to be told of a delay, now or before
+    they are due again, or has set a deadline.
+    """
+
+    lanes: Sequence[Quiet]
+    now: float
+    warning_seconds: float
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> PutOffDone:
+        """Do it."""
+        done, self.rows = PutOffDone([], []), 0
+        for quiet in self.lanes:
+            values = {
+                "lane": quiet.lane,
+                "now": self.now,
+                "until": quiet.until,
+                "later": quiet.later,
+                "warn": self.warning_seconds,
+                "status": str(quiet.reason.status),
+                "diagnostic": (PUT_OFF + quiet.reason.diagnostic)[:DIAGNOSTIC_CHARACTERS],
+                "mta": quiet.reason.remote_mta,
+                "limit": self.limit,
+            }
+            connection.executemany(ENTER, [(number, quiet.lane, self.now) for number in quiet.fresh])
+            moved = connection.execute(MOVE, values).rowcount
+            self.rows += moved
+            if moved == self.limit:
+                done.unfinished.append(quiet.lane)
+                continue
+            connection.execute(NAME_PROBE, values)  # something must be due when the destination is to be asked again
+            done.others.extend(connection.execute(STILL_DUE, values))
+        return done
+
+
+@dataclass
+class WakeLane(_Moves):
+    """Make due what waits because a destination was down, and nothing else of its lane; return how many, at most `limit`."""
+
+    lane: str
+    now: float
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> int:
+        """Do it."""
+        values = {"lane": self.lane, "now": self.now, "length": len(PUT_OFF), "put_off": PUT_OFF, "limit": self.limit}
+        self.rows = connection.execute(WAKE, values).rowcount
+        return self.rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,16 @@ is due already, and is looked for as soon as there is room.
 Who has what: a work (recipients of one entry in one lane) is held from when it enters memory until the ledger has its
 outcome, and while it is held nothing else touches those recipients. That is the lease. It is in memory only (see the
 charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed.
+
+A destination that is down (`lanes`) is asked by one message at a time. The others wait on disk: they are put off in one
+statement, with what the last attempt said as their reason, and made due in one when the destination answers. Only those whose
+time is up, or whose sender is to be told of the delay, are looked at one by one, as if they had been attempted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -25,7 +30,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.mail.disposition import Disposition, delayed
+from mailstack.mail.disposition import Disposition, Standing, delayed
 from mailstack.mail.envelope import Delivery
 from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
@@ -33,8 +38,20 @@ from mailstack.spool.content import ContentFolder, FileContent
 from mailstack.spool.database import Database
 from mailstack.spool.entry import Entry, Pending, Work, lane_of
 from mailstack.spool.identifiers import format_number
-from mailstack.spool.lanes import Lanes, Limits
-from mailstack.spool.operations import UNREADABLE_SECONDS, Due, Load, Loaded, MakeDue, Position, Record
+from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
+from mailstack.spool.operations import (
+    PUT_OFF,
+    UNREADABLE_SECONDS,
+    Due,
+    Load,
+    Loaded,
+    MakeDue,
+    Position,
+    PutOff,
+    Quiet,
+    Record,
+    WakeLane,
+)
 from mailstack.spool.ports import Chance, Clock, Couriers, Start
 from mailstack.spool.report import Dropped, Postponed, Ready, Report, Reporter
 
@@ -46,7 +63,12 @@ AGAIN_SECONDS: Final = 10.0  # after the database failed
 LOOK_AT_LEAST_EVERY_SECONDS: Final = 3_600.0  # whatever the clock has done meanwhile
 OVERDUE_EVERY_SECONDS: Final = 30.0
 GO_ON_SECONDS: Final = 0.2  # a million rows are looked through in 20 s, at 5 % of one core
+LOOK_AGAIN_SECONDS: Final = 0.05
 MAX_LEFT: Final = 100
+PUT_OFF_LANES: Final = 4
+PUT_OFF_ROWS: Final = 200
+MAX_QUIET_ENTRIES: Final = 20_000
+LATER_SECONDS: Final = 1_800.0  # after its pause what waits for a destination is due, should its probe have vanished
 ANY_LANE: Final = "*"  # no domain has this name; for the lanes it is a remote one with nothing in it
 
 
@@ -66,6 +88,7 @@ class Runner:
         schedule: Schedule,
         limits: Limits,
         lease_seconds: float,
+        forget_hosts: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._contents = contents
@@ -76,7 +99,8 @@ class Runner:
         self._start = start
         self._schedule = schedule
         self._lease_seconds = lease_seconds
-        self._lanes = Lanes(limits)
+        self._forget_hosts = forget_hosts
+        self._lanes = Lanes(limits, chance)
         self._held: set[tuple[int, str]] = set()
         self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
@@ -89,6 +113,11 @@ class Runner:
         self._position: Position | None = None  # how far the pass over all that is due has come
         self._timer: IDelayedCall | None = None
         self._sweep: IDelayedCall | None = None
+        self._rate_timer: IDelayedCall | None = None
+        # Lanes of destinations that are down, of which something is to be put off, with entries that were never attempted.
+        self._quiet: dict[str, set[int]] = {}
+        self._quiet_entries = 0
+        self._is_putting_off = False
 
     @property
     def attempts(self) -> int:
@@ -104,7 +133,7 @@ class Runner:
     async def stop(self, grace_seconds: float) -> None:
         """Begin nothing more; let attempts end for that long, then cancel them: they are repeated after a restart."""
         self._is_on = False
-        for timer in (self._timer, self._sweep):
+        for timer in (self._timer, self._sweep, self._rate_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         ended = DeferredList(list(self._running))
@@ -133,8 +162,10 @@ class Runner:
         self._pump()
 
     async def flush(self) -> None:
-        """Make everything that waits due now."""
+        """Make everything that waits due now, and take no host to be down."""
         now = self._clock.seconds()
+        self._lanes.forgive()
+        self._forget_hosts()
         waiting = 0
         while (made := await self._database.do(MakeDue(now, FLUSH_ROWS))) == FLUSH_ROWS:
             waiting += made
@@ -143,24 +174,39 @@ class Runner:
         self._position = None
         self._look()
 
+    def change(self, limits: Limits) -> None:
+        """Let other limits count from now on, and ask every destination again: what kept us from it may be mended."""
+        self._lanes.change(limits)
+        if self._is_on and (down := self._lanes.forgive()):
+            self._run(self._wake_lanes(down), "spool: waking all lanes")
+        self._pump()
+
     # What is in memory
 
     def _take_up(self, entry: Entry, lanes: dict[str, dict[int, Pending]], *, may_repeat: bool) -> None:
+        now = self._clock.seconds()
         for lane, pending in lanes.items():
             key = (entry.number, lane)
             if key in self._held:
                 continue
-            if not self._lanes.has_room_for(lane):
+            if self._lanes.pause_of(lane, now) is not None:
+                self._leave_alone(lane, entry.number)
+                continue
+            if not self._lanes.has_room_for(lane, is_old=may_repeat):
                 self._leave(lane)
                 continue
             self._held.add(key)
-            self._lanes.add(Work(entry, lane, pending, may_repeat))
+            self._lanes.add(Work(entry, lane, pending, may_repeat), now)
 
     def _let_go(self, work: Work) -> None:
         self._held.discard((work.entry.number, work.lane))
         self._lanes.forget(work)
-        if self._left and (self._has_room_for_left(work.lane) or not self._held):
+        if not self._left:
+            return
+        if not self._held:
             self._look()
+        elif self._has_room_for_left(work.lane):
+            self._wake_in(LOOK_AGAIN_SECONDS)  # each look finds many, and costs accordingly
 
     def _leave(self, lane: str) -> None:
         """Leave something on disk."""
@@ -176,10 +222,21 @@ class Runner:
             return
         self._is_pumping = True
         try:
-            while self._is_on and (work := self._lanes.take()):
+            while self._is_on and (work := self._lanes.take(self._clock.seconds())):
                 self._begin(work)
         finally:
             self._is_pumping = False
+        if self._is_on and (at := self._lanes.wakes_at) is not None:
+            self._pump_at(at)
+
+    def _pump_at(self, at: float) -> None:
+        """Go on when a destination may have more by its rate."""
+        timer = self._rate_timer
+        if timer is not None and timer.active():
+            if timer.getTime() <= at:
+                return
+            timer.cancel()
+        self._rate_timer = self._clock.callLater(max(at - self._clock.seconds(), 0.0), self._pump)
 
     def _begin(self, work: Work) -> None:
         self._leases[work] = self._clock.seconds() + self._lease_seconds
@@ -213,13 +270,21 @@ class Runner:
 
     async def _attend(self, work: Work) -> None:
         try:
+            shown = None
             try:
                 outcomes = await self._attempt(work)
+                shown = ledger.shown_by(outcomes.values())
             finally:
                 self._leases.pop(work, None)
-                self._lanes.free(work.lane)
+                self._note(work.lane, self._lanes.free(work, self._clock.seconds(), shown))
                 self._pump()
-            await self._settle(work, outcomes)
+            pause = self._lanes.pause_of(work.lane, self._clock.seconds())
+            if pause is None or shown is None or shown.standing is Standing.UP:
+                await self._settle(work, outcomes)
+            elif shown.wait_seconds:  # nobody was asked
+                await self._settle(work, outcomes, put_off_until=pause.until)
+            else:  # the next probe is another's: it may be the message that the destination cannot bear
+                await self._settle(work, outcomes, not_before=pause.until + 1.0)
         finally:
             self._let_go(work)
             self._pump()
@@ -258,10 +323,18 @@ class Runner:
             events.attempt_finished(work.entry.name, disposition, recipients[ordinal].address)
         return outcomes
 
-    async def _settle(self, work: Work, outcomes: dict[int, Disposition]) -> None:
-        """Enter outcomes, and failures that are still to be reported, and do what follows from them."""
+    async def _settle(
+        self, work: Work, outcomes: dict[int, Disposition], *, put_off_until: float | None = None, not_before: float = 0.0
+    ) -> None:
+        """
+        Enter outcomes, and failures that are still to be reported, and do what follows from them.
+
+        Shape:   `put_off_until`: nothing was attempted, since the destination is down; then is the next time. Else the schedule
+                 says when that is, but `not_before`.
+        """
         entry, now = work.entry, self._clock.seconds()
-        attempts = {ordinal: each.attempts + 1 for ordinal, each in work.pending.items()}
+        made = 1 if put_off_until is None else 0
+        attempts = {ordinal: max(each.attempts + made, 1) for ordinal, each in work.pending.items()}
         entered = {ordinal: each.failure for ordinal, each in work.pending.items() if each.failure is not None}
         for ordinal, disposition in outcomes.items():
             entered[ordinal] = ledger.expire(disposition, now=now, expires_at=entry.expires_at)
@@ -282,7 +355,9 @@ class Runner:
         report = await self._report(entry, told)
         is_settled = not isinstance(report, Postponed)
         warned = {ordinal for ordinal, each in work.pending.items() if each.is_warned} | (late if is_settled else set())
-        retry_at = now + self._schedule.delay_seconds(max(attempts.values()), self._chance())
+        retry_at = max(now + self._schedule.delay_seconds(max(attempts.values()), self._chance()), not_before)
+        if put_off_until is not None:
+            retry_at = put_off_until
         by = envelope.requests.deliver_by
         if by is not None and now < by.deadline < retry_at:
             retry_at = by.deadline  # the sender wants to know then
@@ -326,6 +401,106 @@ class Runner:
         if isinstance(entry.content, FileContent):
             removed = self._contents.remove(entry.content.path)
             removed.addErrback(lambda failure: events.unexpected(f"{entry.name}: content cannot be removed", failure))
+
+    # Destinations that are down
+
+    def _note(self, lane: str, turn: Turn | None) -> None:
+        """Do what follows when a destination has gone down, or come up."""
+        if turn is None or not self._is_on:
+            return
+        now = self._clock.seconds()
+        if turn is Turn.WENT_DOWN:
+            if (pause := self._lanes.pause_of(lane, now)) is not None:
+                events.destination_down(lane, pause.until - now, pause.reason)
+            drained = self._lanes.drain(lane)  # they are on disk, and due
+            for work in drained:
+                self._held.discard((work.entry.number, lane))
+                self._lanes.forget(work)
+            self._leave_alone(lane, *(work.entry.number for work in drained))
+            return
+        if turn is Turn.CAME_UP:
+            events.destination_up(lane)
+        self._run(self._wake_lane(lane), f"spool: waking {lane}")
+
+    async def _wake_lanes(self, lanes: Sequence[str]) -> None:
+        for lane in lanes:
+            await self._wake_lane(lane)
+
+    async def _wake_lane(self, lane: str) -> None:
+        now, made = self._clock.seconds(), FLUSH_ROWS
+        try:
+            while self._is_on and made == FLUSH_ROWS:
+                made = await self._database.do(WakeLane(lane, now, FLUSH_ROWS))
+                if made:
+                    self._look()
+        except CancelledError:
+            raise
+        except Exception:  # then they come when their time has come
+            events.unexpected(f"spool: {lane} cannot be woken", Failure())
+
+    def _leave_alone(self, lane: str, *numbers: int) -> None:
+        """Put off what is due for a destination that is down, these entries and all that was attempted before."""
+        quiet = self._quiet.setdefault(lane, set())
+        if self._quiet_entries < MAX_QUIET_ENTRIES:  # others are still due, and so are met again
+            self._quiet_entries += len(numbers)
+            quiet.update(numbers)
+        if self._is_on and not self._is_putting_off:
+            self._is_putting_off = True
+            self._run(self._put_off(), "spool: putting off")
+
+    async def _put_off(self) -> None:
+        try:
+            while self._is_on and (lanes := list(self._quiet)[:PUT_OFF_LANES]):
+                now = self._clock.seconds()
+                quieted = list(self._quieted(lanes, now))
+                done = await self._database.do(PutOff(quieted, now, self._schedule.warning_seconds, PUT_OFF_ROWS))
+                for lane in done.unfinished:
+                    self._leave_alone(lane)
+                others = list(dict.fromkeys(number for number, lane in done.others if (number, lane) not in self._held))
+                for first in range(0, len(others), LOAD_ENTRIES):
+                    await self._tell_others(others[first : first + LOAD_ENTRIES], now)
+        except CancelledError:
+            raise
+        except Exception:  # they are still due, and so they are met again
+            events.unexpected("spool: what waits for a destination that is down cannot be put off", Failure())
+            self._wake_in(AGAIN_SECONDS)
+        finally:
+            self._is_putting_off = False
+
+    def _quieted(self, lanes: Sequence[str], now: float) -> Iterator[Quiet]:
+        for lane in lanes:
+            fresh = self._quiet.pop(lane)
+            pause = self._lanes.pause_of(lane, now)
+            if pause is None:
+                self._look()  # the pause is over meanwhile
+                continue
+            self._wake_in(pause.until - now)
+            yield Quiet(lane, pause.until, pause.until + LATER_SECONDS, pause.reason, sorted(fresh))
+        if not self._quiet:
+            self._quiet_entries = 0
+
+    async def _tell_others(self, numbers: Sequence[int], now: float) -> None:
+        """Let entries that cannot just be put off have an outcome."""
+        loaded = await self._database.do(Load(numbers, now, self._contents.path))
+        self._note_damage(loaded)
+        for entry, lanes in loaded.entries:
+            for lane, pending in lanes.items():
+                pause, key = self._lanes.pause_of(lane, now), (entry.number, lane)
+                if pause is None or key in self._held:
+                    continue
+                self._held.add(key)
+                try:
+                    await self._tell(Work(entry, lane, pending, may_repeat=True), pause)
+                finally:
+                    self._held.discard(key)
+
+    async def _tell(self, work: Work, pause: Pause) -> None:
+        reason = replace(pause.reason, diagnostic=PUT_OFF + pause.reason.diagnostic)
+        outcomes = {ordinal: replace(reason, ordinal=ordinal) for ordinal, each in work.pending.items() if each.failure is None}
+        recipients = work.entry.envelope.recipients
+        for ordinal, disposition in outcomes.items():
+            events.attempt_finished(work.entry.name, disposition, recipients[ordinal].address)
+        await self._settle(work, outcomes, put_off_until=pause.until)
 
     # What is on disk
 
@@ -373,7 +548,10 @@ class Runner:
         now = self._clock.seconds()
         if self._position is None:
             self._left.clear()
-        for _ in range(PAGES_PER_LOOK):
+        for nth in range(PAGES_PER_LOOK):
+            if nth and not self._lanes.has_room_for(ANY_LANE, is_old=True):
+                self._leave(ANY_LANE)
+                break  # further on there may still be local mail, but that is rare
             page = await self._database.do(Due(now, self._position, PAGE_ROWS))
             wanted = self._wanted(page.rows)
             for first in range(0, len(wanted), LOAD_ENTRIES):
@@ -396,11 +574,14 @@ class Runner:
         """Return the entries of a page that are not held and find room."""
         wanted: dict[tuple[int, str], None] = {}  # in order
         more: dict[str, int] = {}
+        now = self._clock.seconds()
         for _due_at, number, _ordinal, lane in rows:
             work = (number, lane)
             if work in self._held or work in wanted:
                 continue
-            if self._lanes.has_room_for(lane, more.get(lane, 0)):
+            if self._lanes.pause_of(lane, now) is not None:
+                self._leave_alone(lane, number)
+            elif self._lanes.has_room_for(lane, more.get(lane, 0), is_old=True):
                 wanted[work] = None
                 more[lane] = more.get(lane, 0) + 1
             else:
@@ -408,10 +589,13 @@ class Runner:
         return list(dict.fromkeys(number for number, _ in wanted))
 
     def _take_up_loaded(self, loaded: Loaded) -> None:
+        self._note_damage(loaded)
+        for entry, lanes in loaded.entries:
+            self._take_up(entry, lanes, may_repeat=True)
+
+    def _note_damage(self, loaded: Loaded) -> None:
         for number, why in loaded.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         for number, why in loaded.unreadable:
             events.unexpected(f"{format_number(number)}: cannot be read now", Failure(OSError(why)))
             self._wake_in(UNREADABLE_SECONDS)
-        for entry, lanes in loaded.entries:
-            self._take_up(entry, lanes, may_repeat=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,8 @@ class Spool:
     Shape:   `batch_factory(run, name=…)` makes a batch around a function, `lambda run, name: BatchThread(run, name=name, …)`;
              `start(coroutine, what)` is the supervisor's; `chance()` is random.random or alike; `shard` differs between spools
              that deliver into the same maildirs; `straight` is the courier to accounts, when it may be used before the 250;
-             `postmaster` is told what no sender can be, so many times an hour.
-             Nothing is opened or started before `open`.
+             `postmaster` is told what no sender can be, so many times an hour; `forget_hosts` is called when everything is to
+             be asked again. Nothing is opened or started before `open`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Spool:
         schedule: Schedule | None = None,
         limits: Limits | None = None,
         lease_seconds: float = 3_600.0,
+        forget_hosts: Callable[[], None] = lambda: None,
         min_free_octets: int = 67_108_864,
         min_free_inodes: int = 1_000,
         connect: Connect = connect,
@@ -99,6 +101,7 @@ class Spool:
             schedule=schedule,
             limits=limits or Limits(),
             lease_seconds=lease_seconds,
+            forget_hosts=forget_hosts,
         )
         space = FreeSpace(path, clock, min_free_octets=min_free_octets, min_free_inodes=min_free_inodes)
         self.intake = Intake(

@@ -52,6 +52,7 @@ class Case(SynchronousTestCase):
         return self.world.opened[number]
 
     def at_first(self, **script):
+        self.world.courier.forget_hosts()
         self.world.at("192.0.2.1", lambda: Host(**script))
 
 
@@ -254,6 +255,7 @@ class Hosts(Case):
 
     def test_one_refuses_for_good_and_one_is_down(self):
         for order in (0, 1):
+            self.world.courier.forget_hosts()
             refuses = [lambda: Host(greeting=b"554 5.7.1 go away\r\n")]
             self.world.at("192.0.2.1", *(refuses if order else []))
             self.world.at("192.0.2.2", *([] if order else refuses))

@@ -222,7 +222,7 @@ class TestRows:
 
     def test_a_content_that_cannot_be_read_now_is_tried_later(self, house, monkeypatch):
         entry = house.accept(content=BIG)
-        other = house.accept()
+        other = house.accept(remote("bob@other.example"))
         house.crash()
         house.open(run=False)
         real = os.stat

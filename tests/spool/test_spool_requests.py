@@ -441,13 +441,13 @@ class TestHold:
 
 @given(priorities=st.lists(st.integers(-9, 9), max_size=30))
 def test_a_lane_gives_the_urgent_first_and_else_keeps_the_order(priorities):
-    lanes = Lanes(Limits(attempts_at_once=100, per_destination=100))
+    lanes = Lanes(Limits(attempts_at_once=1_000, initial_per_destination=100, per_destination=100))
     for number, priority in enumerate(priorities):
         about = replace(envelope(remote("bob@example.net")), requests=Requests(priority=priority))
         entry = Entry(number=number, envelope=about, content=MemoryContent(b"x"), expires_at=NOW)
-        lanes.add(Work(entry, "example.net", {0: Pending()}, may_repeat=False))
+        lanes.add(Work(entry, "example.net", {0: Pending()}, may_repeat=False), NOW)
     taken = []
-    while (work := lanes.take()) is not None:
+    while (work := lanes.take(NOW)) is not None:
         taken.append((-work.priority, work.entry.number))
     assert len(taken) == len(priorities)
     assert all(one < other for one, other in pairwise(taken))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from test_intake import BIG, FailingConnection
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.verdict import defer
+from mailstack.spool.concurrency import Rate
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Limits
 
@@ -33,7 +35,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.house = House(
             self.base / "spool",
             connect=lambda path: FailingConnection(connect_fast(path), self.script),
-            limits=Limits(works=6, per_destination=2, local_at_once=2, works_per_destination=3),
+            limits=Limits(works=6, per_destination=2, local_at_once=2, works_per_destination=3, rates={"z.net": Rate(1, 5.0)}),
         ).open()
         self.acknowledged: set[Key] = set()
         self.delivered: set[Key] = set()
@@ -64,8 +66,12 @@ class SpoolMachine(RuleBasedStateMachine):
     def begin_and_vanish(self, octets: bytes) -> None:
         self.house.spool.intake.begin().write(octets)
 
-    @rule(which=st.integers(0, 5), actions=st.lists(st.sampled_from(Action), min_size=4, max_size=4))
-    def finish(self, which: int, actions: list[Action]) -> None:
+    @rule(
+        which=st.integers(0, 5),
+        actions=st.lists(st.sampled_from(Action), min_size=4, max_size=4),
+        standing=st.sampled_from([*Standing, None]),
+    )
+    def finish(self, which: int, actions: list[Action], standing: Standing | None) -> None:
         if which >= len(self.house.courier.waiting):
             return
         delivery, waiting = self.house.courier.waiting.pop(which)
@@ -77,7 +83,17 @@ class SpoolMachine(RuleBasedStateMachine):
                 self.delivered.add(key)
                 if delivery.envelope.reverse_path is None:
                     self.told.add(subject(delivery.content.in_memory))
-        waiting.callback([disposition(ordinal, action) for ordinal, action in outcomes.items()])
+        waiting.callback([replace(disposition(ordinal, each), standing=standing) for ordinal, each in outcomes.items()])
+
+    @rule(wait_seconds=st.sampled_from([0.0, 20.0]), messages=st.integers(1, 6))
+    def destination_is_down(self, wait_seconds: float, messages: int) -> None:
+        for _ in range(messages):
+            self.accept(CONTENT, ["r"])
+        for delivery, waiting in list(self.house.courier.waiting):
+            if all(str(each.address) == "b@y.net" for each in delivery.recipients.values()):
+                self.house.courier.waiting.remove((delivery, waiting))
+                found = [disposition(ordinal, Action.DELAYED, "no connection") for ordinal in delivery.recipients]
+                waiting.callback([replace(each, standing=Standing.DOWN, wait_seconds=wait_seconds) for each in found])
 
     @rule()
     def raise_in_the_courier(self) -> None:
@@ -139,7 +155,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.house.courier.answer = all_are(Action.DELIVERED)
         while self.house.courier.waiting:
             self.house.courier.finish(Action.DELIVERED)
-        self.house.clock.pump([10, 14_400])
+        self.house.clock.pump([10, 14_400] + [5] * 400)
         assert self.house.counts().waiting_recipients == 0
         assert self.house.counts().entries == 0
         assert self.house.spool.runner._lanes.works == 0

@@ -202,47 +202,59 @@ class TestLanes:
     def test_take_turns(self):
         lanes = Lanes(Limits())
         for lane in ("a", "a", "a", "b", "c"):
-            lanes.add(work(lane))
+            lanes.add(work(lane), NOW)
         taken = []
-        while found := lanes.take():
+        while found := lanes.take(NOW):
             taken.append(found.lane)
         assert taken == ["a", "b", "c", "a", "a"]
 
     @given(st.lists(st.sampled_from(["", "a", "b", "c", "free"])))
     def test_never_exceed_a_limit_nor_leave_a_place_empty(self, steps):
-        lanes = Lanes(Limits(attempts_at_once=3, per_destination=2, local_at_once=2))
+        lanes = Lanes(Limits(attempts_at_once=200, initial_per_destination=2, per_destination=2, local_at_once=2))
         running: list[Work] = []
         waiting: list[str] = []
         for step in steps:
             if step == "free" and running:
-                lanes.free(running.pop(0).lane)
+                lanes.free(running.pop(0), NOW)
             elif step != "free":
-                lanes.add(work(step))
+                lanes.add(work(step), NOW)
                 waiting.append(step)
-            while found := lanes.take():
+            while found := lanes.take(NOW):
                 running.append(found)
                 waiting.remove(found.lane)
             at = [each.lane for each in running]
-            distant = [lane for lane in at if lane != LOCAL_LANE]
-            assert len(distant) <= 3
             assert all(at.count(lane) <= 2 for lane in at)
-            for lane in waiting:
-                assert at.count(lane) == 2 or (lane != LOCAL_LANE and len(distant) == 3)
+            assert all(at.count(lane) == 2 for lane in waiting)
 
-    def test_keep_room_for_local_mail(self):
-        lanes = Lanes(Limits(works=8, works_per_destination=4))
-        for lane in ("a", "a", "a", "a", "b", "b"):
-            assert lanes.has_room_for(lane)
-            lanes.add(work(lane))
-        assert not lanes.has_room_for("a")
-        assert not lanes.has_room_for("c")
-        assert lanes.has_room_for(LOCAL_LANE)
-        assert not lanes.has_room_for(LOCAL_LANE, 2)
+    def test_are_within_a_limit_together(self):
+        lanes = Lanes(Limits(attempts_at_once=3))
+        for number in range(9):
+            lanes.add(work(f"{number}.example"), NOW)
+        running = [lanes.take(NOW) for _ in range(4)]
+        assert running[3] is None
+        lanes.free(running[0], NOW)
+        assert lanes.take(NOW).lane == "3.example"
+        assert lanes.take(NOW) is None
+
+    def test_keep_room_for_local_mail_and_for_the_next_lane(self):
+        lanes = Lanes(Limits(works=16, works_per_destination=4))
+        for lane in ("a", "a", "a", "a", "b", "b", "b", "c", "c", "d"):
+            assert lanes.has_room_for(lane), lane
+            lanes.add(work(lane), NOW)
+        for lane in "abcd":
+            assert not lanes.has_room_for(lane), lane
+        assert lanes.has_room_for("e")
+        assert not lanes.has_room_for("e", is_old=True)
+        lanes.add(work("e"), NOW)
+        lanes.add(work("f"), NOW)
+        assert not lanes.has_room_for("g")
+        assert lanes.has_room_for(LOCAL_LANE, 3)
+        assert not lanes.has_room_for(LOCAL_LANE, 4)
 
     def test_count_octets(self):
         lanes = Lanes(Limits(octets=100))
         large = work(LOCAL_LANE, 100)
-        lanes.add(large)
+        lanes.add(large, NOW)
         assert not lanes.has_room
         lanes.forget(large)
         assert (lanes.works, lanes.octets, lanes.has_room) == (0, 0, True)

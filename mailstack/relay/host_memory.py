@@ -1,0 +1,89 @@
+"""
+The memory of hosts: which could not be used a moment ago, and why.
+
+Many domains share a host, and many messages a domain. When a host refuses the connection, does not answer in time, or ends the
+session with 421, the next message need not find that out again, perhaps for half a minute: the host is passed over, and the
+next host of the domain is tried. A domain whose hosts are all remembered is not asked at all.
+
+It is remembered for a minute, and for twice as long each time that it happens again, up to half an hour. Then one attempt
+is let through, and the others wait for what it finds; a probe that has said nothing for PROBE_SECONDS is no longer waited for.
+A host that opens a session is forgotten, and one that was not asked for FORGOTTEN_SECONDS begins anew.
+
+Kept within bounds: so many hosts, and the one that was noted first goes first. It is in memory only, since a start is a good
+reason to ask everybody again.
+
+Source:  Exim, "retry" database of hosts: the idea.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mailstack.relay.protocol import Trouble
+
+PROBE_SECONDS: Final = 60.0
+FORGOTTEN_SECONDS: Final = 14_400.0
+MOST_HOSTS: Final = 10_000
+
+Host = tuple[str, int]
+"""An IP address and a port."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    trouble: Trouble
+    at: float
+    times: int
+    until: float
+
+
+class HostMemory:
+    """
+    Hosts that could not be used.
+
+    Shape:   `seconds` is the time; one is remembered from `first_seconds` up to `most_seconds`.
+    """
+
+    def __init__(self, seconds: Callable[[], float], first_seconds: float, most_seconds: float) -> None:
+        self._seconds = seconds
+        self._first_seconds = first_seconds
+        self._most_seconds = max(first_seconds, most_seconds)
+        self._failures: dict[Host, _Failure] = {}  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def obstacle(self, host: Host) -> Trouble | None:
+        """Return why a host need not be asked now, with the time after which that is worth while; None: ask it."""
+        failure = self._failures.get(host)
+        if failure is None:
+            return None
+        now = self._seconds()
+        if failure.until <= now:
+            failure.until = now + PROBE_SECONDS  # for the others; this one is the probe
+            return None
+        cause = f"remembered, {now - failure.at:.0f} s ago: {failure.trouble.cause}"
+        return replace(failure.trouble, cause=cause, wait_seconds=failure.until - now)
+
+    def failed(self, host: Host, trouble: Trouble) -> None:
+        """Note that a host could not be used."""
+        now = self._seconds()
+        before = self._failures.pop(host, None)
+        times = 1
+        if before is not None and now - before.at < FORGOTTEN_SECONDS:
+            # Attempts that began together fail together, and that counts once.
+            times = before.times + (1 if now - before.at >= self._first_seconds else 0)
+        pause = min(self._first_seconds * 2.0 ** min(times - 1, 16), self._most_seconds)
+        self._failures[host] = _Failure(trouble, now, times, now + pause)
+        if len(self._failures) > MOST_HOSTS:
+            del self._failures[next(iter(self._failures))]
+
+    def worked(self, host: Host) -> None:
+        """Note that a host has opened a session."""
+        self._failures.pop(host, None)
+
+    def forget_all(self) -> None:
+        """Let every host be asked."""
+        self._failures.clear()
