@@ -79,7 +79,7 @@ class SpoolMachine(RuleBasedStateMachine):
         for ordinal, action in outcomes.items():
             key = (delivery.entry, ordinal)
             assert key not in self.delivered or delivery.may_repeat
-            if action in (Action.DELIVERED, Action.RELAYED):
+            if action in (Action.DELIVERED, Action.RELAYED, Action.DISCARDED):
                 self.delivered.add(key)
                 if delivery.envelope.reverse_path is None:
                     self.told.add(subject(delivery.content.in_memory))
