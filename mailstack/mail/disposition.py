@@ -35,7 +35,8 @@ class Disposition:
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
-            the host that has it now does what the sender asked ("DSN", "DELIVERBY").
+            the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `address` is the IP address that was
+            tried, and `tls` says what protected the session with it ("TLSv1.3, unverified"), each "" if there was none.
     """
 
     ordinal: int
@@ -45,6 +46,8 @@ class Disposition:
     remote_mta: str | None = None
     cause: str = ""
     honours: frozenset[str] = frozenset()
+    address: str = ""
+    tls: str = ""
 
 
 def delayed(ordinal: int, diagnostic: str, status: EnhancedStatus | None = None, *, cause: str = "") -> Disposition:

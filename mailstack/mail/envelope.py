@@ -68,7 +68,8 @@ class Recipient:
 
     Shape:  `address` is where it goes; `original` is the forward-path that was accepted at RCPT (RFC 3461 §5 calls it
             the original recipient) and differs when an alias was expanded. What of `notify` is None was not asked for: then
-            failures are told, and delays. `original_recipient` is what ORCPT said.
+            failures are told, and delays. `original_recipient` is what ORCPT said. `via` is where the operator has it go
+            instead of where its destination says ("smtp:[192.0.2.1]:2525"); it is no part of the envelope.
     """
 
     address: Address
@@ -76,6 +77,7 @@ class Recipient:
     destination: Destination
     notify: frozenset[Notify] | None = None
     original_recipient: OriginalRecipient | None = None
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,7 @@ def _disposition(ordinal: int, hop: Hop, result: Result) -> Disposition:
         remote_mta=hop.host,
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
         honours=result.honours,
+        address=hop.address,
     )
 
 
@@ -107,4 +108,5 @@ def _from_obstacle(ordinal: int, hop: Hop | None, obstacle: Trouble | NoRoute, *
         diagnostic=text[:DIAGNOSTIC_CHARACTERS],
         remote_mta=hop.host if hop is not None and isinstance(obstacle, Trouble) and not obstacle.is_local else None,
         cause=(where + obstacle.cause)[:DIAGNOSTIC_CHARACTERS],
+        address=hop.address if hop is not None else "",
     )

@@ -8,8 +8,12 @@ The ledger: what became of each recipient. Pure; the rows are written by `operat
     delivered    NULL     a courier put it into a maildir                            -
     relayed      NULL     another host took responsibility                           -
     failed       NULL     failed, and its DSN is in the spool (same transaction) or there is nobody to tell
+    deleted      NULL     the operator wanted it gone, and nobody is told                  -
 
-An entry is finished, and its rows are removed in the same transaction, when no recipient of it has a `due_at`.
+What is waiting, warned or unreported may be held by the operator: then `held_at` is set and `due_at` NULL, until it is
+released, which makes it due. The operator also makes it due, unreported (a bounce), or deleted (`hands`).
+
+An entry is finished, and its rows are removed in the same transaction, when no recipient of it has a `due_at` or a `held_at`.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ class State(enum.Enum):
     DELIVERED = "delivered"
     RELAYED = "relayed"
     FAILED = "failed"
+    DELETED = "deleted"
 
 
 _FINAL: Final = {Action.DELIVERED: State.DELIVERED, Action.RELAYED: State.RELAYED, Action.FAILED: State.FAILED}

@@ -9,7 +9,7 @@ out to have happened.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -25,6 +25,10 @@ from mailstack.spool.record import RecordError, format_envelope, parse_envelope
 
 UNREADABLE_SECONDS: Final = 600.0
 ROW_OCTETS: Final = 4_096  # what a change of rows adds to the WAL, about
+TRACES: Final = 20
+"""So many are kept of what was done for a recipient."""
+TRACE_CHARACTERS: Final = 400
+"""Of what the other side said, each time."""
 
 Position = tuple[float, int, int]
 """A place in the order of what is due: due_at, entry, ordinal."""
@@ -82,13 +86,18 @@ class Record:
     """
     Enter changes of recipients, with the DSN that tells of the failed ones. True: the entry was finished, and removed.
 
-    Shape:  `is_all` says that the changes finish every recipient of the entry, so that its rows need not be looked at.
+    Shape:  `is_all` says that the changes finish every recipient of the entry, so that its rows need not be looked at;
+            `is_first` that nothing was tried before, so that there is no trace of it to be removed. `at` is when those in
+            `tried` were attempted: what is not over by that leaves a trace.
     """
 
     number: int
     changes: tuple[Change, ...]
     report: Entry | None = None
     is_all: bool = False
+    is_first: bool = False
+    at: float = 0.0
+    tried: Set[int] = frozenset()
     frees: ClassVar[bool] = True
 
     @property
@@ -123,9 +132,8 @@ class Record:
                     disposition.ordinal,
                 ),
             )
-        if connection.execute(
-            "SELECT 1 FROM recipient WHERE entry = ? AND due_at IS NOT NULL LIMIT 1", (self.number,)
-        ).fetchone():
+        if is_open(connection, self.number):
+            self._leave_traces(connection)
             return False
         if self._remove(connection):
             return True
@@ -136,10 +144,61 @@ class Record:
         if not connection.execute("DELETE FROM entry WHERE number = ? AND state = 'active'", (self.number,)).rowcount:
             return False
         connection.execute("DELETE FROM recipient WHERE entry = ?", (self.number,))
+        if not (self.is_all and self.is_first):
+            connection.execute("DELETE FROM attempt WHERE entry = ?", (self.number,))
         return True
 
+    def _leave_traces(self, connection: sqlite3.Connection) -> None:
+        """Keep what was tried, but of what worked at once: the row of the recipient says all of that."""
+        for change in self.changes:
+            disposition = change.disposition
+            if disposition.ordinal not in self.tried or (
+                change.attempts == 1 and disposition.action in (Action.DELIVERED, Action.RELAYED)
+            ):
+                continue
+            leave_trace(
+                connection,
+                (self.number, disposition.ordinal, self.at),
+                disposition.action.value,
+                disposition.diagnostic,
+                status=str(disposition.status),
+                remote_mta=disposition.remote_mta,
+                address=disposition.address,
+                tls=disposition.tls,
+            )
 
-class _Reads:
+
+def is_open(connection: sqlite3.Connection, number: int) -> bool:
+    """Say whether an entry has a recipient for whom something is to be done, or who is held."""
+    query = "SELECT 1 FROM recipient WHERE entry = ? AND (due_at IS NOT NULL OR held_at IS NOT NULL) LIMIT 1"
+    return connection.execute(query, (number,)).fetchone() is not None
+
+
+def leave_trace(
+    connection: sqlite3.Connection,
+    key: tuple[int, int, float],
+    action: str,
+    diagnostic: str,
+    *,
+    status: str = "",
+    remote_mta: str | None = None,
+    address: str = "",
+    tls: str = "",
+) -> None:
+    """Note what was done for a recipient, by its entry, ordinal and time; of very many the oldest are forgotten."""
+    connection.execute(
+        "INSERT OR REPLACE INTO attempt (entry, ordinal, at, action, status, remote_mta, address, tls, diagnostic)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*key, action, status, remote_mta, address, tls, diagnostic[:TRACE_CHARACTERS]),
+    )
+    connection.execute(
+        "DELETE FROM attempt WHERE entry = ? AND ordinal = ? AND at <="
+        " (SELECT at FROM attempt WHERE entry = ? AND ordinal = ? ORDER BY at DESC LIMIT 1 OFFSET ?)",
+        (*key[:2], *key[:2], TRACES),
+    )
+
+
+class Reads:
     """What operations that only read, or change rows in place, have in common."""
 
     creates: ClassVar[int | None] = None
@@ -157,7 +216,7 @@ class DuePage:
 
 
 @dataclass(frozen=True, slots=True)
-class Due(_Reads):
+class Due(Reads):
     """Read the next page of what is due."""
 
     now: float
@@ -189,7 +248,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Load(_Reads):
+class Load(Reads):
     """Read entries back from disk; set aside those that cannot be read."""
 
     numbers: Sequence[int]
@@ -204,6 +263,7 @@ class Load(_Reads):
                 entry = _read_entry(connection, number, self.folder)
                 if entry is None:
                     connection.execute("DELETE FROM recipient WHERE entry = ?", (number,))
+                    connection.execute("DELETE FROM attempt WHERE entry = ?", (number,))
                     continue
                 lanes = _read_pending(connection, entry, self.now)
             except (ValueError, TypeError) as error:
@@ -224,7 +284,7 @@ class Load(_Reads):
 def set_aside(connection: sqlite3.Connection, number: int) -> None:
     """Mark an entry corrupt: its rows are kept for the operator, and nothing of it is ever due again."""
     connection.execute("UPDATE entry SET state = 'corrupt' WHERE number = ?", (number,))
-    connection.execute("UPDATE recipient SET due_at = NULL WHERE entry = ?", (number,))
+    connection.execute("UPDATE recipient SET due_at = NULL, held_at = NULL WHERE entry = ?", (number,))
 
 
 def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> Entry | None:
@@ -249,15 +309,15 @@ def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> En
 def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> dict[str, dict[int, Pending]]:
     lanes: dict[str, dict[int, Pending]] = {}
     recipients = entry.envelope.recipients
-    for ordinal, lane, state, attempts, status, diagnostic, remote_mta in connection.execute(
-        "SELECT ordinal, lane, state, attempts, status, diagnostic, remote_mta FROM recipient"
+    for ordinal, lane, state, attempts, status, diagnostic, remote_mta, via in connection.execute(
+        "SELECT ordinal, lane, state, attempts, status, diagnostic, remote_mta, via FROM recipient"
         " WHERE entry = ? AND due_at <= ? ORDER BY ordinal",
         (entry.number, now),
     ):
         if (
             not isinstance(attempts, int)
             or not 0 <= ordinal < len(recipients)
-            or lane_of(recipients[ordinal].destination) != lane
+            or lane_of(recipients[ordinal].destination, via) != lane
         ):
             raise RecordError(f"recipient {ordinal} does not go with the envelope")
         failure = None
@@ -271,12 +331,12 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
             )
         elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
-        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value)
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, via)
     return lanes
 
 
 @dataclass(frozen=True, slots=True)
-class MakeDue(_Reads):
+class MakeDue(Reads):
     """Make what waits due now, a part at a time so that commits in between do not wait long; return how many."""
 
     now: float
@@ -302,7 +362,7 @@ class RowCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Count(_Reads):
+class Count(Reads):
     """Count what waits, in indexes only."""
 
     now: float

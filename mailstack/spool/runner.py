@@ -16,7 +16,8 @@ charter), and an attempt that takes longer than `lease_seconds` is cancelled and
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -77,7 +78,8 @@ class Runner:
         self._schedule = schedule
         self._lease_seconds = lease_seconds
         self._lanes = Lanes(limits)
-        self._held: set[tuple[int, str]] = set()
+        self._held: dict[tuple[int, str], Work | None] = {}  # None: the operator's hands have it
+        self._paused: set[str] = set()
         self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
@@ -143,21 +145,64 @@ class Runner:
         self._position = None
         self._look()
 
+    # The operator's hands: what they claim is touched by nobody else until they give it back
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The lanes of which nothing is attempted."""
+        return frozenset(self._paused)
+
+    def pause(self, lanes: Iterable[str]) -> None:
+        """Begin no attempts of these lanes: what is in memory of them is let go when its turn comes."""
+        self._paused.update(lanes)
+
+    def resume(self, lane: str) -> None:
+        """Attempt what waits in a lane again."""
+        self._paused.discard(lane)
+        self._position = None
+        self._look()
+
+    def place_of(self, number: int, lane: str) -> str:
+        """Say where the recipients of an entry in a lane are: in an "attempt", in "memory", or "" on disk."""
+        work = self._held.get((number, lane))
+        return "" if work is None else "attempt" if work.has_begun else "memory"
+
+    def claim(self, number: int, lane: str) -> Work | None:
+        """Take recipients into the operator's hands; or return the work of them that is in an attempt, to be left alone."""
+        key = (number, lane)
+        work = self._held.get(key)
+        if work is not None:
+            if work.has_begun:
+                return work
+            work.is_withdrawn = True
+        self._held[key] = None
+        return None
+
+    def give_back(self, claims: Iterable[tuple[int, str]]) -> None:
+        """Let go of what was claimed, and look for what is due of it."""
+        for key in claims:
+            if key in self._held and self._held[key] is None:
+                del self._held[key]
+                self._leave(key[1])  # the pass may have gone by meanwhile
+        self._look()
+
     # What is in memory
 
     def _take_up(self, entry: Entry, lanes: dict[str, dict[int, Pending]], *, may_repeat: bool) -> None:
         for lane, pending in lanes.items():
             key = (entry.number, lane)
-            if key in self._held:
+            if key in self._held or lane in self._paused:
                 continue
             if not self._lanes.has_room_for(lane):
                 self._leave(lane)
                 continue
-            self._held.add(key)
-            self._lanes.add(Work(entry, lane, pending, may_repeat))
+            work = self._held[key] = Work(entry, lane, pending, may_repeat)
+            self._lanes.add(work)
 
     def _let_go(self, work: Work) -> None:
-        self._held.discard((work.entry.number, work.lane))
+        key = (work.entry.number, work.lane)
+        if self._held.get(key) is work:  # what was withdrawn may be in other hands by now
+            del self._held[key]
         self._lanes.forget(work)
         if self._left and (self._has_room_for_left(work.lane) or not self._held):
             self._look()
@@ -177,11 +222,20 @@ class Runner:
         self._is_pumping = True
         try:
             while self._is_on and (work := self._lanes.take()):
-                self._begin(work)
+                if work.is_withdrawn or work.lane in self._paused:
+                    self._put_back(work)
+                else:
+                    self._begin(work)
         finally:
             self._is_pumping = False
 
+    def _put_back(self, work: Work) -> None:
+        """Let go of work whose turn came and that is not to be attempted: it waits on disk."""
+        self._lanes.free(work.lane)
+        self._let_go(work)
+
     def _begin(self, work: Work) -> None:
+        work.has_begun = True
         self._leases[work] = self._clock.seconds() + self._lease_seconds
         running = self._run(self._attend(work), f"{work.entry.name}: attempt")
         if work in self._leases:
@@ -220,6 +274,8 @@ class Runner:
                 self._lanes.free(work.lane)
                 self._pump()
             await self._settle(work, outcomes)
+            for order in work.orders:
+                await order()
         finally:
             self._let_go(work)
             self._pump()
@@ -227,7 +283,11 @@ class Runner:
     async def _attempt(self, work: Work) -> dict[int, Disposition]:
         """Return an outcome for each recipient that is to be attempted, whatever the courier does."""
         envelope = work.entry.envelope
-        recipients = {ordinal: envelope.recipients[ordinal] for ordinal, each in work.pending.items() if each.failure is None}
+        recipients = {
+            ordinal: envelope.recipients[ordinal] if each.via is None else replace(envelope.recipients[ordinal], via=each.via)
+            for ordinal, each in work.pending.items()
+            if each.failure is None
+        }
         if not recipients:
             return {}
         by = envelope.requests.deliver_by
@@ -284,7 +344,10 @@ class Runner:
         changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=is_settled, warned=warned)
         report_entry = report.entry if isinstance(report, Ready) else None
         is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
-        is_finished = await self._record(Record(entry.number, changes, report_entry, is_all))
+        is_first = not work.may_repeat and all(each == 1 for each in attempts.values())
+        is_finished = await self._record(
+            Record(entry.number, changes, report_entry, is_all, is_first, at=now, tried=outcomes.keys())
+        )
         if isinstance(report, Dropped) or (isinstance(report, Postponed) and is_finished):
             events.dsn_dropped(entry.name, report.why)  # what can wait is only the report of a failure
         if report_entry is not None:
@@ -393,7 +456,7 @@ class Runner:
         more: dict[str, int] = {}
         for _due_at, number, _ordinal, lane in rows:
             work = (number, lane)
-            if work in self._held or work in wanted:
+            if work in self._held or work in wanted or lane in self._paused:
                 continue
             if self._lanes.has_room_for(lane, more.get(lane, 0)):
                 wanted[work] = None

@@ -19,6 +19,7 @@ from mailstack.spool.intake import Intake
 from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import Count
 from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, StraightCourier, System
+from mailstack.spool.queue import Queue
 from mailstack.spool.recovery import recover
 from mailstack.spool.report import Reporter
 from mailstack.spool.runner import Runner
@@ -94,6 +95,7 @@ class Spool:
             limits=limits or Limits(),
             lease_seconds=lease_seconds,
         )
+        self.queue = Queue(database=self._database, contents=self._contents, runner=self.runner, clock=clock)
         space = FreeSpace(path, clock, min_free_octets=min_free_octets, min_free_inodes=min_free_inodes)
         self.intake = Intake(
             database=self._database,
@@ -119,6 +121,7 @@ class Spool:
             self._folder.unlock()
             raise
         self._identifiers.start_after(found.last_number)
+        self.runner.pause(found.paused)
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         events.spool_recovered(self._folder.path.name, found.entries, found.removed_files, is_counted=found.is_counted)
