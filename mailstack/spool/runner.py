@@ -278,6 +278,8 @@ class Runner:
                 await order()
         finally:
             self._let_go(work)
+            if work.orders:
+                self._look()
             self._pump()
 
     async def _attempt(self, work: Work) -> dict[int, Disposition]:
