@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ from zope.interface import implementer
 
 import mailstack.plugins
 from mailstack import events
+from mailstack.console.control import Desk
+from mailstack.console.desk import QueueDesk
+from mailstack.console.desks import Desks
 from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
 from mailstack.directory.cred import CertificateChecker, DirectoryChecker, ProofChecker, Realm
@@ -197,6 +201,10 @@ class Composition:
             spool = self._make_spool(shard, _LEFT_OVER)
             spool.open()
             self._spools.append(spool)
+
+    def make_desk(self) -> Desk:
+        """Make the desk at which the operator's requests are answered; to be said when the spools are open."""
+        return Desks([QueueDesk(each.queue, seconds=self._reactor.seconds, check_via=_check_via) for each in self._spools])
 
     def start_spools(self) -> None:
         """Begin to deliver what waits."""
@@ -493,6 +501,17 @@ def may_use_lmtp(peer: str, networks: Sequence[Network]) -> bool:
 
 def _shuffled(exchanges: Sequence[Exchange]) -> Sequence[Exchange]:
     return random.SystemRandom().sample(exchanges, len(exchanges))
+
+
+def _check_via(text: str) -> str:
+    """
+    Return a way by which the operator may have mail go, as it is kept.
+
+    Raises:  ValueError.
+    """
+    if re.fullmatch(r"smtp:(?:\[[0-9A-Fa-f.:]+\]|[A-Za-z0-9.-]{1,253})(?::[0-9]{1,5})?", text) is None:
+        raise ValueError(f"{text[:80]!r} is no way for mail: smtp:HOST, smtp:HOST:PORT or smtp:[ADDRESS]:PORT")
+    return text
 
 
 def _nonce() -> str:

@@ -234,6 +234,13 @@ class Queue(Table):
     """Below so much free space new mail is refused for the time being (452)."""
 
 
+class Control(Table):
+    """The control socket, by which `mailstack queue` asks the running server: the file "control" in the folder."""
+
+    group: GroupName | None = Field(default=None, examples=["mailadmin"])
+    """The group whose members may use it, if the folder lets them pass; else only the user of the server may, and root."""
+
+
 class Delivery(Table):
     """Local delivery."""
 
@@ -288,6 +295,7 @@ class Settings(Table):
     limits: Limits = Field(default_factory=Limits)
     relay: Relay = Field(default_factory=Relay)
     queue: Queue = Field(default_factory=Queue)
+    control: Control = Field(default_factory=Control)
     delivery: Delivery = Field(default_factory=Delivery)
     login: Login = Field(default_factory=Login)
     pop3: Pop3 = Field(default_factory=Pop3)
@@ -307,6 +315,11 @@ class Settings(Table):
     def mail_folder(self) -> Path:
         """Where the maildirs are."""
         return self.folder / "mail"
+
+    @property
+    def control_file(self) -> Path:
+        """Where the running server can be asked."""
+        return self.folder / "control"
 
     @property
     def directory_file(self) -> Path:

@@ -155,7 +155,7 @@ class Queue:
         removed = self._contents.remove(self._contents.path / name)
         removed.addErrback(lambda failure: events.unexpected(f"{name}: content cannot be removed", failure))
 
-    async def pause(self, lane: str) -> bool:
+    async def pause(self, lane: str, by: str = "") -> bool:
         """
         Attempt nothing more of a lane, and return whether that is new.
 
@@ -165,12 +165,14 @@ class Queue:
             raise QueueError(f"no more than {MOST_PAUSED} domains can be paused")
         is_new = await self._database.do(Pause(lane, self._clock.seconds()))
         self._runner.pause([lane])
+        events.queue_paused(lane, by, is_paused=True)
         return is_new
 
-    async def resume(self, lane: str) -> bool:
+    async def resume(self, lane: str, by: str = "") -> bool:
         """Attempt what waits in a lane again, and return whether that is new."""
         is_new = await self._database.do(Pause(lane, None))
         self._runner.resume(lane)
+        events.queue_paused(lane, by, is_paused=False)
         return is_new
 
 

@@ -25,13 +25,16 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
 from mailstack.compose import KINDS, TALLIES, Composition, Place, RefusedError, Secrets, read_smarthost_password
+from mailstack.console.control_server import ControlSocket
+from mailstack.console.desks import Desks
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
 from mailstack.net.tls import CertificateError
 from mailstack.serving import AFTER_A_RESTART, Listening, describe_change
 from mailstack.settings import Settings, SettingsError
-from mailstack.system import bind_all, close_all, refuse_start
+from mailstack.system import bind_all, close_all, open_control, refuse_start
+from mailstack.workers.desk import WorkerDesk
 from mailstack.workers.errand import Conditions, Errand, Socket
 from mailstack.workers.line import LineError, Message
 from mailstack.workers.process import LAST_WORDS_SECONDS, Process, how_ended
@@ -78,6 +81,7 @@ class Workers(TwistedService):
         self._conditions: Conditions
         self._seats = [Seat(number, self, reactor) for number in range(self._count)]
         self._sockets: list[Listening] = []
+        self._control: ControlSocket | None = None
         self._memory: SharedMemory
 
     @property
@@ -124,6 +128,7 @@ class Workers(TwistedService):
         for seat, process in zip(self._seats, processes, strict=True):
             process.adopt()
             seat.is_serving(process)
+        self._control = open_control(self._settings, self._reactor, Desks([WorkerDesk(seat) for seat in self._seats]))
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 
@@ -135,6 +140,8 @@ class Workers(TwistedService):
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         close_all(self._sockets)  # first: the last who has a socket open keeps it alive, and connections in it waiting
+        if self._control is not None:
+            await self._control.close()
         ended = DeferredList([seat.stop() for seat in self._seats])
         deadline = self._reactor.callLater(self._settings.drain_seconds + GRACE_SECONDS, self._kill_all)
         await ended
