@@ -286,10 +286,13 @@ def _by(request: Request) -> str:
 
 
 def _domain(request: Request) -> str:
+    domain = request.get("domain")
+    if not isinstance(domain, str):
+        raise ControlError("domain is a name")
     try:
-        return parse_domain(str(request.get("domain")))
+        return parse_domain(domain)
     except AddressError as error:
-        raise ControlError(f"{str(request.get('domain'))[:80]!r}: {error}") from None
+        raise ControlError(f"{domain[:80]!r}: {error}") from None
 
 
 def _targets(told: object) -> list[Target]:
