@@ -59,6 +59,16 @@ class Desks:
         return {**_merge_stats(answers), "to": places if any(place is not _END for place in places) else None}
 
 
+async def share_pauses(desk: Desk) -> None:
+    """
+    Have all parts of a desk pause what one of them has paused.
+
+    Raises:  ControlError.
+    """
+    for lane in (await desk.answer({"ask": "stats", "after": None}))["paused"]:
+        await desk.answer({"ask": "pause", "domain": lane, "by": "an earlier pause"})
+
+
 def _merge_found(answers: Sequence[Answer]) -> Answer:
     ends = [answer["to"] for answer in answers if answer["to"] is not None]
     to = min(ends) if ends else None

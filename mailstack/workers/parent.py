@@ -25,8 +25,9 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
 from mailstack.compose import KINDS, TALLIES, Composition, Place, RefusedError, Secrets, read_smarthost_password
+from mailstack.console.control import Desk
 from mailstack.console.control_server import ControlSocket
-from mailstack.console.desks import Desks
+from mailstack.console.desks import Desks, share_pauses
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
@@ -128,9 +129,16 @@ class Workers(TwistedService):
         for seat, process in zip(self._seats, processes, strict=True):
             process.adopt()
             seat.is_serving(process)
-        self._control = open_control(self._settings, self._reactor, Desks([WorkerDesk(seat) for seat in self._seats]))
+        desk = Desks([WorkerDesk(seat) for seat in self._seats])
+        self._control = open_control(self._settings, self._reactor, desk)
+        self._reactor.callWhenRunning(self._share_pauses, desk)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
+
+    def _share_pauses(self, desk: Desk) -> None:
+        """Tell a worker that there was not when a domain was paused: each has what is paused in its own spool."""
+        sharing = Deferred.fromCoroutine(share_pauses(desk))
+        sharing.addErrback(lambda failure: events.unexpected("sharing what is paused", failure))
 
     def stopService(self) -> Deferred[None]:
         """Let the workers end, and kill those that do not."""

@@ -19,7 +19,7 @@ from twisted.internet.testing import StringTransport
 from mailstack.console.control import REQUEST_OCTETS, Answer, ControlError, Request, decode, encode
 from mailstack.console.control_client import Client, NobodyThereError
 from mailstack.console.control_server import CLIENTS, IDLE_SECONDS, Control, ControlFactory, user_name, user_of
-from mailstack.console.desks import Desks
+from mailstack.console.desks import Desks, share_pauses
 
 OURS = 1000
 
@@ -332,3 +332,15 @@ class TestDesks:
 
         with pytest.raises(ControlError, match="worker 1"):
             ask(Desks([Part("a", 1), FakeDesk(refuse)]), ask="find")
+
+    def test_share_what_one_of_them_has_paused(self) -> None:
+        told: list[Request] = []
+
+        def answer(request: Request) -> Answer:
+            told.append(request)
+            sums = dict.fromkeys(("entries", "octets", "corrupt", "attempts"), 0)
+            return {"changed": True, "lanes": {}, "paused": {"x.test": 5.0}, "to": None, **sums}
+
+        outcome = Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)])))
+        assert outcome.result is None
+        assert [(each["ask"], each.get("domain")) for each in told] == [("stats", None), ("pause", "x.test")]

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
 
-from mailstack.console import control_client, queue_asking
+from mailstack.console import control_client, queue_asking, queue_views
 from mailstack.console.command import main
 from mailstack.console.control import Answer, ControlError, Desk, decode, encode
 from mailstack.console.desk import QueueDesk
@@ -393,3 +393,19 @@ def test_the_bar_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         with queue_asking.progress_bar("looking", is_quiet=is_quiet) as progress:
             progress(0.5)
     assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_nothing_that_others_said_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    queue_views._draw(("ID", "REASON"), [["1", "[bold]450[/bold] [link=x]"]])
+    assert "[bold]450[/bold] [link=x]" in capsys.readouterr().out
+
+
+def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with queue_asking.progress_bar("looking", is_quiet=False) as progress:
+        progress(0.5)
+    shown = capsys.readouterr()
+    assert "looking" in shown.err
+    assert "50%" in shown.err
+    assert shown.out == ""
