@@ -72,7 +72,7 @@ class Work:
     is_overdue: bool = False
     has_begun: bool = False
     is_withdrawn: bool = False
-    orders: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
+    orders: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
 
     def __post_init__(self) -> None:
         content = self.entry.content.in_memory

@@ -130,7 +130,7 @@ class Queue:
         work = self._runner.claim(number, lane)
         if work is None:
             return False
-        work.orders.append(_Later(self, order, target))
+        work.orders += (_Later(self, order, target),)
         return True
 
     async def obey_later(self, order: Order, target: Target) -> None:

@@ -266,6 +266,7 @@ class Runner:
     # One attempt
 
     async def _attend(self, work: Work) -> None:
+        has_obeyed = False
         try:
             try:
                 outcomes = await self._attempt(work)
@@ -274,11 +275,14 @@ class Runner:
                 self._lanes.free(work.lane)
                 self._pump()
             await self._settle(work, outcomes)
-            for order in work.orders:
+            while work.orders:
+                order, *left = work.orders
+                work.orders = tuple(left)
+                has_obeyed = True
                 await order()
         finally:
             self._let_go(work)
-            if work.orders:
+            if has_obeyed:
                 self._look()
             self._pump()
 
