@@ -28,7 +28,7 @@ REQUEST_OCTETS: Final = 65_536
 ANSWER_OCTETS: Final = 16_777_216
 TARGETS: Final = 500
 """The most entries of one act."""
-ORDINALS: Final = 5_000
+ORDINALS: Final = 1_000
 """The most recipients of one act."""
 SOCKET_NAME: Final = "control"
 

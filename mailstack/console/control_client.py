@@ -32,6 +32,9 @@ class Client:
         except (FileNotFoundError, ConnectionRefusedError):
             self._socket.close()
             raise NobodyThereError(f"no server is running: nobody listens at {path}") from None
+        except PermissionError:
+            self._socket.close()
+            raise ControlError(f"{path} is not for you: the user of the server may ask, and root") from None
         except OSError as error:
             self._socket.close()
             raise ControlError(f"{path}: {error.strerror or error}") from None

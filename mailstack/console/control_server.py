@@ -57,6 +57,7 @@ class Control(Protocol):
     def __init__(self) -> None:
         self._octets = b""
         self._by = ""
+        self._is_going_on = False
         self._is_busy = False
         self._is_full = False
         self._is_over = False
@@ -103,6 +104,13 @@ class Control(Protocol):
         self._is_over = True
 
     def _go_on(self) -> None:
+        # An answer may be there before _take returns, and calls this again: the loop that already runs goes on then.
+        if not self._is_going_on:
+            self._is_going_on = True
+            self._take_what_came()
+            self._is_going_on = False
+
+    def _take_what_came(self) -> None:
         wire: Any = self.transport
         while not (self._is_busy or self._is_full or self._is_over):
             line, newline, rest = self._octets.partition(b"\n")

@@ -82,7 +82,7 @@ CREATE INDEX entry_corrupt ON entry (number) WHERE state = 'corrupt';
 CREATE TABLE recipient (
     entry INTEGER NOT NULL,
     ordinal INTEGER NOT NULL,
-    lane TEXT NOT NULL,             -- domain, '' for all accounts, or what is in `via`
+    lane TEXT NOT NULL,             -- domain, or '' for all accounts; see entry.py
     state TEXT NOT NULL,            -- see ledger.py
     attempts INTEGER NOT NULL,
     due_at REAL,                    -- NULL: nothing is to be done

@@ -17,10 +17,13 @@ LOCAL_LANE = ""
 
 
 def lane_of(destination: Destination, via: str | None = None) -> str:
-    """Return the key by which recipients are grouped into deliveries; `via` is where the operator has them go instead."""
-    if via is not None:
-        return via
-    return LOCAL_LANE if isinstance(destination, Account) else destination.domain
+    """
+    Return the key by which recipients are grouped into deliveries.
+
+    Shape:   `via` is where the operator has them go instead; a delivery is to one domain all the same.
+    """
+    lane = LOCAL_LANE if isinstance(destination, Account) else destination.domain
+    return lane if via is None else f"{lane} via {via}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,6 @@ class Done:
 
 class _Writes:
     creates: ClassVar[int | None] = None
-    octets: ClassVar[int] = ROW_OCTETS
     frees: ClassVar[bool] = True  # a row is changed in place, or removed
 
 
@@ -80,6 +79,11 @@ class Obey(_Writes):
     order: Order
     targets: tuple[tuple[int, tuple[int, ...]], ...]
     now: float
+
+    @property
+    def octets(self) -> int:
+        """Rows."""
+        return ROW_OCTETS * len(self.targets)
 
     def apply(self, connection: sqlite3.Connection) -> list[Done]:
         """Do it."""
@@ -185,6 +189,7 @@ class Pause(_Writes):
 
     lane: str
     since: float | None
+    octets: ClassVar[int] = ROW_OCTETS
 
     def apply(self, connection: sqlite3.Connection) -> bool:
         """Do it."""

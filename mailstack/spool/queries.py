@@ -22,7 +22,7 @@ SCAN_ENTRIES: Final = 500
 SCAN_ROWS: Final = 3_000
 """And so many recipients, or one more entry with them."""
 SHOW_ROWS: Final = 50
-STATS_ROWS: Final = 5_000
+STATS_ROWS: Final = 2_000
 
 PAUSED: Final = "SELECT lane, since FROM paused ORDER BY lane"
 _ROW: Final = "ordinal, lane, state, attempts, due_at, status, diagnostic, remote_mta, held_at, via"
@@ -216,7 +216,7 @@ class Stats(Reads):
         """Do it."""
         entries = connection.execute(
             "SELECT number, state, accepted_at, content_octets FROM entry WHERE number > ? ORDER BY number LIMIT ?",
-            (self.after, SCAN_ENTRIES * 2),
+            (self.after, SCAN_ENTRIES),
         ).fetchall()
         lanes: dict[str, Tally] = {}
         count, sum_octets, corrupt, looked_at = 0, 0, 0, 0
@@ -233,7 +233,7 @@ class Stats(Reads):
             to = number
             if looked_at >= STATS_ROWS:
                 return StatsPage(lanes, count, sum_octets, corrupt, to)
-        return StatsPage(lanes, count, sum_octets, corrupt, to if len(entries) == SCAN_ENTRIES * 2 else None)
+        return StatsPage(lanes, count, sum_octets, corrupt, to if len(entries) == SCAN_ENTRIES else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,16 @@ class TestServer:
             client.dataReceived(bytes([octet]))
         assert [each["n"] for each in said(wire)] == [0, 1, 2]
 
+    def test_any_number_at_once(self, server: Server) -> None:
+        def refuse(request: Request) -> Answer:
+            raise ControlError("no")
+
+        server.desk.at_once = refuse
+        client, wire = server.connect()
+        client.dataReceived(encode({"ask": "x"}) * 5_000)
+        assert len(said(wire)) == 5_000
+        assert server.failures == []
+
     def test_reads_nothing_more_before_the_answer_is_given(self, server: Server) -> None:
         client, wire = server.connect()
         client.dataReceived(encode({"ask": "one"}) + encode({"ask": "two"}))

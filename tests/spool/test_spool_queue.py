@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from spool_house import CONTENT, NOW, House, all_are, connect_fast, disposition, envelope, local, now, remote
-from test_intake import BIG
+from test_intake import BIG, FailingConnection
 from test_recovery import change, rows
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
@@ -16,6 +16,7 @@ from mailstack.mail.disposition import Action
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry
+from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import Identifiers, format_number, parse_name
 from mailstack.spool.inspection import find_problem
@@ -172,6 +173,11 @@ class TestReroute:
         house.courier.finish(Action.DELAYED)
         house.clock.advance(600)
         assert {tuple(each.recipients) for each, _ in house.courier.waiting} == {(0,), (1,), (2,)}
+
+    def test_of_two_domains_by_one_way_are_two_deliveries(self, house):
+        name = delayed_entry(house, remote("a@x.net"), remote("b@x.net"), remote("c@y.net"))
+        order(house, Act.REROUTE, name, ordinals=(0, 1, 2), text="smtp:relay.example")
+        assert sorted(tuple(each.recipients) for each, _ in house.courier.waiting) == [(0, 1), (2,)]
 
     def test_is_taken_back(self, house):
         name = delayed_entry(house)
@@ -530,6 +536,41 @@ class TestOrders:
         assert (first.result, second.result) == (Obeyed(1, 1, 0), Obeyed(1, 1, 0))
         assert found(house) == []
         assert len(house.courier.deliveries) == 1, "what becomes due while the operator has it is not attempted"
+
+    def test_that_fail_leave_everything_as_it_was(self, tmp_path):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        name = delayed_entry(house)
+        script.append(sqlite3.SQLITE_IOERR_FSYNC)
+        with pytest.raises(StorageError):
+            order(house, Act.DELETE, name)
+        assert states(house) == ["delayed"]
+        house.clock.advance(300)
+        assert len(house.courier.waiting) == 1
+        assert order(house, Act.HOLD, name).under_way == 1
+        script.append(sqlite3.SQLITE_IOERR_FSYNC)
+        house.courier.finish(Action.DELAYED)
+        house.clock.advance(10)
+        assert states(house) == ["held"], "the outcome is entered when the disk is well, and then the order is done"
+
+    def test_for_what_runs_that_fail_do_not_hold_up_the_mail(self, tmp_path, logged):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        name = house.accept()
+        order(house, Act.HOLD, name)
+        [work] = [work for work in house.spool.runner._held.values() if work is not None]
+        (order_of_hold,) = work.orders
+
+        async def fail() -> None:
+            script.append(sqlite3.SQLITE_IOERR_FSYNC)
+            await order_of_hold()
+
+        work.orders = (fail,)
+        house.courier.finish(Action.DELAYED)
+        assert states(house) == ["delayed"]
+        assert "unexpected" in [each.get("event") for each in logged]
+        house.clock.advance(300)
+        assert len(house.courier.waiting) == 1
 
 
 VERSION_1 = """
