@@ -1,7 +1,7 @@
 """
 Queries: what the operator wants to know of the spool, read a page at a time.
 
-Each is one operation among those of the mail: it looks at a bounded number of rows, so that a commit behind it waits for some
+Each is one operation among those of the mail. It looks at a bounded number of rows, so that a commit behind it waits for some
 milliseconds at most, and says where the next goes on. Nothing is kept between two pages, here or anywhere.
 """
 

@@ -11,7 +11,8 @@ is due already, and is looked for as soon as there is room.
 
 Who has what: a work (recipients of one entry in one lane) is held from when it enters memory until the ledger has its
 outcome, and while it is held nothing else touches those recipients. That is the lease. It is in memory only (see the
-charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed.
+charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed. The operator's hands claim a
+lease like this, and get one of what is in memory, but not of what is in an attempt.
 """
 
 from __future__ import annotations

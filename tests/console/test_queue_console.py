@@ -6,11 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from mailstack.console import control_client, queue_asking, queue_views
@@ -21,7 +24,9 @@ from mailstack.console.desks import Desks
 from mailstack.console.queue_asking import _parts
 from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action
+from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
+from mailstack.spool.selection import _FIELDS
 
 # The spool with a clock and couriers that a test commands is that of the spool's own tests.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "spool"))
@@ -329,6 +334,30 @@ class TestPauseAndStats:
         assert as_json(run("stats", "--json"))["messages"] == 2_300
 
 
+_NAMES = st.sampled_from(["0" * 13, "1k52wm9h0000g", "zzzzzzzzzzzzz", "x", ""])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | _NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+_SELECTS = st.dictionaries(st.sampled_from(sorted(_FIELDS)), _VALUES | st.lists(_NAMES, max_size=3), max_size=4)
+_TARGETS = st.lists(st.tuples(_NAMES, st.lists(st.integers(-1, 3) | _VALUES, max_size=3)), max_size=3)
+REQUESTS = st.fixed_dictionaries(
+    {"ask": st.sampled_from(["find", "show", "act", "pause", "resume", "stats", "span"]) | _VALUES},
+    optional={
+        "select": _SELECTS | _VALUES,
+        "after": _VALUES,
+        "limit": st.integers(1, 100) | _VALUES,
+        "id": _VALUES,
+        "act": st.sampled_from([each.value for each in Act]) | _VALUES,
+        "targets": _TARGETS | _VALUES,
+        "text": st.just("smtp:x") | _VALUES,
+        "domain": st.just("x.test") | _VALUES,
+    },
+)
+"""What somebody could ask who knows the words."""
+
+
 class TestDesk:
     @pytest.mark.parametrize(
         "request_",
@@ -366,6 +395,13 @@ class TestDesk:
         FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
         with pytest.raises(ControlError):
             FakeClient(Path()).ask(request_.pop("ask", "?"), **request_)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+    @given(request=REQUESTS)
+    def test_anything_at_all_is_answered_or_refused(self, house: House, request: dict[str, Any]) -> None:
+        FakeClient.desk = Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)])
+        with suppress(ControlError):
+            FakeClient(Path()).ask(request.pop("ask"), **request)
 
     def test_ordinals_that_are_not_there_do_nothing(self, house: House) -> None:
         FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
