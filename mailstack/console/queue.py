@@ -119,7 +119,11 @@ def show(id_: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def trace(id_: str, config: Path | None, as_json: bool) -> None:
-    """Show what was done for a message, in the order of time; the last 20 times of each recipient are kept."""
+    """
+    Show what was done for a message, in the order of time.
+
+    The last 20 times of each recipient are kept. What succeeds at its first attempt is in the log only.
+    """
     with asking(config) as client:
         entry, recipients = _shown(client, check_id(id_))
     steps = [{"recipient": each["address"], **step} for each in recipients for step in each["tried"]]
@@ -153,7 +157,11 @@ def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, An
 @config_option
 @json_option
 def stats(config: Path | None, as_json: bool) -> None:
-    """Sum up what waits: recipients of each domain by their state, the age of the oldest, and what is paused."""
+    """
+    Sum up what waits, by domain and state.
+
+    The age is that of the oldest message for the domain. What is paused is said to be.
+    """
     from mailstack.console.desks import merge_lanes
 
     lanes: dict[str, dict[str, Any]] = {}

@@ -20,6 +20,8 @@ SHOWN_RECIPIENTS: Final = 3
 Fields = Mapping[str, Any]
 _UNITS: Final = ((604_800, "w"), (86_400, "d"), (3_600, "h"), (60, "min"))
 _OCTETS: Final = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k"))
+CELL: Final = 120
+"""So many characters of what a host said on a terminal; `show` has all of it."""
 HERE: Final = "(accounts here)"
 
 
@@ -100,7 +102,9 @@ def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, no_wrap=column == "ID", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # Text: nothing in it is markup
+        table.add_row(
+            *(Text(cell if len(cell) <= CELL else f"{cell[:CELL]}…") for cell in row)
+        )  # Text: nothing in it is markup
     Console().print(table)
 
 

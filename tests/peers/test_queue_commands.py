@@ -219,6 +219,25 @@ def test_pause_and_resume(house: House, next_host: NextHost) -> None:
     assert "delivered here" in told(house, "pause", house.domain, expect=1)
 
 
+def test_what_is_held_and_paused_survives_a_kill(house: House) -> None:
+    ask(house, "pause", "quiet.test")
+    held, new = waiting(house, "bob@slow.test")[0], waiting(house, "bob@quiet.test", state="new")[0]
+    ask(house, "hold", held)
+    house.kill()
+    house.start()
+    found = {each["id"]: each["recipients"][0]["state"] for each in listed(house)}
+    assert found == {held: "held", new: "new"}
+    assert ask(house, "resume", "quiet.test")["changed"] is True
+
+
+def test_a_worker_that_is_new_knows_what_is_paused(make_house: MakeHouse) -> None:
+    with make_house() as house:
+        ask(house, "pause", "quiet.test")
+    house.change(with_lines("", "workers = 2"))
+    with house:
+        house.wait_for_line("[worker 1#info] queue: quiet.test paused by an earlier pause")
+
+
 def test_stats(house: House) -> None:
     waiting(house, "bob@slow.test", "eve@slow.test", "eve@other.test")
     sums = ask(house, "stats")
