@@ -30,6 +30,10 @@ TRACES: Final = 20
 TRACE_CHARACTERS: Final = 400
 """Of what the other side said, each time."""
 
+OPEN: Final = 1
+_OPEN: Final = f"SELECT {OPEN} FROM recipient WHERE entry = ? AND (due_at IS NOT NULL OR held_at IS NOT NULL)"  # noqa: S608 (ours)
+_TRACED: Final = "SELECT 2 FROM attempt WHERE entry = ?"
+
 Position = tuple[float, int, int]
 """A place in the order of what is due: due_at, entry, ordinal."""
 
@@ -114,7 +118,7 @@ class Record:
         """Do it."""
         if self.report:
             insert(connection, self.report)
-        if self.is_all and self._remove(connection):
+        if self.is_all and self._remove(connection, has_traces=not self.is_first):
             return True
         for change in self.changes:
             disposition = change.disposition
@@ -132,19 +136,20 @@ class Record:
                     disposition.ordinal,
                 ),
             )
-        if is_open(connection, self.number):
+        first = connection.execute(f"{_OPEN} UNION ALL {_TRACED} LIMIT 1", (self.number, self.number)).fetchone()
+        if first == (OPEN,):
             self._leave_traces(connection)
             return False
-        if self._remove(connection):
+        if self._remove(connection, has_traces=first is not None):
             return True
         # Either this was done before, by a commit that seemed to fail, or the entry was set aside and must be kept.
         return connection.execute("SELECT 1 FROM entry WHERE number = ?", (self.number,)).fetchone() is None
 
-    def _remove(self, connection: sqlite3.Connection) -> bool:
+    def _remove(self, connection: sqlite3.Connection, *, has_traces: bool) -> bool:
         if not connection.execute("DELETE FROM entry WHERE number = ? AND state = 'active'", (self.number,)).rowcount:
             return False
         connection.execute("DELETE FROM recipient WHERE entry = ?", (self.number,))
-        if not (self.is_all and self.is_first):
+        if has_traces:
             connection.execute("DELETE FROM attempt WHERE entry = ?", (self.number,))
         return True
 
@@ -170,8 +175,7 @@ class Record:
 
 def is_open(connection: sqlite3.Connection, number: int) -> bool:
     """Say whether an entry has a recipient for whom something is to be done, or who is held."""
-    query = "SELECT 1 FROM recipient WHERE entry = ? AND (due_at IS NOT NULL OR held_at IS NOT NULL) LIMIT 1"
-    return connection.execute(query, (number,)).fetchone() is not None
+    return connection.execute(f"{_OPEN} LIMIT 1", (number,)).fetchone() is not None
 
 
 def leave_trace(

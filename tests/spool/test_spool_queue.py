@@ -384,6 +384,10 @@ class TestTraces:
             "DELETE FROM recipient",
             "COMMIT",
         ]
+        statements.clear()
+        house.accept(remote("a@x.net"), remote("b@y.net"))
+        assert not [each for each in statements if each.startswith("DELETE FROM attempt") or "INTO attempt" in each]
+        assert len(statements) == 15, "and as many for two destinations"
 
 
 class TestFind:
