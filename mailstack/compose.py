@@ -26,6 +26,9 @@ from zope.interface import implementer
 
 import mailstack.plugins
 from mailstack import events
+from mailstack.console.control import Desk
+from mailstack.console.desk import QueueDesk
+from mailstack.console.desks import Desks
 from mailstack.credentials import ScramSource
 from mailstack.deliver.local import LocalCourier
 from mailstack.directory.cred import BearerChecker, CertificateChecker, DirectoryChecker, ProofChecker, Realm
@@ -76,6 +79,7 @@ from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
 from mailstack.route.hosts import is_public
 from mailstack.route.returns import ReturnPaths
+from mailstack.route.transport import Lmtp, Mx, Smtp, parse_transport
 from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, Unix, read_secret, read_secrets
 from mailstack.settings import Relay as RelayTable
@@ -241,6 +245,10 @@ class Composition:
             spool = self._make_spool(shard, replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates))
             spool.open()
             self._spools.append(spool)
+
+    def make_desk(self) -> Desk:
+        """Make the desk at which the operator's requests are answered; to be said when the spools are open."""
+        return Desks([QueueDesk(each.queue, seconds=self._reactor.seconds, check_via=_check_via) for each in self._spools])
 
     def start_spools(self) -> None:
         """Begin to deliver what waits."""
@@ -784,6 +792,18 @@ def may_use_lmtp(peer: str, networks: Sequence[Network]) -> bool:
 
 def _shuffled(exchanges: Sequence[Exchange]) -> Sequence[Exchange]:
     return random.SystemRandom().sample(exchanges, len(exchanges))
+
+
+def _check_via(text: str) -> str:
+    """
+    Return a way by which the operator may have mail go, as it is kept.
+
+    Raises:  ValueError.
+    """
+    transport = parse_transport(text)
+    if not isinstance(transport, Mx | Smtp | Lmtp):
+        raise ValueError(f"{text[:80]!r} is no way to a host; there are mx, smtp:HOST, smtp:[HOST]:PORT and lmtp:...")
+    return str(transport)
 
 
 def _nonce() -> str:

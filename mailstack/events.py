@@ -243,6 +243,36 @@ def entry_finished(entry: str) -> None:
     _emit(LogLevel.info, "entry_finished", "{entry}: finished", entry=entry)
 
 
+def entry_in_hands(entry: str, act: str, recipients: int, by: str) -> None:
+    """The operator did something with recipients of an entry."""
+    _emit(
+        LogLevel.info,
+        "entry_in_hands",
+        "{entry}: {act} by {by} recipients={recipients}",
+        entry=entry,
+        act=act,
+        recipients=recipients,
+        by=_safe(by),
+    )
+
+
+def queue_paused(lane: str, by: str, *, is_paused: bool) -> None:
+    """The operator paused or resumed what goes to a domain."""
+    _emit(
+        LogLevel.info,
+        "queue_paused",
+        "queue: {lane} {what} by {by}",
+        lane=_safe(lane),
+        what="paused" if is_paused else "resumed",
+        by=_safe(by),
+    )
+
+
+def control_missing(why: str) -> None:
+    """The server cannot be told anything by the operator's command, but serves mail."""
+    _emit(LogLevel.error, "control_missing", "no control socket, the queue cannot be asked: {why}", why=_safe(why))
+
+
 def dsn_queued(entry: str, dsn_entry: str) -> None:
     """A delivery status notification for an entry is in the spool."""
     _emit(LogLevel.info, "dsn_queued", "{entry}: notification {dsn_entry}", entry=entry, dsn_entry=dsn_entry)

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.compose import Composition, Mail, Secrets, kind_of
+from mailstack.console.control import Desk
 from mailstack.mail.envelope import Service
 from mailstack.net.listeners import Bound, serve, serve_shared
 from mailstack.net.pulse import Pulse
@@ -32,7 +33,9 @@ from mailstack.settings import Settings
 HOUSEKEEPING_SECONDS: Final = 3_600
 COLLECT_AFTER: Final = (700, 10, 100)
 """Python's own, but for the last: a full pass over the sessions of 10,000 idle clients takes 100 ms, so it must be rare."""
-AFTER_A_RESTART: Final = ("hostname", "folder", "workers", "listen", "tls", "queue", "delivery", "postmaster", "tls_reports")
+AFTER_A_RESTART: Final = (
+    "hostname", "folder", "workers", "listen", "tls", "queue", "control", "delivery", "postmaster", "tls_reports",
+)  # fmt: skip
 """The keys of which a reload changes nothing."""
 
 
@@ -63,6 +66,11 @@ class Serving:
         self._pulse = Pulse(reactor, parts.steady_seconds)
         self._housekeeping = LoopingCall(self._keep_house)
         self._housekeeping.clock = reactor
+
+    @property
+    def desk(self) -> Desk:
+        """Where the operator's requests are answered, once everything is open."""
+        return self._parts.make_desk()
 
     def open(self) -> None:
         """

@@ -333,6 +333,13 @@ class Srs(Table):
     """Path of a file of secrets, each on a line and of 16 characters or more: the first signs, all verify."""
 
 
+class Control(Table):
+    """The control socket, by which `mailstack queue` asks the running server: the file "control" in the folder."""
+
+    group: GroupName | None = Field(default=None, examples=["mailadmin"])
+    """The group whose members may use it, if the folder lets them pass; else only the user of the server may, and root."""
+
+
 class Delivery(Table):
     """Local delivery."""
 
@@ -421,6 +428,7 @@ class Settings(Table):
     """Where mail goes, when not to the maildirs or by MX: docs/transport.md says more. The most specific entry counts."""
     queue: Queue = Field(default_factory=Queue)
     srs: Srs = Field(default_factory=Srs)
+    control: Control = Field(default_factory=Control)
     delivery: Delivery = Field(default_factory=Delivery)
     login: Login = Field(default_factory=Login)
     oauth: OAuth = Field(default_factory=OAuth)
@@ -447,6 +455,11 @@ class Settings(Table):
     def mail_folder(self) -> Path:
         """Where the maildirs are."""
         return self.folder / "mail"
+
+    @property
+    def control_file(self) -> Path:
+        """Where the running server can be asked."""
+        return self.folder / "control"
 
     @property
     def directory_file(self) -> Path:

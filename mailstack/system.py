@@ -21,6 +21,8 @@ from twisted.internet.defer import Deferred
 
 from mailstack import events
 from mailstack.compose import Composition, RefusedError
+from mailstack.console.control import Desk
+from mailstack.console.control_server import ControlSocket, listen
 from mailstack.directory.records import DirectoryError
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.lean_reactor import make_lean
@@ -30,7 +32,7 @@ from mailstack.serving import Listening, Serving, describe_change
 from mailstack.settings import Settings, SettingsError, SocketFile
 from mailstack.spool.failures import SpoolError
 
-__all__ = ["MailSystem", "RefusedError", "bind_all", "close_all", "refuse_start"]
+__all__ = ["MailSystem", "RefusedError", "bind_all", "close_all", "open_control", "refuse_start"]
 
 
 class StartRefused(Exception):  # noqa: N818 (it is an answer, named as such)
@@ -58,6 +60,7 @@ class MailSystem(TwistedService):
         self._parts = Composition(settings, reactor)
         self._serving = Serving(self._parts, settings, reactor)
         self._sockets: list[Listening] = []
+        self._control: ControlSocket | None = None
 
     @property
     def ports(self) -> dict[str, int]:
@@ -85,6 +88,7 @@ class MailSystem(TwistedService):
             close_all(self._sockets)
             refuse_start(error, is_daemon=self._is_daemon)
         self._serving.listen(self._sockets)
+        self._control = open_control(self._settings, self._reactor, self._serving.desk)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 
@@ -96,6 +100,8 @@ class MailSystem(TwistedService):
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         close_all(self._sockets)
+        if self._control is not None:
+            await self._control.close()
         await self._serving.stop()
         events.stopped()
 
@@ -128,6 +134,21 @@ def bind_all(settings: Settings) -> list[Listening]:
         close_all(made)
         raise
     return made
+
+
+def open_control(settings: Settings, reactor: Any, desk: Desk) -> ControlSocket | None:
+    """Let the operator ask at this desk; where that cannot be, mail is served all the same."""
+    try:
+        return listen(
+            settings.control_file,
+            settings.control.group,
+            reactor,
+            desk,
+            failed=lambda failure: events.unexpected("control socket", failure),
+        )
+    except ListenError as error:
+        events.control_missing(error.strerror or str(error))
+        return None
 
 
 def close_all(sockets: Sequence[Listening]) -> None:

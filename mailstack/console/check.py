@@ -7,12 +7,13 @@ The configuration alone first; if that is sound, what it names: certificate, sec
 from __future__ import annotations
 
 import grp
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -22,6 +23,9 @@ from mailstack.directory.records import DirectoryError
 if TYPE_CHECKING:
     from mailstack.mail.address import Address
     from mailstack.settings import Problem, Settings
+
+SOCKET_PATH_OCTETS: Final = 107
+"""unix(7): sun_path, but for its last octet."""
 
 Finding = tuple[str, str]
 """A key, `table.name`, and what is wrong with what it says."""
@@ -97,12 +101,19 @@ def _sockets(settings: Settings) -> Iterator[Finding]:
     for endpoint in settings.listen.lmtp:
         if isinstance(endpoint, SocketFile) and not endpoint.path.parent.is_dir():
             yield "listen.lmtp", f"{endpoint.path.parent} is no folder; make it for the user of the server"
-    group = settings.listen.lmtp_group
-    if group is not None:
+    for key, group in (("listen.lmtp_group", settings.listen.lmtp_group), ("control.group", settings.control.group)):
         try:
-            grp.getgrnam(group)
+            if group is not None:
+                grp.getgrnam(group)
         except KeyError:
-            yield "listen.lmtp_group", f"there is no group {group}"
+            yield key, f"there is no group {group}"
+    path = settings.control_file
+    if len(os.fsencode(path)) > SOCKET_PATH_OCTETS:
+        yield (
+            "folder",
+            f"{path} is longer than the {SOCKET_PATH_OCTETS} octets that the path of a socket may have, so `mailstack queue` "
+            "cannot ask the server; name a folder with a shorter path",
+        )
 
 
 def _srs(settings: Settings) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from mailstack.console.check import check
 from mailstack.console.demo import demo
 from mailstack.console.domains import domain
 from mailstack.console.init import init
+from mailstack.console.queue import queue
 
 
 @click.group(
@@ -22,11 +23,11 @@ from mailstack.console.init import init
 @click.version_option(__version__, prog_name="mailstack")
 def main() -> None:
     """
-    Operate a mailstack: make an installation, check it, and say who exists.
+    Operate a mailstack: make an installation, check it, say who exists, and see to the mail that waits.
 
     The server itself is run by twistd: twistd -n mailstack --config FILE
     """
 
 
-for command in (init, check, domain, account, alias, demo):
+for command in (init, check, domain, account, alias, queue, demo):
     main.add_command(command)

@@ -52,10 +52,11 @@ class Disposition:
     Shape:  `ordinal` is the recipient's number within its entry; `diagnostic` is printable, at most a few hundred
             characters, and may be shown to the sender: the remote host's reply, or our own words;
             `remote_mta` is the host that said so, or None; `cause` is for the log only; `honours` are the extensions by which
-            the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `tls` is which TLS the host was spoken to
-            in, and what its certificate is worth, "none" where there was none, and empty where nobody was spoken to; `is_held`:
-            the operator wants it to wait until he says otherwise. `standing` None: nothing was learned of the destination.
-            `wait_seconds`, with DOWN, says that nobody was asked, since that is known from before; so long it is of no use.
+            the host that has it now does what the sender asked ("DSN", "DELIVERBY"); `address` is the IP address that was
+            tried; `tls` is which TLS the host was spoken to in, and what its certificate is worth, "none" where there was none,
+            and empty where nobody was spoken to; `is_held`: the operator wants it to wait until he says otherwise. `standing`
+            None: nothing was learned of the destination. `wait_seconds`, with DOWN, says that nobody was asked, since that is
+            known from before; so long it is of no use.
     """
 
     ordinal: int
@@ -65,6 +66,7 @@ class Disposition:
     remote_mta: str | None = None
     cause: str = ""
     honours: frozenset[str] = frozenset()
+    address: str = ""
     tls: str = ""
     is_held: bool = False
     standing: Standing | None = None

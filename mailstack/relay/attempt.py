@@ -98,6 +98,7 @@ def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: 
         honours=result.honours,
         tls=tls or "none",
         standing=None if result.is_local else standing_of_reply(reply),
+        address=hop.address,
     )
 
 
@@ -127,4 +128,5 @@ def _from_obstacle(ordinal: int, hop: Hop | None, obstacle: Trouble | NoRoute, *
         remote_mta=hop.host if hop is not None and isinstance(obstacle, Trouble) and not obstacle.is_local else None,
         cause=(where + obstacle.cause)[:DIAGNOSTIC_CHARACTERS],
         tls=obstacle.tls if isinstance(obstacle, Trouble) else "",
+        address=hop.address if hop is not None else "",
     )

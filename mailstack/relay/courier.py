@@ -181,7 +181,7 @@ class RelayCourier:
         """Try the first address of a host that can be connected to; return those that were tried."""
 
         async def hand_over(sender: Sender, hop: Hop) -> Trouble | None:
-            return await self._do_mailings(sender, hop, delivery, attempt)
+            return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp)
 
         tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
         if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
@@ -204,10 +204,12 @@ class RelayCourier:
         sender_domain = reverse_path.domain if reverse_path is not None else None
         return Way(hop, next_hop, tls, security, self._settings.sources.to(hop.address, sender_domain))
 
-    async def _do_mailings(self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt) -> Trouble | None:
+    async def _do_mailings(
+        self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool
+    ) -> Trouble | None:
         most = self._settings.max_recipients
         for group in attempt.groups(min(most, sender.most_recipients or most)):
-            for reverse_path, ordinals in await self._from_whom(delivery, group):
+            for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
                 trouble = await sender.mail(mailing, delivery.content)
                 attempt.take(hop, ordinals, sender.results, sender.tls)
@@ -217,11 +219,17 @@ class RelayCourier:
                     return trouble
         return None
 
-    async def _from_whom(self, delivery: Delivery, ordinals: tuple[int, ...]) -> list[tuple[Address | None, tuple[int, ...]]]:
-        """Part recipients by the reverse-path under which the message goes to them: forwarding may need another."""
+    async def _from_whom(
+        self, delivery: Delivery, ordinals: tuple[int, ...], *, is_final: bool
+    ) -> list[tuple[Address | None, tuple[int, ...]]]:
+        """
+        Part recipients by the reverse-path under which the message goes to them: forwarding may need another.
+
+        Shape:  `is_final`: who gets it delivers it, so nobody will look whether we may send for that domain.
+        """
         sender = delivery.envelope.reverse_path
         forwarded = tuple(each for each in ordinals if delivery.recipients[each].is_forwarded)
-        if sender is None or not forwarded:
+        if sender is None or is_final or not forwarded:
             return [(sender, ordinals)]
         others = tuple(each for each in ordinals if each not in forwarded)
         parts: list[tuple[Address | None, tuple[int, ...]]] = [(await self._return_path(sender), forwarded)]

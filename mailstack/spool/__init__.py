@@ -14,6 +14,9 @@ Promises:
 - Mail for one destination does not wait because of another that is slow or down (`lanes`, `concurrency`).
 - Nothing grows with what waits: the schedule is an index on disk, and what is in memory has a limit in number and in octets.
 
+What the operator wants to see or to be done goes through the queue: in parts, between those of the mail, and never behind the
+back of an attempt.
+
 Knows: `mail`, Deferreds, SQLite and files. Couriers, the router, clock, chance and the way into a thread are handed in.
 
 Layout of the folder, 0700, files 0600:

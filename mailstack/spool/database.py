@@ -38,11 +38,35 @@ from mailstack.spool.ports import Batch, BatchFactory
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x6D737031  # "msp1": file(1) and we can tell it from other databases
 CHECKPOINT_OCTETS: Final = 16_777_216  # of WAL, estimated; it is then written to the database in some 30 ms
 CACHE_KIB: Final = 16_384
 
+_ADDED: Final = (
+    "held_at REAL",  # NULL: not held; else due_at is NULL until the operator lets it go
+    "via TEXT",  # where the operator has it go instead
+)
+_OPERATION: Final = """
+CREATE INDEX recipient_held ON recipient (entry, ordinal) WHERE held_at IS NOT NULL;
+-- What was tried: written for what stays in the spool only, and removed with its entry.
+CREATE TABLE attempt (
+    entry INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    at REAL NOT NULL,
+    action TEXT NOT NULL,           -- of RFC 3464, or what the operator did
+    status TEXT NOT NULL,
+    remote_mta TEXT,
+    address TEXT NOT NULL,
+    tls TEXT NOT NULL,
+    diagnostic TEXT NOT NULL,
+    PRIMARY KEY (entry, ordinal, at, action)
+) WITHOUT ROWID;
+CREATE TABLE paused (
+    lane TEXT PRIMARY KEY,
+    since REAL NOT NULL
+) WITHOUT ROWID;
+"""
 LANE_INDEX: Final = """
 -- What waits for one domain, for when that goes down, and when it comes up. What goes at its first attempt is never in it.
 -- Versions without it can use a database with it.
@@ -63,21 +87,26 @@ CREATE INDEX entry_corrupt ON entry (number) WHERE state = 'corrupt';
 CREATE TABLE recipient (
     entry INTEGER NOT NULL,
     ordinal INTEGER NOT NULL,
-    lane TEXT NOT NULL,             -- domain, or '' for all accounts
+    lane TEXT NOT NULL,             -- domain, or '' for all accounts; see entry.py
     state TEXT NOT NULL,            -- see ledger.py
     attempts INTEGER NOT NULL,
     due_at REAL,                    -- NULL: nothing is to be done
     status TEXT,
     diagnostic TEXT,
     remote_mta TEXT,
+    {", ".join(_ADDED)},
     PRIMARY KEY (entry, ordinal)
 ) WITHOUT ROWID;
 -- What is due is a range of this index, and only of this: the lane is in it so that no row need be looked up.
 CREATE INDEX recipient_due ON recipient (due_at, entry, ordinal, lane) WHERE due_at IS NOT NULL;
 {LANE_INDEX}
+{_OPERATION}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+_FROM_1: Final = "".join(f"ALTER TABLE recipient ADD COLUMN {each};" for each in _ADDED) + _OPERATION
+UPGRADES: Final = {1: _FROM_1}
+"""What makes of each older version, that can be read, the next."""
 
 _BATCH_CODES: Final = frozenset(
     (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN,
@@ -283,7 +312,9 @@ def _prepare_schema(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
     elif application != APPLICATION_ID:
         raise SpoolError(f"is not a spool; {FOREIGN_ADVICE}")
-    elif version != SCHEMA_VERSION:
+    elif version != SCHEMA_VERSION and version not in UPGRADES:
         raise SpoolError(f"has version {version}; this mailstack reads version {SCHEMA_VERSION}; {VERSION_ADVICE}")
-    else:
-        connection.execute(LANE_INDEX)  # older databases have none
+    while version in UPGRADES:
+        version += 1
+        connection.executescript(f"BEGIN IMMEDIATE;{UPGRADES[version - 1]}PRAGMA user_version = {version};COMMIT;")
+    connection.execute(LANE_INDEX)  # older databases have none

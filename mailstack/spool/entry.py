@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -14,9 +16,14 @@ LOCAL_LANE = ""
 """All accounts share a lane, since one delivery goes to all accounts of an entry; no domain has this name."""
 
 
-def lane_of(destination: Destination) -> str:
-    """Return the key by which recipients are grouped into deliveries."""
-    return LOCAL_LANE if isinstance(destination, Account) else destination.domain
+def lane_of(destination: Destination, via: str | None = None) -> str:
+    """
+    Return the key by which recipients are grouped into deliveries.
+
+    Shape:   `via` is where the operator has them go instead; a delivery is to one domain all the same.
+    """
+    lane = LOCAL_LANE if isinstance(destination, Account) else destination.domain
+    return lane if via is None else f"{lane} via {via}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +48,24 @@ class Pending:
 
     Shape:  `attempts` were made before; `failure` is what the last one came to, when all that is left is to report it;
             `is_warned`: the sender knows of the delay; `is_doubtful`: the last attempt did not show that the destination
-            answers.
+            answers; `via` is where the operator has it go instead.
     """
 
     attempts: int = 0
     failure: Disposition | None = None
     is_warned: bool = False
     is_doubtful: bool = False
+    via: str | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """What is to be done for the recipients of one entry in one lane; it is held by one attempt at most."""
+    """
+    What is to be done for the recipients of one entry in one lane; it is held by one attempt at most.
+
+    Shape:  `is_withdrawn`: the operator has taken it out of memory before its turn; `orders` are what the operator wants to be
+            done with what its attempt leaves.
+    """
 
     entry: Entry
     lane: str
@@ -62,6 +75,9 @@ class Work:
     priority: int = field(init=False)
     attempt: Deferred[None] | None = None
     is_overdue: bool = False
+    has_begun: bool = False
+    is_withdrawn: bool = False
+    orders: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
 
     def __post_init__(self) -> None:
         content = self.entry.content.in_memory

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from mailstack.spool.database import APPLICATION_ID, SCHEMA_VERSION
+from mailstack.spool.database import APPLICATION_ID, SCHEMA_VERSION, UPGRADES
 from mailstack.spool.failures import DAMAGED_ADVICE, FOREIGN_ADVICE, VERSION_ADVICE
 
 _MAGIC: Final = b"SQLite format 3\0"
@@ -47,7 +47,7 @@ def find_problem(folder: Path) -> str | None:
         return None  # all that was ever written to it is in the other file
     if application != APPLICATION_ID:
         return f"{database}: is not a spool; {FOREIGN_ADVICE}"
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and version not in UPGRADES:
         return f"{database}: has version {version}; this mailstack reads version {SCHEMA_VERSION}; {VERSION_ADVICE}"
     return None
 

@@ -9,8 +9,12 @@ The ledger: what became of each recipient. Pure; the rows are written by `operat
     relayed      NULL     another host took responsibility                           -
     failed       NULL     failed, and its DSN is in the spool (same transaction) or there is nobody to tell
     discarded    NULL     dropped as the operator wants it, and nobody is told               -
+    deleted      NULL     the operator wanted it gone, and nobody is told                  -
 
-An entry is finished, and its rows are removed in the same transaction, when no recipient of it has a `due_at`.
+What is waiting, warned or unreported may be held by the operator: then `held_at` is set and `due_at` NULL, until it is
+released, which makes it due. The operator also makes it due, unreported (a bounce), or deleted (`hands`).
+
+An entry is finished, and its rows are removed in the same transaction, when no recipient of it has a `due_at` or a `held_at`.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ class State(enum.Enum):
     RELAYED = "relayed"
     FAILED = "failed"
     DISCARDED = "discarded"
+    DELETED = "deleted"
 
 
 _FINAL: Final = {

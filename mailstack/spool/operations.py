@@ -9,7 +9,7 @@ out to have happened.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -25,6 +25,14 @@ from mailstack.spool.record import RecordError, format_envelope, parse_envelope
 
 UNREADABLE_SECONDS: Final = 600.0
 ROW_OCTETS: Final = 4_096  # what a change of rows adds to the WAL, about
+TRACES: Final = 20
+"""So many are kept of what was done for a recipient."""
+TRACE_CHARACTERS: Final = 400
+"""Of what the other side said, each time."""
+
+OPEN: Final = 1
+_OPEN: Final = f"SELECT {OPEN} FROM recipient WHERE entry = ? AND (due_at IS NOT NULL OR held_at IS NOT NULL)"  # noqa: S608 (ours)
+_TRACED: Final = "SELECT 2 FROM attempt WHERE entry = ?"
 
 PUT_OFF: Final = "Its destination is down: "
 """What stands before the reason of a recipient that was not attempted, since another was in vain."""
@@ -85,13 +93,18 @@ class Record:
     """
     Enter changes of recipients, with the DSN that tells of the failed ones. True: the entry was finished, and removed.
 
-    Shape:  `is_all` says that the changes finish every recipient of the entry, so that its rows need not be looked at.
+    Shape:  `is_all` says that the changes finish every recipient of the entry, so that its rows need not be looked at;
+            `is_first` that nothing was tried before, so that there is no trace of it to be removed. `at` is when those in
+            `tried` were attempted: what is not over by that leaves a trace.
     """
 
     number: int
     changes: tuple[Change, ...]
     report: Entry | None = None
     is_all: bool = False
+    is_first: bool = False
+    at: float = 0.0
+    tried: Set[int] = frozenset()
     frees: ClassVar[bool] = True
 
     @property
@@ -108,7 +121,7 @@ class Record:
         """Do it."""
         if self.report:
             insert(connection, self.report)
-        if self.is_all and self._remove(connection):
+        if self.is_all and self._remove(connection, has_traces=not self.is_first):
             return True
         for change in self.changes:
             disposition = change.disposition
@@ -126,23 +139,73 @@ class Record:
                     disposition.ordinal,
                 ),
             )
-        if connection.execute(
-            "SELECT 1 FROM recipient WHERE entry = ? AND due_at IS NOT NULL LIMIT 1", (self.number,)
-        ).fetchone():
+        first = connection.execute(f"{_OPEN} UNION ALL {_TRACED} LIMIT 1", (self.number, self.number)).fetchone()
+        if first == (OPEN,):
+            self._leave_traces(connection)
             return False
-        if self._remove(connection):
+        if self._remove(connection, has_traces=first is not None):
             return True
         # Either this was done before, by a commit that seemed to fail, or the entry was set aside and must be kept.
         return connection.execute("SELECT 1 FROM entry WHERE number = ?", (self.number,)).fetchone() is None
 
-    def _remove(self, connection: sqlite3.Connection) -> bool:
+    def _remove(self, connection: sqlite3.Connection, *, has_traces: bool) -> bool:
         if not connection.execute("DELETE FROM entry WHERE number = ? AND state = 'active'", (self.number,)).rowcount:
             return False
         connection.execute("DELETE FROM recipient WHERE entry = ?", (self.number,))
+        if has_traces:
+            connection.execute("DELETE FROM attempt WHERE entry = ?", (self.number,))
         return True
 
+    def _leave_traces(self, connection: sqlite3.Connection) -> None:
+        """Keep what was tried, but of what worked at once: the row of the recipient says all of that."""
+        for change in self.changes:
+            disposition = change.disposition
+            if disposition.ordinal not in self.tried or (
+                change.attempts == 1 and disposition.action in (Action.DELIVERED, Action.RELAYED)
+            ):
+                continue
+            leave_trace(
+                connection,
+                (self.number, disposition.ordinal, self.at),
+                disposition.action.value,
+                disposition.diagnostic,
+                status=str(disposition.status),
+                remote_mta=disposition.remote_mta,
+                address=disposition.address,
+                tls=disposition.tls,
+            )
 
-class _Reads:
+
+def is_open(connection: sqlite3.Connection, number: int) -> bool:
+    """Say whether an entry has a recipient for whom something is to be done, or who is held."""
+    return connection.execute(f"{_OPEN} LIMIT 1", (number,)).fetchone() is not None
+
+
+def leave_trace(
+    connection: sqlite3.Connection,
+    key: tuple[int, int, float],
+    action: str,
+    diagnostic: str,
+    *,
+    status: str = "",
+    remote_mta: str | None = None,
+    address: str = "",
+    tls: str = "",
+) -> None:
+    """Note what was done for a recipient, by its entry, ordinal and time; of very many the oldest are forgotten."""
+    connection.execute(
+        "INSERT OR REPLACE INTO attempt (entry, ordinal, at, action, status, remote_mta, address, tls, diagnostic)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*key, action, status, remote_mta, address, tls, diagnostic[:TRACE_CHARACTERS]),
+    )
+    connection.execute(
+        "DELETE FROM attempt WHERE entry = ? AND ordinal = ? AND at <="
+        " (SELECT at FROM attempt WHERE entry = ? AND ordinal = ? ORDER BY at DESC LIMIT 1 OFFSET ?)",
+        (*key[:2], *key[:2], TRACES),
+    )
+
+
+class Reads:
     """What operations that only read, or change rows in place, have in common."""
 
     creates: ClassVar[int | None] = None
@@ -160,7 +223,7 @@ class DuePage:
 
 
 @dataclass(frozen=True, slots=True)
-class Due(_Reads):
+class Due(Reads):
     """Read the next page of what is due."""
 
     now: float
@@ -192,7 +255,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Load(_Reads):
+class Load(Reads):
     """Read entries back from disk; set aside those that cannot be read."""
 
     numbers: Sequence[int]
@@ -207,6 +270,7 @@ class Load(_Reads):
                 entry = _read_entry(connection, number, self.folder)
                 if entry is None:
                     connection.execute("DELETE FROM recipient WHERE entry = ?", (number,))
+                    connection.execute("DELETE FROM attempt WHERE entry = ?", (number,))
                     continue
                 lanes = _read_pending(connection, entry, self.now)
             except (ValueError, TypeError) as error:
@@ -227,7 +291,7 @@ class Load(_Reads):
 def set_aside(connection: sqlite3.Connection, number: int) -> None:
     """Mark an entry corrupt: its rows are kept for the operator, and nothing of it is ever due again."""
     connection.execute("UPDATE entry SET state = 'corrupt' WHERE number = ?", (number,))
-    connection.execute("UPDATE recipient SET due_at = NULL WHERE entry = ?", (number,))
+    connection.execute("UPDATE recipient SET due_at = NULL, held_at = NULL WHERE entry = ?", (number,))
 
 
 def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> Entry | None:
@@ -252,15 +316,15 @@ def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> En
 def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> dict[str, dict[int, Pending]]:
     lanes: dict[str, dict[int, Pending]] = {}
     recipients = entry.envelope.recipients
-    for ordinal, lane, state, attempts, status, diagnostic, remote_mta in connection.execute(
-        "SELECT ordinal, lane, state, attempts, status, diagnostic, remote_mta FROM recipient"
+    for ordinal, lane, state, attempts, status, diagnostic, remote_mta, via in connection.execute(
+        "SELECT ordinal, lane, state, attempts, status, diagnostic, remote_mta, via FROM recipient"
         " WHERE entry = ? AND due_at <= ? ORDER BY ordinal",
         (entry.number, now),
     ):
         if (
             not isinstance(attempts, int)
             or not 0 <= ordinal < len(recipients)
-            or lane_of(recipients[ordinal].destination) != lane
+            or lane_of(recipients[ordinal].destination, via) != lane
         ):
             raise RecordError(f"recipient {ordinal} does not go with the envelope")
         failure = None
@@ -275,7 +339,7 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
         elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
         is_doubtful = attempts > 0 and not _is_answer(status, diagnostic)
-        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful)
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful, via)
     return lanes
 
 
@@ -284,7 +348,7 @@ def _is_answer(status: str | None, diagnostic: str | None) -> bool:
     return status is not None and not status.startswith("4.4.") and not (diagnostic or "").startswith(PUT_OFF)
 
 
-class _Moves(_Reads):
+class _Moves(Reads):
     """What operations that change the time of many rows have in common: how much that writes is known when it is done."""
 
     rows = 0
@@ -432,7 +496,7 @@ class RowCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Count(_Reads):
+class Count(Reads):
     """Count what waits, in indexes only."""
 
     now: float

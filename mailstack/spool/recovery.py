@@ -11,14 +11,15 @@ All states in which an entry can be, whatever was killed and whenever:
               no attempts
     active    some due         whole      waiting                                             nothing; due when it says
     active    some unreported  whole      failed, its DSN not queued yet                      nothing; reported when due
+    active    some held        whole      waiting for the operator                            nothing; kept until released
     active    any              no file    damaged: the file was lost outside of us            sets it aside
     active    any              too short  damaged, as above                                   sets it aside
     active    any              whole      damaged: the envelope cannot be read                nothing; set aside when loaded, so
                                                                                               that a million rows start at once
     corrupt   none due         any        set aside before                                    nothing; kept for the operator
 
-An active entry without anything due cannot be: the transaction that finishes its last recipient removes it. A row without
-its file cannot come from a crash: the file and its name are on stable storage before the row. A partly written row is
+An active entry without anything due or held cannot be: the transaction that finishes its last recipient removes it. A row
+without its file cannot come from a crash: the file and its name are on stable storage before the row. A partly written row is
 SQLite's matter: a transaction is there or not. Files whose names are no identifiers are not ours and stay.
 """
 
@@ -33,6 +34,7 @@ from typing import Final
 
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.operations import set_aside
+from mailstack.spool.queries import PAUSED
 
 COUNTED_ROWS: Final = 10_000
 
@@ -46,7 +48,7 @@ LAST_NUMBER: Final = "SELECT max(number) FROM entry"
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """
-    What the spool held: entries in it, those set aside just now, files removed, and the highest identifier.
+    What the spool held: entries in it, those set aside just now, files removed, the highest identifier, and paused lanes.
 
     Shape:  with `is_counted` False there are more entries than said: to count a million takes longer than all else here.
     """
@@ -56,6 +58,7 @@ class Recovered:
     set_aside: list[tuple[int, str]]
     removed_files: int
     last_number: int
+    paused: frozenset[str]
 
 
 def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
@@ -87,4 +90,5 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
             removed += 1
     entries, rows = connection.execute(WAITING, (COUNTED_ROWS,)).fetchone()
     last_number = connection.execute(LAST_NUMBER).fetchone()[0] or 0
-    return Recovered(entries, rows < COUNTED_ROWS, damaged, removed, last_number)
+    paused = frozenset(lane for lane, _since in connection.execute(PAUSED))
+    return Recovered(entries, rows < COUNTED_ROWS, damaged, removed, last_number, paused)

@@ -11,7 +11,8 @@ is due already, and is looked for as soon as there is room.
 
 Who has what: a work (recipients of one entry in one lane) is held from when it enters memory until the ledger has its
 outcome, and while it is held nothing else touches those recipients. That is the lease. It is in memory only (see the
-charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed.
+charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed. The operator's hands claim a
+lease like this, and get one of what is in memory, but not of what is in an attempt.
 
 A destination that is down (`lanes`) is asked by one message at a time. The others wait on disk: they are put off in one
 statement, with what the last attempt said as their reason, and made due in one when the destination answers. Only those whose
@@ -20,7 +21,7 @@ time is up, or whose sender is to be told of the delay, are looked at one by one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder, FileContent
 from mailstack.spool.database import Database
 from mailstack.spool.entry import Entry, Pending, Work, lane_of
+from mailstack.spool.hands import Act, Obey, Order
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.operations import (
@@ -101,7 +103,8 @@ class Runner:
         self._lease_seconds = lease_seconds
         self._forget_hosts = forget_hosts
         self._lanes = Lanes(limits, chance)
-        self._held: set[tuple[int, str]] = set()
+        self._held: dict[tuple[int, str], Work | None] = {}  # None: the operator's hands have it
+        self._paused: set[str] = set()
         self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
@@ -164,8 +167,7 @@ class Runner:
     async def flush(self) -> None:
         """Make everything that waits due now, and take no host to be down."""
         now = self._clock.seconds()
-        self._lanes.forgive()
-        self._forget_hosts()
+        self.ask_again()
         waiting = 0
         while (made := await self._database.do(MakeDue(now, FLUSH_ROWS))) == FLUSH_ROWS:
             waiting += made
@@ -174,12 +176,58 @@ class Runner:
         self._position = None
         self._look()
 
+    def ask_again(self) -> None:
+        """Take no destination and no host to be down any more."""
+        self._forget_hosts()
+        if self._is_on and (down := self._lanes.forgive()):
+            self._run(self._wake_lanes(down), "spool: waking all lanes")
+
     def change(self, limits: Limits) -> None:
         """Let other limits count from now on, and ask every destination again: what kept us from it may be mended."""
         self._lanes.change(limits)
-        if self._is_on and (down := self._lanes.forgive()):
-            self._run(self._wake_lanes(down), "spool: waking all lanes")
+        self.ask_again()
         self._pump()
+
+    # The operator's hands: what they claim is touched by nobody else until they give it back
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The lanes of which nothing is attempted."""
+        return frozenset(self._paused)
+
+    def pause(self, lanes: Iterable[str]) -> None:
+        """Begin no attempts of these lanes: what is in memory of them is let go when its turn comes."""
+        self._paused.update(lanes)
+
+    def resume(self, lane: str) -> None:
+        """Attempt what waits in a lane again."""
+        self._paused.discard(lane)
+        self._position = None
+        self._look()
+
+    def place_of(self, number: int, lane: str) -> str:
+        """Say where the recipients of an entry in a lane are: in an "attempt", in "memory", or "" on disk."""
+        work = self._held.get((number, lane))
+        return "" if work is None else "attempt" if work.has_begun else "memory"
+
+    def claim(self, number: int, lane: str) -> Work | None:
+        """Take recipients into the operator's hands; or return the work of them that is in an attempt, to be left alone."""
+        key = (number, lane)
+        work = self._held.get(key)
+        if work is not None:
+            if work.has_begun:
+                return work
+            work.is_withdrawn = True
+        self._held[key] = None
+        return None
+
+    def give_back(self, claims: Iterable[tuple[int, str]]) -> None:
+        """Let go of what was claimed, and look for what is due of it."""
+        for key in claims:
+            if key in self._held and self._held[key] is None:
+                del self._held[key]
+                self._leave(key[1])  # the pass may have gone by meanwhile
+        self._look()
 
     # What is in memory
 
@@ -187,7 +235,7 @@ class Runner:
         now = self._clock.seconds()
         for lane, pending in lanes.items():
             key = (entry.number, lane)
-            if key in self._held:
+            if key in self._held or lane in self._paused:
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, entry.number)
@@ -195,18 +243,23 @@ class Runner:
             if not self._lanes.has_room_for(lane, is_old=may_repeat):
                 self._leave(lane)
                 continue
-            self._held.add(key)
-            self._lanes.add(Work(entry, lane, pending, may_repeat), now)
+            work = self._held[key] = Work(entry, lane, pending, may_repeat)
+            self._lanes.add(work, now)
 
     def _let_go(self, work: Work) -> None:
-        self._held.discard((work.entry.number, work.lane))
-        self._lanes.forget(work)
+        self._let_go_of(work)
         if not self._left:
             return
         if not self._held:
             self._look()
         elif self._has_room_for_left(work.lane):
             self._wake_in(LOOK_AGAIN_SECONDS)  # each look finds many, and costs accordingly
+
+    def _let_go_of(self, work: Work) -> None:
+        key = (work.entry.number, work.lane)
+        if self._held.get(key) is work:  # what was withdrawn may be in other hands by now
+            del self._held[key]
+        self._lanes.forget(work)
 
     def _leave(self, lane: str) -> None:
         """Leave something on disk."""
@@ -223,7 +276,10 @@ class Runner:
         self._is_pumping = True
         try:
             while self._is_on and (work := self._lanes.take(self._clock.seconds())):
-                self._begin(work)
+                if work.is_withdrawn or work.lane in self._paused:
+                    self._put_back(work)
+                else:
+                    self._begin(work)
         finally:
             self._is_pumping = False
         if self._is_on and (at := self._lanes.wakes_at) is not None:
@@ -238,7 +294,13 @@ class Runner:
             timer.cancel()
         self._rate_timer = self._clock.callLater(max(at - self._clock.seconds(), 0.0), self._pump)
 
+    def _put_back(self, work: Work) -> None:
+        """Let go of work whose turn came and that is not to be attempted: it waits on disk."""
+        self._note(work.lane, self._lanes.free(work, self._clock.seconds(), None))
+        self._let_go(work)
+
     def _begin(self, work: Work) -> None:
+        work.has_begun = True
         self._leases[work] = self._clock.seconds() + self._lease_seconds
         running = self._run(self._attend(work), f"{work.entry.name}: attempt")
         if work in self._leases:
@@ -269,6 +331,7 @@ class Runner:
     # One attempt
 
     async def _attend(self, work: Work) -> None:
+        has_obeyed = False
         try:
             shown = None
             try:
@@ -285,14 +348,47 @@ class Runner:
                 await self._settle(work, outcomes, put_off_until=pause.until)
             else:  # the next probe is another's: it may be the message that the destination cannot bear
                 await self._settle(work, outcomes, not_before=pause.until + 1.0)
+            await self._hold(work, outcomes)
+            has_obeyed = await self._obey_orders(work)
         finally:
             self._let_go(work)
+            if has_obeyed:
+                self._look()
             self._pump()
+
+    async def _obey_orders(self, work: Work) -> bool:
+        """Do what the operator wants with what an attempt has left; say whether that was anything."""
+        has_obeyed = False
+        while work.orders:
+            order, *left = work.orders
+            work.orders = tuple(left)
+            has_obeyed = True
+            await order()
+        return has_obeyed
+
+    async def _hold(self, work: Work, outcomes: dict[int, Disposition]) -> None:
+        """Hold what the operator's rules want held; until this is done it waits like anything that is delayed."""
+        ordinals = tuple(ordinal for ordinal, each in outcomes.items() if each.is_held)
+        if not ordinals:
+            return
+        target = (work.entry.number, ordinals)
+        try:
+            await self._database.do(Obey(Order(act=Act.HOLD, by="the transport map"), (target,), self._clock.seconds()))
+        except CancelledError:
+            raise
+        except Exception:  # then the next attempt comes to the same
+            events.unexpected(f"{work.entry.name}: cannot be held", Failure())
+        else:
+            events.entry_in_hands(work.entry.name, Act.HOLD.value, len(ordinals), "the transport map")
 
     async def _attempt(self, work: Work) -> dict[int, Disposition]:
         """Return an outcome for each recipient that is to be attempted, whatever the courier does."""
         envelope = work.entry.envelope
-        recipients = {ordinal: envelope.recipients[ordinal] for ordinal, each in work.pending.items() if each.failure is None}
+        recipients = {
+            ordinal: envelope.recipients[ordinal] if each.via is None else replace(envelope.recipients[ordinal], via=each.via)
+            for ordinal, each in work.pending.items()
+            if each.failure is None
+        }
         if not recipients:
             return {}
         by = envelope.requests.deliver_by
@@ -364,7 +460,10 @@ class Runner:
         changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=is_settled, warned=warned)
         report_entry = report.entry if isinstance(report, Ready) else None
         is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
-        is_finished = await self._record(Record(entry.number, changes, report_entry, is_all))
+        is_first = not work.may_repeat and all(each == 1 for each in attempts.values())
+        is_finished = await self._record(
+            Record(entry.number, changes, report_entry, is_all, is_first, at=now, tried=outcomes.keys())
+        )
         if isinstance(report, Dropped) or (isinstance(report, Postponed) and is_finished):
             events.dsn_dropped(entry.name, report.why)  # what can wait is only the report of a failure
         if report_entry is not None:
@@ -414,8 +513,7 @@ class Runner:
                 events.destination_down(lane, pause.until - now, pause.reason)
             drained = self._lanes.drain(lane)  # they are on disk, and due
             for work in drained:
-                self._held.discard((work.entry.number, lane))
-                self._lanes.forget(work)
+                self._let_go_of(work)
             self._leave_alone(lane, *(work.entry.number for work in drained))
             return
         if turn is Turn.CAME_UP:
@@ -488,11 +586,14 @@ class Runner:
                 pause, key = self._lanes.pause_of(lane, now), (entry.number, lane)
                 if pause is None or key in self._held:
                     continue
-                self._held.add(key)
+                work = self._held[key] = Work(entry, lane, pending, may_repeat=True)
+                work.has_begun = True
                 try:
-                    await self._tell(Work(entry, lane, pending, may_repeat=True), pause)
+                    await self._tell(work, pause)
+                    await self._obey_orders(work)
                 finally:
-                    self._held.discard(key)
+                    if self._held.get(key) is work:
+                        del self._held[key]
 
     async def _tell(self, work: Work, pause: Pause) -> None:
         reason = replace(pause.reason, diagnostic=PUT_OFF + pause.reason.diagnostic)
@@ -577,7 +678,7 @@ class Runner:
         now = self._clock.seconds()
         for _due_at, number, _ordinal, lane in rows:
             work = (number, lane)
-            if work in self._held or work in wanted:
+            if work in self._held or work in wanted or lane in self._paused:
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, number)

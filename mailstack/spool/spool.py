@@ -21,6 +21,7 @@ from mailstack.spool.intake import Intake
 from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import Count
 from mailstack.spool.ports import BatchFactory, Chance, Clock, Couriers, Route, Start, StraightCourier, System
+from mailstack.spool.queue import Queue
 from mailstack.spool.recovery import recover
 from mailstack.spool.report import NOTICES_PER_HOUR, Reporter
 from mailstack.spool.runner import Runner
@@ -103,6 +104,7 @@ class Spool:
             lease_seconds=lease_seconds,
             forget_hosts=forget_hosts,
         )
+        self.queue = Queue(database=self._database, contents=self._contents, runner=self.runner, clock=clock)
         space = FreeSpace(path, clock, min_free_octets=min_free_octets, min_free_inodes=min_free_inodes)
         self.intake = Intake(
             database=self._database,
@@ -128,6 +130,7 @@ class Spool:
             self._folder.unlock()
             raise
         self._identifiers.start_after(found.last_number)
+        self.runner.pause(found.paused)
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         events.spool_recovered(self._folder.path.name, found.entries, found.removed_files, is_counted=found.is_counted)

@@ -18,6 +18,7 @@ the relay. What each has for itself: the memory of passwords that were right, DN
     process     one worker process, as the parent has it
     __main__    the program of a worker process
     child       one worker process, as it has itself
+    desk        what the operator asks, passed on to a worker
     errand      what a worker is told
     line        how
     log_lines   how a worker writes the log

@@ -10,6 +10,8 @@ What it is to do comes over the line, the socket of that descriptor:
               serving
     change                       has other settings and certificates
               changed
+    asked                        answers what the operator asks
+              answered
     stop                         drains and ends; so it does at SIGTERM, and when the line is lost: who has no parent is
                                  replaced by nobody and stopped by nobody
 
@@ -30,9 +32,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.compose import KINDS, TALLIES, Composition, RefusedError
+from mailstack.console.control import ControlError
 from mailstack.directory.records import DirectoryError
 from mailstack.loglines import LineObserver
 from mailstack.net.listeners import Bound
@@ -83,6 +87,8 @@ class Worker:
             self.lost()
         elif "change" in message:
             self._answer({"changed": self._change(Conditions.told(message["change"]))})
+        elif "asked" in message:
+            Deferred.fromCoroutine(self._ask(message["asked"], message["request"]))
         elif "serve" in message and not self._is_stopping:
             self._serving.listen(self._sockets)
             self._answer({"serving": True})
@@ -93,6 +99,19 @@ class Worker:
             self._is_stopping = True
             # Not `stop` at once: the parent may say so before the reactor runs.
             self._reactor.callWhenRunning(self._end)
+
+    async def _ask(self, question: int, request: Message) -> None:
+        if self._is_stopping:
+            answer: Message = {"error": "the server stops"}
+        else:
+            try:
+                answer = await self._serving.desk.answer(request)
+            except ControlError as error:
+                answer = {"error": str(error)}
+            except Exception as error:  # a bulkhead: the disk, or a fault of ours
+                events.unexpected("what the operator asked", Failure())
+                answer = {"error": f"the server failed at it: {type(error).__name__}; its log says more"}
+        self._answer({"answered": question, "answer": answer})
 
     def _answer(self, message: Message) -> None:
         if self._line is not None:

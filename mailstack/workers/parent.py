@@ -37,13 +37,17 @@ from mailstack.compose import (
     read_smarthost_password,
     read_srs_secrets,
 )
+from mailstack.console.control import Desk
+from mailstack.console.control_server import ControlSocket
+from mailstack.console.desks import Desks, share_pauses
 from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
 from mailstack.net.tls import CertificateError
 from mailstack.serving import AFTER_A_RESTART, Listening, describe_change
 from mailstack.settings import Settings, SettingsError
-from mailstack.system import bind_all, close_all, refuse_start
+from mailstack.system import bind_all, close_all, open_control, refuse_start
+from mailstack.workers.desk import WorkerDesk
 from mailstack.workers.errand import Conditions, Errand, Socket
 from mailstack.workers.line import LineError, Message
 from mailstack.workers.process import LAST_WORDS_SECONDS, Process, how_ended
@@ -90,6 +94,7 @@ class Workers(TwistedService):
         self._conditions: Conditions
         self._seats = [Seat(number, self, reactor) for number in range(self._count)]
         self._sockets: list[Listening] = []
+        self._control: ControlSocket | None = None
         self._memory: SharedMemory
 
     @property
@@ -136,8 +141,16 @@ class Workers(TwistedService):
         for seat, process in zip(self._seats, processes, strict=True):
             process.adopt()
             seat.is_serving(process)
+        desk = Desks([WorkerDesk(seat) for seat in self._seats])
+        self._control = open_control(self._settings, self._reactor, desk)
+        self._reactor.callWhenRunning(self._share_pauses, desk)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
+
+    def _share_pauses(self, desk: Desk) -> None:
+        """Tell a worker that there was not when a domain was paused: each has what is paused in its own spool."""
+        sharing = Deferred.fromCoroutine(share_pauses(desk))
+        sharing.addErrback(lambda failure: events.unexpected("sharing what is paused", failure))
 
     def stopService(self) -> Deferred[None]:
         """Let the workers end, and kill those that do not."""
@@ -147,6 +160,8 @@ class Workers(TwistedService):
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         close_all(self._sockets)  # first: the last who has a socket open keeps it alive, and connections in it waiting
+        if self._control is not None:
+            await self._control.close()
         ended = DeferredList([seat.stop() for seat in self._seats])
         deadline = self._reactor.callLater(self._settings.drain_seconds + GRACE_SECONDS, self._kill_all)
         await ended

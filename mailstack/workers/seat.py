@@ -45,6 +45,8 @@ class Seat:
         self._late: IDelayedCall | None = None
         self._over: Deferred[None] | None = None
         self._changed: Deferred[str] | None = None
+        self._asked: dict[int, Deferred[Message | None]] = {}
+        self._questions = 0
 
     def start(self) -> Process:
         """Start a process in this place."""
@@ -78,12 +80,19 @@ class Seat:
             events.worker_refused(self.number, str(message["refused"]))
         elif "changed" in message:
             self._have_changed(str(message["changed"]))
+        elif "answered" in message:
+            answered = self._asked.pop(message["answered"], None)
+            if answered is not None:
+                answered.callback(message["answer"])
 
     def ended(self, process: Process) -> None:
         """Take note of its end; another comes at once, or after a while if they keep dying young."""
         self.process = None
         self._cancel_late()
         self._have_changed("")  # the next has the new settings from its start
+        asked, self._asked = self._asked, {}
+        for each in asked.values():
+            each.callback(None)
         self._parent.forget_counts(self.number)
         if self._over is not None:
             over, self._over = self._over, None
@@ -105,6 +114,17 @@ class Seat:
             self._changed = changed
             self.process.send({"change": conditions.tell()})
         return changed
+
+    def ask(self, request: Message) -> Deferred[Message | None]:
+        """Pass on what the operator asks; fires with the answer, or None: nobody is there, or it died over it."""
+        asked: Deferred[Message | None] = Deferred()
+        if self.process is None or self._over is not None:
+            asked.callback(None)
+        else:
+            self._questions += 1
+            self._asked[self._questions] = asked
+            self.process.send({"asked": self._questions, "request": request})
+        return asked
 
     def _have_changed(self, problem: str) -> None:
         changed, self._changed = self._changed, None

@@ -366,6 +366,13 @@ class TestCheck:
             f"{line + 1}: listen.lmtp_group: there is no group nobody-is-in-it",
         ]
 
+    def test_a_control_socket_that_nobody_could_use(self, house: Path) -> None:
+        line = self.change(house, '#group = "mailadmin"', 'group = "nobody-is-in-it"')
+        assert self.problems(house) == [f"{line}: control.group: there is no group nobody-is-in-it"]
+        folder = house.parent / ("x" * 120)
+        house.rename(folder)
+        assert any("longer than the 107 octets that the path of a socket may have" in each for each in self.problems(folder))
+
     def test_an_expired_certificate(self, house: Path) -> None:
         server = make_server(make_authority("mail.example.test", 0.0), "mail.example.test", 0.0)
         (house / "tls" / "server.pem").write_bytes(server.certificate_pem())

@@ -16,6 +16,7 @@ from mailstack.mail.reply import LOCAL_ERROR
 from mailstack.mail.verdict import defer
 from mailstack.spool import database
 from mailstack.spool.failures import SpoolError
+from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.operations import Due, MakeDue
 
@@ -137,6 +138,29 @@ class TestRows:
         assert house.courier.deliveries == []
         house.clock.advance(300)
         assert house.courier.deliveries[0].attempt == 2
+
+    def test_held(self, house):
+        house.courier.answer = all_are(Action.DELAYED)
+        entry = house.accept(content=BIG)
+        hold, release = (Order(act=act, by="root") for act in (Act.HOLD, Act.RELEASE))
+        targets = [(parse_name(entry), (0,))]
+        now(house.spool.queue.obey(hold, targets))
+        house.crash().open()
+        house.clock.advance(1_000_000)
+        assert (house.courier.deliveries, house.files()) == ([], [entry])
+        now(house.spool.queue.obey(release, targets))
+        assert house.courier.deliveries[0].attempt == 2
+
+    def test_held_without_its_whole_content_is_set_aside(self, house):
+        house.courier.answer = all_are(Action.DELAYED)
+        entry = house.accept(content=BIG)
+        targets = [(parse_name(entry), (0,))]
+        now(house.spool.queue.obey(Order(act=Act.HOLD, by="root"), targets))
+        house.crash()
+        (house.folder / "content" / entry).unlink()
+        house.open()
+        now(house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), targets))
+        assert (house.counts().corrupt_entries, house.courier.deliveries) == (1, [])
 
     def test_unreported(self, house):
         house.route = lambda address: defer("not now")

@@ -20,7 +20,8 @@ from twisted.logger import globalLogPublisher
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.verdict import defer
 from mailstack.spool.concurrency import Rate
-from mailstack.spool.identifiers import format_number
+from mailstack.spool.hands import Act, Order
+from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.lanes import Limits
 
 IO_ERROR = 10
@@ -117,6 +118,19 @@ class SpoolMachine(RuleBasedStateMachine):
         self.script.clear()
         now(self.house.spool.runner.flush())
 
+    @rule(act=st.sampled_from([Act.HOLD, Act.RELEASE, Act.RETRY, Act.REROUTE, Act.BOUNCE]), which=st.integers(0, 5))
+    def operate(self, act: Act, which: int) -> None:
+        self.script.clear()
+        for name in sorted({name for name, _ in self.acknowledged})[which : which + 1]:
+            order = Order(act=act, text="smtp:relay.test", by="root")
+            now(self.house.spool.queue.obey(order, [(parse_name(name), (0, 1))]))
+
+    @rule(is_paused=st.booleans())
+    def pause(self, is_paused: bool) -> None:
+        self.script.clear()
+        queue = self.house.spool.queue
+        now(queue.pause("y.net") if is_paused else queue.resume("y.net"))
+
     @rule()
     def crash(self) -> None:
         self.script.clear()
@@ -127,7 +141,9 @@ class SpoolMachine(RuleBasedStateMachine):
         connection = self.house.spool._database._connected()
         waiting = {
             (format_number(number), ordinal)
-            for number, ordinal in connection.execute("SELECT entry, ordinal FROM recipient WHERE due_at IS NOT NULL")
+            for number, ordinal in connection.execute(
+                "SELECT entry, ordinal FROM recipient WHERE due_at IS NOT NULL OR held_at IS NOT NULL"
+            )
         }
         queued = {
             subject(content)
@@ -153,6 +169,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.script.clear()
         self.house.route = lambda address: (local(str(address)),)
         self.house.courier.answer = all_are(Action.DELIVERED)
+        now(self.house.spool.queue.resume("y.net"))
+        held = {parse_name(name): tuple(range(4)) for name, _ in self.acknowledged}
+        now(self.house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), list(held.items())))
         while self.house.courier.waiting:
             self.house.courier.finish(Action.DELIVERED)
         self.house.clock.pump([10, 14_400] + [5] * 400)

@@ -9,7 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailstack.console.control import ControlError
 from mailstack.workers import seat as module
+from mailstack.workers.desk import WorkerDesk
 from mailstack.workers.seat import MOST_WAIT_SECONDS, START_SECONDS, YOUNG_SECONDS, Seat, wait_after
 
 
@@ -163,3 +165,27 @@ class SeatTests(SynchronousTestCase):
 @pytest.mark.parametrize(("deaths", "seconds"), [(0, 0), (1, 0), (2, 1), (3, 2), (7, 32), (8, 60), (5_000, 60)])
 def test_wait_after(deaths: int, seconds: float) -> None:
     assert wait_after(deaths) == seconds
+
+    def test_what_the_operator_asks_goes_to_who_is_there_and_its_answer_back(self) -> None:
+        [process] = self.made
+        first, second = self.seat.ask({"ask": "one"}), self.seat.ask({"ask": "two"})
+        assert process.sent == [{"asked": 1, "request": {"ask": "one"}}, {"asked": 2, "request": {"ask": "two"}}]
+        self.seat.said(process, {"answered": 2, "answer": {"n": 2}})  # type: ignore[arg-type]  # as above
+        self.seat.said(process, {"answered": 7, "answer": {}})  # type: ignore[arg-type]  # as above
+        assert self.successResultOf(second) == {"n": 2}
+        self.assertNoResult(first)
+
+    def test_who_dies_over_a_question_answers_nothing(self) -> None:
+        asked = self.seat.ask({"ask": "one"})
+        self.made[0].die()
+        assert self.successResultOf(asked) is None
+        assert self.successResultOf(self.seat.ask({"ask": "one"})) is None, "nobody is there"
+
+    def test_a_desk_says_that_nobody_is_there(self) -> None:
+        desk = WorkerDesk(self.seat)
+        asked = Deferred.fromCoroutine(desk.answer({"ask": "one"}))
+        self.seat.said(self.made[0], {"answered": 1, "answer": {"error": "not so"}})  # type: ignore[arg-type]  # as above
+        assert str(self.failureResultOf(asked, ControlError).value) == "not so"
+        asked = Deferred.fromCoroutine(desk.answer({"ask": "one"}))
+        self.made[0].die()
+        assert "worker 3 is not there" in str(self.failureResultOf(asked, ControlError).value)

@@ -1,0 +1,308 @@
+"""
+The desk of one spool: what comes over the control socket, asked of its queue or done with it, and told as plain values.
+
+Everything in a request comes from outside and is read strictly. Times are in seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
+from mailstack.mail.address import AddressError, format_path, parse_domain
+from mailstack.mail.envelope import Account, Envelope
+from mailstack.spool.hands import Act, Order
+from mailstack.spool.identifiers import format_number
+from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
+from mailstack.spool.queue import Obeyed, QueueError, Target
+from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
+
+LISTED_RECIPIENTS: Final = 20
+"""So many of one entry are told in a list; all of them by `show`."""
+LISTED_ENTRIES: Final = 100
+TEXT_CHARACTERS: Final = 400
+BY_CHARACTERS: Final = 80
+
+
+class Queue(Protocol):
+    """The queue of a spool (`spool.queue`)."""
+
+    async def find(self, selection: Selection, *, after: int, limit: int) -> FoundPage:
+        """Return the next entries that are selected."""
+        ...
+
+    async def show(self, number: int, *, after: int = -1) -> Shown | None:
+        """Return what is known of an entry."""
+        ...
+
+    async def stats(self, *, after: int) -> StatsPage:
+        """Return sums over the next entries."""
+        ...
+
+    async def span(self) -> tuple[int, int] | None:
+        """Return the first and the last number."""
+        ...
+
+    async def paused(self) -> dict[str, float]:
+        """Return the lanes that are paused, and since when."""
+        ...
+
+    async def obey(self, order: Order, targets: Sequence[Target]) -> Obeyed:
+        """Do what is ordered."""
+        ...
+
+    async def pause(self, lane: str, by: str = "") -> bool:
+        """Attempt nothing more of a lane."""
+        ...
+
+    async def resume(self, lane: str, by: str = "") -> bool:
+        """Attempt what waits in a lane again."""
+        ...
+
+    def place_of(self, number: int, lane: str) -> str:
+        """Say where recipients are: in an "attempt", in "memory", or "" on disk."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts run."""
+        ...
+
+
+class QueueDesk:
+    """
+    Answers for one queue.
+
+    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError.
+    """
+
+    def __init__(self, queue: Queue, *, seconds: Callable[[], float], check_via: Callable[[str], str]) -> None:
+        self._queue = queue
+        self._seconds = seconds
+        self._check_via = check_via
+
+    async def answer(self, request: Request) -> Answer:
+        """
+        Answer a request.
+
+        Raises:  ControlError.
+        """
+        try:
+            match request.get("ask"):
+                case "find":
+                    return await self._find(request)
+                case "show":
+                    return await self._show(request)
+                case "act":
+                    return await self._act(request)
+                case "pause":
+                    return {"changed": await self._queue.pause(_domain(request), _by(request))}
+                case "resume":
+                    return {"changed": await self._queue.resume(_domain(request), _by(request))}
+                case "stats":
+                    return await self._stats(request)
+                case "span":
+                    span = await self._queue.span()
+                    return {"first": span and format_number(span[0]), "last": span and format_number(span[1])}
+                case other:
+                    raise ControlError(f"nobody can be asked for {str(other)[:40]!r}")
+        except (SelectionError, QueueError) as error:
+            raise ControlError(str(error)) from None
+
+    async def _find(self, request: Request) -> Answer:
+        limit = request.get("limit", LISTED_ENTRIES)
+        if not _is_int(limit) or not 1 <= limit <= LISTED_ENTRIES:
+            raise ControlError(f"limit is a number from 1 to {LISTED_ENTRIES}")
+        selection = parse_selection(request.get("select") or {})
+        page = await self._queue.find(selection, after=_after(request), limit=limit)
+        return {
+            "entries": [self._listed(each) for each in page.found],
+            "to": None if page.to is None else format_number(page.to),
+        }
+
+    def _listed(self, found: Found) -> dict[str, Any]:
+        return {
+            **_entry(found),
+            "recipients": [self._recipient(found, row) for row in found.rows[:LISTED_RECIPIENTS]],
+            "selected": [row.ordinal for row in found.rows],
+        }
+
+    async def _show(self, request: Request) -> Answer:
+        after = request.get("after", -1)
+        if not _is_int(after):
+            raise ControlError("after is the number of a recipient")
+        shown = await self._queue.show(parse_entry_name(request.get("id")), after=after)
+        if shown is None:
+            return {"entry": None, "recipients": [], "to": None}
+        paused = await self._queue.paused()
+        return {
+            "entry": {**_entry(shown.found), **_origin(shown.found.envelope)},
+            "recipients": [
+                {
+                    **self._recipient(shown.found, row),
+                    "why": self._why(shown.found, row, paused),
+                    "tried": [_tried(each) for each in shown.traces.get(row.ordinal, ())],
+                }
+                for row in shown.found.rows
+            ],
+            "to": shown.to,
+        }
+
+    def _recipient(self, found: Found, row: Row) -> dict[str, Any]:
+        known = found.envelope.recipients if found.envelope is not None else ()
+        recipient = known[row.ordinal] if 0 <= row.ordinal < len(known) else None
+        is_account = recipient is not None and isinstance(recipient.destination, Account)
+        return {
+            "ordinal": row.ordinal,
+            "address": str(recipient.address) if recipient is not None else None,
+            "original": str(recipient.original) if recipient is not None else None,
+            "is_local": is_account,
+            "via": row.via,
+            "state": row.shown(is_corrupt=found.is_corrupt),
+            "attempts": row.attempts,
+            "next_attempt_at": row.due_at,
+            "held_since": row.held_at,
+            "place": self._queue.place_of(found.number, row.lane),
+            "status": row.status,
+            "said": row.diagnostic,
+            "by": row.remote_mta,
+        }
+
+    def _why(self, found: Found, row: Row, paused: dict[str, float]) -> str:
+        """Say what a recipient waits for."""
+        state, place = row.shown(is_corrupt=found.is_corrupt), self._queue.place_of(found.number, row.lane)
+        if found.is_corrupt:
+            return "it is damaged and set aside; all that can be done is to delete it"
+        if row.due_at is None and row.held_at is None:
+            return "nothing is to be done"
+        if state == HELD:
+            return "held by the operator, until it is released"
+        if place == "attempt":
+            return "an attempt runs now"
+        if row.lane in paused:
+            return f"{row.lane} is paused by the operator, until it is resumed"
+        if place == "memory":
+            return "it waits for a free connection"
+        if state == UNREPORTED:
+            return "it has failed for good, and the sender is to be told"
+        if (row.due_at or 0.0) <= self._seconds():
+            return "it is due, and its turn comes"
+        if state == NEW:
+            return "the sender wants it to go then"
+        return f"attempt {row.attempts} did not succeed; each wait is longer than the last"
+
+    async def _act(self, request: Request) -> Answer:
+        order = self._order(request)
+        obeyed = await self._queue.obey(order, _targets(request.get("targets")))
+        return {"entries": obeyed.entries, "recipients": obeyed.recipients, "under_way": obeyed.under_way}
+
+    def _order(self, request: Request) -> Order:
+        try:
+            act = Act(request.get("act"))
+        except ValueError:
+            raise ControlError(f"an act is one of {', '.join(each.value for each in Act)}") from None
+        text = request.get("text", "")
+        if not isinstance(text, str) or len(text) > TEXT_CHARACTERS or not text.isprintable():
+            raise ControlError(f"text is one printable line of at most {TEXT_CHARACTERS} characters")
+        if act is Act.BOUNCE and not text:
+            raise ControlError("the sender of what is bounced must be told why")
+        if act is Act.REROUTE and text:
+            try:
+                text = self._check_via(text)
+            except ValueError as error:
+                raise ControlError(str(error)) from None
+        return Order(act=act, text=text, by=_by(request))
+
+    async def _stats(self, request: Request) -> Answer:
+        page = await self._queue.stats(after=_after(request))
+        return {
+            "lanes": {lane: {"states": each.states, "oldest": each.oldest} for lane, each in page.lanes.items()},
+            "entries": page.entries,
+            "octets": page.octets,
+            "corrupt": page.corrupt,
+            "attempts": self._queue.attempts,
+            "paused": await self._queue.paused(),
+            "to": None if page.to is None else format_number(page.to),
+        }
+
+
+def _entry(found: Found) -> dict[str, Any]:
+    envelope = found.envelope
+    return {
+        "id": format_number(found.number),
+        "accepted_at": found.accepted_at,
+        "expires_at": found.expires_at,
+        "octets": found.octets,
+        "sender": format_path(envelope.reverse_path) if envelope is not None else None,
+        "is_corrupt": found.is_corrupt,
+        "recipient_count": found.recipients,
+    }
+
+
+def _origin(envelope: Envelope | None) -> dict[str, Any]:
+    if envelope is None:
+        return {"origin": None}
+    origin, requests = envelope.origin, envelope.requests
+    return {
+        "origin": {
+            "service": origin.service.value,
+            "peer": origin.peer,
+            "hello": origin.hello,
+            "tls": origin.tls,
+            "account": origin.account,
+            "session": origin.session,
+        },
+        "body": envelope.body.value,
+        "smtputf8": envelope.smtputf8,
+        "requires_tls": requests.requires_tls,
+        "envelope_id": requests.envelope_id,
+    }
+
+
+def _tried(trace: Trace) -> dict[str, Any]:
+    return {
+        "at": trace.at,
+        "action": trace.action,
+        "status": trace.status,
+        "by": trace.remote_mta,
+        "address": trace.address,
+        "tls": trace.tls,
+        "said": trace.diagnostic,
+    }
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _after(request: Request) -> int:
+    after = request.get("after") or ""
+    return parse_entry_name(after) if after else 0
+
+
+def _by(request: Request) -> str:
+    return str(request.get("by") or "somebody")[:BY_CHARACTERS]
+
+
+def _domain(request: Request) -> str:
+    domain = request.get("domain")
+    if not isinstance(domain, str):
+        raise ControlError("domain is a name")
+    try:
+        return parse_domain(domain)
+    except AddressError as error:
+        raise ControlError(f"{domain[:80]!r}: {error}") from None
+
+
+def _targets(told: object) -> list[Target]:
+    if not isinstance(told, list) or len(told) > TARGETS:
+        raise ControlError(f"targets are a list of at most {TARGETS}")
+    targets: list[Target] = []
+    for each in told:
+        if not (isinstance(each, list) and len(each) == 2 and isinstance(each[1], list) and all(map(_is_int, each[1]))):
+            raise ControlError("a target is the name of an entry and a list of its recipients")
+        targets.append((parse_entry_name(each[0]), tuple(each[1])))
+    if sum(len(ordinals) for _, ordinals in targets) > ORDINALS:
+        raise ControlError(f"the targets have more than {ORDINALS} recipients")
+    return targets

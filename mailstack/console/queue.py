@@ -1,0 +1,242 @@
+"""`mailstack queue`: what waits in the running server, and the postmaster's hands in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, read_settings, show_result
+from mailstack.console.queue_acts import add_acts
+from mailstack.console.queue_asking import asking, found_by, progress_bar
+from mailstack.console.queue_selecting import check_id, select_fields, selecting
+from mailstack.console.queue_views import (
+    LIST_COLUMNS,
+    STATES,
+    count,
+    entry_lines,
+    list_rows,
+    recipient_lines,
+    safe,
+    show_rows,
+    size,
+    stats_rows,
+    tried,
+)
+
+if TYPE_CHECKING:
+    from mailstack.console.control_client import Client
+
+LISTED: Final = 100
+
+
+@click.group(
+    cls=Commands,
+    epilog="Exit codes: 0 done, 1 refused or no server runs (the message says why and what to do), 2 not understood, "
+    "3 no mail is selected.",
+)
+def queue() -> None:
+    """
+    See what waits in the running server, and take it in hand. Everything is in force at once.
+
+    A message has an ID, by which the log knows it, too. Each of its recipients is new, delayed (to be tried again), unreported
+    (failed, and the sender is to be told), held (by you), or corrupt (damaged, and set aside).
+    """
+
+
+@queue.command(
+    "list",
+    epilog="Examples: mailstack queue list --domain example.net --state delayed, or "
+    "mailstack queue list --sender '<>' --older-than 1d --json",
+)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@selecting
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"No more messages than that; 0: all. [default: {LISTED}; all with --json]"
+)
+@config_option
+@json_option
+def list_(ids: tuple[str, ...], limit: int | None, config: Path | None, as_json: bool, **options: Any) -> None:
+    """List messages that wait, the oldest first: all, or those that are selected."""
+    now = time.time()
+    select = select_fields(ids, options, now)
+    limit = limit if limit is not None else 0 if as_json else LISTED
+    with asking(config) as client, progress_bar("looking", is_quiet=as_json) as progress:
+        found = found_by(client, select, progress, limit + 1 if limit else 0)
+        if as_json:
+            _print_array(found, limit)
+            return
+        entries = list(found)
+    is_all = not limit or len(entries) <= limit
+    entries = entries[: limit or None]
+    if not entries:
+        click.echo("No mail waits." if not select else "No mail that waits is like that.", err=True)
+        return
+    show_rows(LIST_COLUMNS, list(list_rows(entries, now)))
+    if not is_all:
+        click.echo(f"There are more than {limit}: --limit 0 lists all, and `mailstack queue stats` sums them up.", err=True)
+
+
+def _print_array(entries: Iterator[dict[str, Any]], limit: int) -> None:
+    """Print a JSON array of any length, an element on each line."""
+    click.echo("[", nl=False)
+    for number, entry in enumerate(entries):
+        if limit and number == limit:
+            break
+        click.echo(("," if number else "") + "\n" + json.dumps(entry, ensure_ascii=False), nl=False)
+    click.echo("\n]")
+
+
+@queue.command(epilog="Example: mailstack queue show 1k52wm9h0000g")
+@click.argument("id_", metavar="ID")
+@config_option
+@json_option
+def show(id_: str, config: Path | None, as_json: bool) -> None:
+    """
+    Show all that is known of a message.
+
+    For each recipient: what was tried, where, with what TLS, what the other side said; when the next attempt is due, and why.
+    """
+    with asking(config) as client:
+        entry, recipients = _shown(client, check_id(id_))
+    if as_json:
+        show_result(True, "", **entry, recipients=recipients)
+        return
+    now = time.time()
+    for line in entry_lines(entry, now):
+        click.echo(line)
+    for recipient in recipients:
+        for line in recipient_lines(recipient, now):
+            click.echo(line)
+
+
+@queue.command(epilog="Example: mailstack queue trace 1k52wm9h0000g")
+@click.argument("id_", metavar="ID")
+@config_option
+@json_option
+def trace(id_: str, config: Path | None, as_json: bool) -> None:
+    """
+    Show what was done for a message, in the order of time.
+
+    The last 20 times of each recipient are kept. What succeeds at its first attempt is in the log only.
+    """
+    with asking(config) as client:
+        entry, recipients = _shown(client, check_id(id_))
+    steps = [{"recipient": each["address"], **step} for each in recipients for step in each["tried"]]
+    steps.sort(key=lambda step: step["at"])
+    if as_json:
+        click.echo(json.dumps(steps, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{date_of(entry['accepted_at'])}  accepted from {safe(entry['sender'] or '?')}")
+    for step in steps:
+        at, _, what = tried(step).partition("  ")
+        click.echo(f"{at}  {safe(step['recipient'] or '?')} {what}")
+
+
+def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    entry: dict[str, Any] | None = None
+    recipients: list[dict[str, Any]] = []
+    after: int | None = -1
+    while after is not None:
+        answer = client.ask("show", id=name, after=after)
+        if answer["entry"] is None:
+            break
+        entry = answer["entry"]
+        recipients += answer["recipients"]
+        after = answer["to"]
+    if entry is None:
+        raise Refused(f"{name} does not wait here: it was delivered, relayed, returned or deleted, and the log says which.")
+    return entry, recipients
+
+
+@queue.command(epilog="Example: mailstack queue stats --json")
+@config_option
+@json_option
+def stats(config: Path | None, as_json: bool) -> None:
+    """
+    Sum up what waits, by domain and state.
+
+    The age is that of the oldest message for the domain. What is paused is said to be.
+    """
+    from mailstack.console.desks import merge_lanes
+
+    lanes: dict[str, dict[str, Any]] = {}
+    with asking(config) as client, progress_bar("counting", is_quiet=as_json):
+        answer = first = client.ask("stats", after=None)
+        sums = dict.fromkeys(("entries", "octets", "corrupt"), 0)
+        while True:
+            merge_lanes(lanes, answer["lanes"])
+            for key in sums:
+                sums[key] += answer[key]
+            if answer["to"] is None:
+                break
+            answer = client.ask("stats", after=answer["to"])
+    now = time.time()
+    if as_json:
+        domains = [{"domain": lane, **tally} for lane, tally in sorted(lanes.items())]
+        show_result(
+            True,
+            "",
+            messages=sums["entries"],
+            octets=sums["octets"],
+            corrupt_messages=sums["corrupt"],
+            attempts=first["attempts"],
+            paused=first["paused"],
+            domains=domains,
+        )
+        return
+    attempts = count(first["attempts"], "attempt")
+    click.echo(f"{count(sums['entries'], 'message')}, {size(sums['octets'])} octets; {attempts} at this moment")
+    rows = stats_rows(lanes, first["paused"], now)
+    if rows:
+        columns = ("DOMAIN", *(state.upper() for state in STATES), "OLDEST", "")
+        show_rows(columns, rows)
+
+
+@queue.command(epilog="Example: mailstack queue pause example.net")
+@click.argument("domain")
+@config_option
+@json_option
+def pause(domain: str, config: Path | None, as_json: bool) -> None:
+    """
+    Attempt nothing more to a domain until it is resumed.
+
+    Attempts that run come to their end. Mail for it is accepted and waits, also over a restart, and is not given up meanwhile.
+    """
+    _set_paused(domain, config, as_json, is_paused=True)
+
+
+@queue.command(epilog="Example: mailstack queue resume example.net")
+@click.argument("domain")
+@config_option
+@json_option
+def resume(domain: str, config: Path | None, as_json: bool) -> None:
+    """Attempt what waits for a domain again, at once."""
+    _set_paused(domain, config, as_json, is_paused=False)
+
+
+def _set_paused(domain: str, config: Path | None, as_json: bool, *, is_paused: bool) -> None:
+    from mailstack.directory.editing import list_domains
+    from mailstack.directory.records import domain_name
+
+    name = domain_name(domain)
+    if is_paused and any(each.name == name for each in list_domains(read_settings(config).directory_file)):
+        raise Refused(f"mail for {name} is delivered here, and is not paused. What waits can be held: mailstack queue hold")
+    with asking(config) as client:
+        is_new = client.ask("pause" if is_paused else "resume", domain=name)["changed"]
+    what = "paused" if is_paused else "resumed"
+    text = (
+        f"Mail for {name} is {what}."
+        if is_new
+        else f"Mail for {name} {'was paused already' if is_paused else 'was not paused'}."
+    )
+    if is_paused:
+        text += f" It waits until: mailstack queue resume {name}"
+    show_result(as_json, text, result=what, domain=name, changed=is_new)
+
+
+add_acts(queue)

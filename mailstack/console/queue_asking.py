@@ -1,0 +1,113 @@
+"""Asking a running server about its queue, part by part: whatever its length, one part is in memory, and the bar goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mailstack.console.asking import Refused, read_settings
+from mailstack.console.control import ORDINALS, TARGETS
+from mailstack.spool.identifiers import parse_name
+
+if TYPE_CHECKING:
+    from mailstack.console.control import Answer
+    from mailstack.console.control_client import Client
+    from mailstack.console.queue_selecting import Select
+
+PAGE_ENTRIES: Final = 100
+Progress = Callable[[float], None]
+"""Takes what part of the whole is done, from 0 to 1."""
+
+
+@contextmanager
+def asking(config: Path | None) -> Iterator[Client]:
+    """
+    Connect to the running server.
+
+    Raises:  Refused: none runs; or what is asked of it cannot be had.
+    """
+    from mailstack.console.control import ControlError
+    from mailstack.console.control_client import Client, NobodyThereError
+
+    settings = read_settings(config)
+    try:
+        with Client(settings.control_file) as client:
+            yield client
+    except NobodyThereError as error:
+        raise Refused(
+            f"{error}.\nOnly the running server can be asked of its queue, and what waits is safe without it. Start it: "
+            "systemctl start mailstack, or twistd -n mailstack --config FILE"
+        ) from None
+    except ControlError as error:
+        raise Refused(f"{error}.") from None
+
+
+def found_by(client: Client, select: Select, progress: Progress, limit: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the entries that are selected, the oldest first; with a limit no more than that."""
+    for page in _pages(client, select, progress, min(limit or PAGE_ENTRIES, PAGE_ENTRIES)):
+        for entry in page["entries"]:
+            yield entry
+            limit -= 1
+            if not limit:
+                return
+
+
+def _pages(client: Client, select: Select, progress: Progress, page_entries: int) -> Iterator[Answer]:
+    span = client.ask("span")
+    first, last = (parse_name(span[key] or "") or 0 for key in ("first", "last"))
+    after: str | None = ""
+    while after is not None:
+        page = client.ask("find", select=select, after=after, limit=page_entries)
+        yield page
+        after = page["to"]
+        if after is not None and last > first:
+            progress(min(1.0, ((parse_name(after) or 0) - first) / (last - first)))
+    progress(1.0)
+
+
+def act_on(client: Client, select: Select, act: str, text: str, progress: Progress) -> dict[str, int]:
+    """Do something with all that is selected, and return how many messages and recipients that were, and with what success."""
+    sums = dict.fromkeys(("messages", "changed_messages", "changed_recipients", "under_way"), 0)
+    for page in _pages(client, select, progress, PAGE_ENTRIES):
+        sums["messages"] += len(page["entries"])
+        for targets in _parts(page["entries"]):
+            done = client.ask("act", act=act, text=text, targets=targets)
+            sums["changed_messages"] += done["entries"]
+            sums["changed_recipients"] += done["recipients"]
+            sums["under_way"] += done["under_way"]
+    return sums
+
+
+def _parts(entries: list[dict[str, Any]]) -> Iterator[list[tuple[str, list[int]]]]:
+    """Yield targets, as many at a time as one request may have."""
+    part: list[tuple[str, list[int]]] = []
+    size = 0
+    for entry in entries:
+        for start in range(0, len(entry["selected"]), ORDINALS):
+            ordinals = entry["selected"][start : start + ORDINALS]
+            if part and (size + len(ordinals) > ORDINALS or len(part) == TARGETS):
+                yield part
+                part, size = [], 0
+            part.append((entry["id"], ordinals))
+            size += len(ordinals)
+    if part:
+        yield part
+
+
+@contextmanager
+def progress_bar(what: str, *, is_quiet: bool) -> Iterator[Progress]:
+    """Show how far long work is, on the terminal of standard error, if there is one; what is quick shows nothing."""
+    if is_quiet or not sys.stderr.isatty():
+        yield lambda part: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda part: bar.update(task, completed=part)

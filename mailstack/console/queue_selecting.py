@@ -1,0 +1,116 @@
+"""
+Which mail is meant: the options by which the commands of the queue select, and the fields that become of them.
+
+All that is said must be so at once. A duration is a number with s, m, h, d or w; a size a number with k, M or G (of 1024).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+
+from mailstack.spool.selection import NAMES, SELECTABLE, SelectionError, parse_entry_name, parse_selection
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+Select = dict[str, Any]
+"""A selection as it goes over the control socket."""
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_OCTETS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class Duration(click.ParamType[float]):
+    """`90s`, `15m`, `2h`, `3d`, `1w`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,9})([smhdw])", str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is no duration: 90s, 15m, 2h, 3d or 1w", param, ctx)
+        return float(int(found[1]) * _SECONDS[found[2]])
+
+
+class Size(click.ParamType[int]):
+    """`4096`, `10k`, `5M`, in octets."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,12})([kmg]?)", str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is no size: 4096, 10k, 5M or 1G", param, ctx)
+        return int(found[1]) * _OCTETS[found[2]]
+
+
+def selecting(command: _Command) -> _Command:
+    """Add the options that select, as one argument `chosen` of the fields that were given."""
+    options = (
+        click.option("--sender", metavar="ADDRESS", help="From this address; @DOMAIN: anybody of it; <>: notifications."),
+        click.option("--recipient", metavar="ADDRESS", help="For this address; @DOMAIN: anybody of it."),
+        click.option("--domain", metavar="DOMAIN", help="For recipients of this domain."),
+        click.option("--state", "states", multiple=True, type=click.Choice(SELECTABLE), help="In this state; may be repeated."),
+        click.option("--reason", metavar="TEXT", help="Whose status, or what the other side said last, contains this."),
+        click.option(
+            "--older-than", "older", metavar="AGE", type=Duration(), help="Accepted longer ago than that: 90s, 2h, 3d."
+        ),
+        click.option("--newer-than", "newer", metavar="AGE", type=Duration(), help="Accepted within that time."),
+        click.option("--larger-than", "larger", metavar="SIZE", type=Size(), help="Of that size or more: 10k, 5M."),
+        click.option("--smaller-than", "smaller", metavar="SIZE", type=Size(), help="Of that size or less."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+OPTIONS: Final = ("sender", "recipient", "domain", "states", "reason", "older", "newer", "larger", "smaller")
+
+
+def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Select:
+    """
+    Return the selection that was asked for; what was not said is not in it.
+
+    Raises:  click.UsageError.
+    """
+    if len(ids) > NAMES:
+        raise click.UsageError(f"no more than {NAMES} IDs at a time; a filter takes any number of messages")
+    fields: Select = {
+        "names": list(ids),
+        "sender": options["sender"],
+        "recipient": options["recipient"],
+        "domain": options["domain"],
+        "states": list(options["states"]),
+        "reason": options["reason"],
+        "accepted_before": None if options["older"] is None else now - options["older"],
+        "accepted_after": None if options["newer"] is None else now - options["newer"],
+        "octets_from": options["larger"],
+        "octets_to": options["smaller"],
+    }
+    said = {key: value for key, value in fields.items() if value not in (None, [])}
+    try:
+        parse_selection(said)  # so that what is wrong with it is said before anybody is asked
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from None
+    return said
+
+
+def check_id(name: str) -> str:
+    """
+    Return the name of an entry.
+
+    Raises:  click.UsageError: it cannot be one.
+    """
+    try:
+        parse_entry_name(name)
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from None
+    return name

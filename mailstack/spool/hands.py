@@ -1,0 +1,200 @@
+"""
+The operator's hands: what the operator does with recipients, as operations on their rows.
+
+    act        with recipients that are            afterwards they are
+    hold       waiting, warned, unreported         held: `held_at` set, `due_at` NULL
+    release    held                                due now
+    retry      waiting, warned, unreported         due now
+    reroute    waiting or warned, to other domains due now (or held as before), in a lane and with a `via` of their own
+    bounce     waiting or warned                   unreported and due now: the runner tells the sender, as of any failure
+    delete     any of these, or of a corrupt entry deleted; an entry with nothing else left is removed, with its content
+
+All others are left as they are. Whoever applies these has claimed the recipients from the runner, and nothing else writes their
+rows meanwhile. An act can be done twice: the second time there is nothing left to be done.
+"""
+
+from __future__ import annotations
+
+import enum
+import sqlite3
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from mailstack.mail.status import EnhancedStatus
+from mailstack.spool.entry import LOCAL_LANE, lane_of
+from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS
+from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
+from mailstack.spool.record import RecordError, parse_envelope
+
+BOUNCED: Final = EnhancedStatus(5, 0, 0)
+
+
+class Act(enum.Enum):
+    """What can be done."""
+
+    HOLD = "hold"
+    RELEASE = "release"
+    RETRY = "retry"
+    REROUTE = "reroute"
+    BOUNCE = "bounce"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """
+    What the operator wants to be done.
+
+    Shape:   `text` is what the sender of a bounce is told, or the `via` of a reroute ("" takes it back); `by` is who wants it.
+    """
+
+    act: Act
+    text: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """
+    What was done with one entry.
+
+    Shape:   `ordinals` are its recipients for whom something is different now; with `is_removed` nothing is left of it.
+    """
+
+    number: int
+    ordinals: tuple[int, ...]
+    is_removed: bool = False
+    has_file: bool = False
+
+
+class _Writes:
+    creates: ClassVar[int | None] = None
+    frees: ClassVar[bool] = True  # a row is changed in place, or removed
+
+
+@dataclass(frozen=True, slots=True)
+class Obey(_Writes):
+    """Do what was ordered with recipients of entries; return what was done, of those with whom anything was."""
+
+    order: Order
+    targets: tuple[tuple[int, tuple[int, ...]], ...]
+    now: float
+
+    @property
+    def octets(self) -> int:
+        """Rows."""
+        return ROW_OCTETS * len(self.targets)
+
+    def apply(self, connection: sqlite3.Connection) -> list[Done]:
+        """Do it."""
+        done = (self._one(connection, number, ordinals) for number, ordinals in self.targets)
+        return [each for each in done if each is not None]
+
+    def _one(self, connection: sqlite3.Connection, number: int, ordinals: tuple[int, ...]) -> Done | None:
+        entry = connection.execute("SELECT state, content IS NULL FROM entry WHERE number = ?", (number,)).fetchone()
+        if entry is None:
+            return None
+        is_corrupt, has_file = entry[0] == "corrupt", bool(entry[1])
+        act = self.order.act
+        if is_corrupt:
+            if act is not Act.DELETE:
+                return None
+            _remove(connection, number)
+            return Done(number, ordinals, True, has_file)
+        changed = tuple(ordinal for ordinal in ordinals if self._change(connection, number, ordinal))
+        if not changed:
+            return None
+        if act is Act.DELETE and not is_open(connection, number):
+            _remove(connection, number)
+            return Done(number, changed, True, has_file)
+        for ordinal in changed:
+            leave_trace(connection, (number, ordinal, self.now), _PAST[act], self._words)
+        return Done(number, changed)
+
+    @property
+    def _words(self) -> str:
+        order = self.order
+        via = f"via {order.text}" if order.text else "to where it was to go at first"
+        what = {Act.REROUTE: via, Act.BOUNCE: order.text}.get(order.act, "")
+        return f"by {order.by}: {what}" if what else f"by {order.by}"
+
+    def _change(self, connection: sqlite3.Connection, number: int, ordinal: int) -> bool:
+        now, key = self.now, (number, ordinal)
+        values: list[object]
+        match self.order.act:
+            case Act.HOLD:
+                change, values = "due_at = NULL, held_at = ? WHERE due_at IS NOT NULL", [now]
+            case Act.RELEASE:
+                change, values = "due_at = ?, held_at = NULL WHERE held_at IS NOT NULL", [now]
+            case Act.RETRY:
+                change, values = "due_at = ? WHERE due_at > ?", [now, now]
+            case Act.REROUTE:
+                return self._reroute(connection, number, ordinal)
+            case Act.BOUNCE:
+                text = self.order.text[:DIAGNOSTIC_CHARACTERS]
+                return _update(
+                    connection,
+                    "state = 'unreported', status = ?, diagnostic = ?, remote_mta = NULL, due_at = ?, held_at = NULL"
+                    f" WHERE {_OPEN} AND state != 'unreported'",
+                    [str(BOUNCED), text, now],
+                    key,
+                )
+            case Act.DELETE:
+                change, values = f"state = 'deleted', due_at = NULL, held_at = NULL WHERE {_OPEN}", []
+        return _update(connection, change, values, key)
+
+    def _reroute(self, connection: sqlite3.Connection, number: int, ordinal: int) -> bool:
+        via = self.order.text or None
+        (record,) = connection.execute("SELECT envelope FROM entry WHERE number = ?", (number,)).fetchone()
+        try:
+            recipients = parse_envelope(record).recipients
+        except RecordError:
+            return False  # it is set aside when it is loaded
+        if not 0 <= ordinal < len(recipients) or lane_of(recipients[ordinal].destination) == LOCAL_LANE:
+            return False
+        lane = lane_of(recipients[ordinal].destination, via)
+        return _update(
+            connection,
+            f"via = ?, lane = ?, due_at = iif(due_at IS NULL, NULL, ?) WHERE {_OPEN} AND state != 'unreported'",
+            [via, lane, self.now],
+            (number, ordinal),
+        )
+
+
+_OPEN: Final = "(due_at IS NOT NULL OR held_at IS NOT NULL)"
+_PAST: Final = {
+    Act.HOLD: "held",
+    Act.RELEASE: "released",
+    Act.RETRY: "retried",
+    Act.REROUTE: "rerouted",
+    Act.BOUNCE: "bounced",
+    Act.DELETE: "deleted",
+}
+
+
+def _update(connection: sqlite3.Connection, change: str, values: list[object], key: tuple[int, int]) -> bool:
+    statement = f"UPDATE recipient SET {change} AND entry = ? AND ordinal = ?"  # noqa: S608 (nothing in it is a value)
+    return connection.execute(statement, (*values, *key)).rowcount > 0
+
+
+def _remove(connection: sqlite3.Connection, number: int) -> None:
+    connection.execute("DELETE FROM entry WHERE number = ?", (number,))
+    connection.execute("DELETE FROM recipient WHERE entry = ?", (number,))
+    connection.execute("DELETE FROM attempt WHERE entry = ?", (number,))
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(_Writes):
+    """Note that nothing of a lane is to be attempted, or that it may be again; return whether that is new."""
+
+    lane: str
+    since: float | None
+    octets: ClassVar[int] = ROW_OCTETS
+
+    def apply(self, connection: sqlite3.Connection) -> bool:
+        """Do it."""
+        if self.since is None:
+            return connection.execute("DELETE FROM paused WHERE lane = ?", (self.lane,)).rowcount > 0
+        return (
+            connection.execute("INSERT OR IGNORE INTO paused (lane, since) VALUES (?, ?)", (self.lane, self.since)).rowcount > 0
+        )

@@ -1,0 +1,287 @@
+"""
+Queries: what the operator wants to know of the spool, read a page at a time.
+
+Each is one operation among those of the mail. It looks at a bounded number of rows, so that a commit behind it waits for some
+milliseconds at most, and says where the next goes on. Nothing is kept between two pages, here or anywhere.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from mailstack.mail.envelope import Envelope
+from mailstack.spool.operations import Reads
+from mailstack.spool.record import RecordError, parse_envelope
+from mailstack.spool.selection import CORRUPT, HELD, Row, Selection
+
+SCAN_ENTRIES: Final = 500
+"""So many entries are looked at for a page."""
+SCAN_ROWS: Final = 3_000
+"""And so many recipients, or one more entry with them."""
+SHOW_ROWS: Final = 50
+STATS_ROWS: Final = 2_000
+
+PAUSED: Final = "SELECT lane, since FROM paused ORDER BY lane"
+_ROW: Final = "ordinal, lane, state, attempts, due_at, status, diagnostic, remote_mta, held_at, via"
+_ENTRY: Final = "number, state, accepted_at, expires_at, content_octets, content IS NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    An entry, and recipients of it.
+
+    Shape:   `envelope` is None when its record cannot be read; `rows` are those that were asked for, of `recipients` in all.
+    """
+
+    number: int
+    is_corrupt: bool
+    accepted_at: float
+    expires_at: float
+    octets: int
+    is_in_file: bool
+    envelope: Envelope | None
+    rows: list[Row]
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """Entries in the order of their numbers; the next page goes on after `to`, and there is none when that is None."""
+
+    found: list[Found]
+    to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Reads):
+    """Find what is selected, after a number; at most `limit` entries."""
+
+    selection: Selection
+    after: int
+    limit: int
+
+    def apply(self, connection: sqlite3.Connection) -> FoundPage:
+        """Do it."""
+        found: list[Found] = []
+        looked_at, number = 0, self.after
+        rows = self._entries(connection)
+        for number, *about, record in rows:
+            if record is not None and (entry := self._look(connection, number, about, record)) is not None:
+                looked_at += entry.recipients
+                if entry.rows:
+                    found.append(entry)
+            if len(found) >= self.limit or looked_at >= SCAN_ROWS:
+                return FoundPage(found, number)
+        return FoundPage(found, number if len(rows) == SCAN_ENTRIES else None)
+
+    def _entries(self, connection: sqlite3.Connection) -> list[tuple[int, str, float, float, int, bool, str | None]]:
+        """Read the next entries; of one that lacks what the selection wants, the record is None."""
+        selection = self.selection
+        hints = " AND ".join("instr(envelope, ?)" for _ in selection.hints) or "1"
+        columns = f"{_ENTRY}, CASE WHEN {hints} THEN envelope END"
+        first = max(self.after, selection.first_number)
+        if selection.numbers:
+            numbers = [each for each in selection.numbers if first < each <= selection.last_number][:SCAN_ENTRIES]
+            where, parameters = f"number IN ({', '.join('?' * len(numbers))})", list[object](numbers)
+        else:
+            where, parameters = "number > ? AND number <= ?", [first, selection.last_number]
+            if selection.states == {CORRUPT}:
+                where += " AND state = 'corrupt'"
+            elif selection.states == {HELD}:
+                held = "SELECT DISTINCT entry FROM recipient WHERE held_at IS NOT NULL AND entry > ? ORDER BY entry LIMIT ?"
+                where, parameters = f"{where} AND number IN ({held})", [*parameters, first, SCAN_ENTRIES]
+        query = f"SELECT {columns} FROM entry WHERE {where} ORDER BY number LIMIT ?"  # noqa: S608 (nothing in it is a value)
+        return connection.execute(query, (*selection.hints, *parameters, SCAN_ENTRIES)).fetchall()
+
+    def _look(self, connection: sqlite3.Connection, number: int, about: list[object], record: object) -> Found | None:
+        state, accepted_at, expires_at, octets, is_in_file = about
+        envelope = _envelope(record)
+        if not self.selection.takes(envelope, _float(accepted_at), _int(octets)):
+            return None
+        rows = [Row(*row) for row in connection.execute(f"SELECT {_ROW} FROM recipient WHERE entry = ?", (number,))]  # noqa: S608 (as above)
+        is_corrupt = state == "corrupt"
+        chosen = self.selection.selected(envelope, rows, is_corrupt=is_corrupt)
+        return Found(
+            number,
+            is_corrupt,
+            _float(accepted_at),
+            _float(expires_at),
+            _int(octets),
+            bool(is_in_file),
+            envelope,
+            chosen,
+            len(rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What was done once for a recipient."""
+
+    at: float
+    action: str
+    status: str
+    remote_mta: str | None
+    address: str
+    tls: str
+    diagnostic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An entry with a page of its recipients, and what was tried for each; `to` is the last of them, or None at the end."""
+
+    found: Found
+    traces: dict[int, list[Trace]]
+    to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Show(Reads):
+    """Read all that is known of an entry, its recipients behind an ordinal; None: there is none."""
+
+    number: int
+    after: int = -1
+
+    def apply(self, connection: sqlite3.Connection) -> Shown | None:
+        """Do it."""
+        query = f"SELECT {_ENTRY}, envelope FROM entry WHERE number = ?"  # noqa: S608 (nothing in it is a value)
+        row = connection.execute(query, (self.number,)).fetchone()
+        if row is None:
+            return None
+        number, state, accepted_at, expires_at, octets, is_in_file, record = row
+        query = f"SELECT {_ROW} FROM recipient WHERE entry = ? AND ordinal > ? ORDER BY ordinal LIMIT ?"  # noqa: S608 (as above)
+        rows = [Row(*each) for each in connection.execute(query, (number, self.after, SHOW_ROWS))]
+        (count,) = connection.execute("SELECT count(*) FROM recipient WHERE entry = ?", (number,)).fetchone()
+        traces = {each.ordinal: list(_traces(connection, number, each.ordinal)) for each in rows}
+        found = Found(
+            number,
+            state == "corrupt",
+            _float(accepted_at),
+            _float(expires_at),
+            _int(octets),
+            bool(is_in_file),
+            _envelope(record),
+            rows,
+            count,
+        )
+        return Shown(found, traces, rows[-1].ordinal if len(rows) == SHOW_ROWS else None)
+
+
+def _traces(connection: sqlite3.Connection, number: int, ordinal: int) -> Iterator[Trace]:
+    for row in connection.execute(
+        "SELECT at, action, status, remote_mta, address, tls, diagnostic FROM attempt"
+        " WHERE entry = ? AND ordinal = ? ORDER BY at, action",
+        (number, ordinal),
+    ):
+        yield Trace(*row)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many recipients of one lane stand how; `oldest` is when the first of their entries was accepted."""
+
+    states: dict[str, int] = field(default_factory=dict)
+    oldest: float | None = None
+
+    def count(self, shown: str, accepted_at: float) -> None:
+        """Count one."""
+        self.states[shown] = self.states.get(shown, 0) + 1
+        if self.oldest is None or accepted_at < self.oldest:
+            self.oldest = accepted_at
+
+
+@dataclass(frozen=True, slots=True)
+class StatsPage:
+    """Sums over a page of entries, by lane; `to` as of FoundPage."""
+
+    lanes: dict[str, Tally]
+    entries: int
+    octets: int
+    corrupt: int
+    to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(Reads):
+    """Sum up what is there, of the entries after a number."""
+
+    after: int
+
+    def apply(self, connection: sqlite3.Connection) -> StatsPage:
+        """Do it."""
+        entries = connection.execute(
+            "SELECT number, state, accepted_at, content_octets FROM entry WHERE number > ? ORDER BY number LIMIT ?",
+            (self.after, SCAN_ENTRIES),
+        ).fetchall()
+        lanes: dict[str, Tally] = {}
+        count, sum_octets, corrupt, looked_at = 0, 0, 0, 0
+        to = self.after
+        for number, state, accepted_at, octets in entries:
+            is_corrupt = state == "corrupt"
+            corrupt += is_corrupt
+            count += 1
+            sum_octets += _int(octets)
+            for each in connection.execute(f"SELECT {_ROW} FROM recipient WHERE entry = ?", (number,)):  # noqa: S608 (as above)
+                row = Row(*each)
+                lanes.setdefault(row.lane, Tally()).count(row.shown(is_corrupt=is_corrupt), _float(accepted_at))
+                looked_at += 1
+            to = number
+            if looked_at >= STATS_ROWS:
+                return StatsPage(lanes, count, sum_octets, corrupt, to)
+        return StatsPage(lanes, count, sum_octets, corrupt, to if len(entries) == SCAN_ENTRIES else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes(Reads):
+    """Return in which lanes the recipients of entries are, and their ordinals."""
+
+    numbers: tuple[int, ...]
+
+    def apply(self, connection: sqlite3.Connection) -> list[tuple[int, str, list[int]]]:
+        """Do it."""
+        found: dict[tuple[int, str], list[int]] = {}
+        for number in self.numbers:
+            for ordinal, lane in connection.execute("SELECT ordinal, lane FROM recipient WHERE entry = ?", (number,)):
+                found.setdefault((number, lane), []).append(ordinal)
+        return [(number, lane, ordinals) for (number, lane), ordinals in found.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class PausedLanes(Reads):
+    """Return the lanes of which nothing is to be attempted, and since when."""
+
+    def apply(self, connection: sqlite3.Connection) -> dict[str, float]:
+        """Do it."""
+        return dict(connection.execute(PAUSED).fetchall())
+
+
+@dataclass(frozen=True, slots=True)
+class Span(Reads):
+    """Return the first and the last number, by which progress can be told; None: there is nothing."""
+
+    def apply(self, connection: sqlite3.Connection) -> tuple[int, int] | None:
+        """Do it."""
+        (first,) = connection.execute("SELECT min(number) FROM entry").fetchone()
+        (last,) = connection.execute("SELECT max(number) FROM entry").fetchone()
+        return None if first is None else (first, last)
+
+
+def _envelope(record: object) -> Envelope | None:
+    try:
+        return parse_envelope(record)
+    except RecordError:
+        return None
+
+
+def _float(value: object) -> float:
+    """Return a number, whatever a damaged row has instead of one."""
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,190 @@
+"""
+The queue: the spool as the operator has it before him, for a server that runs.
+
+Everything is asked for and done in small parts, by the one connection that there may be. What the operator changes is claimed
+from the runner first; so what waits in memory is out of it before its rows change. An attempt that runs is never broken off,
+since nobody knows how far it has come: it ends, and then the order is done with what it has left. Until then the order is in
+memory only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.python.failure import Failure
+
+from mailstack import events
+from mailstack.spool.content import ContentFolder
+from mailstack.spool.database import Database
+from mailstack.spool.hands import Act, Done, Obey, Order, Pause
+from mailstack.spool.identifiers import format_number
+from mailstack.spool.ports import Clock
+from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Stats, StatsPage
+from mailstack.spool.runner import Runner
+from mailstack.spool.selection import Selection
+
+MOST_PAUSED: Final = 1_000
+
+
+class QueueError(Exception):
+    """The operator wants what cannot be done; the message says why."""
+
+
+Target = tuple[int, tuple[int, ...]]
+"""An entry and recipients of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obeyed:
+    """
+    How many recipients an order has changed, and for how many it is done when the attempt that runs has ended.
+
+    Shape:   `entries` counts those in which something was changed.
+    """
+
+    entries: int
+    recipients: int
+    under_way: int
+
+
+class Queue:
+    """Answers the operator, and does what he wants."""
+
+    def __init__(self, *, database: Database, contents: ContentFolder, runner: Runner, clock: Clock) -> None:
+        self._database = database
+        self._contents = contents
+        self._runner = runner
+        self._clock = clock
+        self._lock = DeferredLock()  # one order at a time: two that claim the same would let go of each other's
+
+    # To look
+
+    async def find(self, selection: Selection, *, after: int, limit: int) -> FoundPage:
+        """Return the next entries that are selected."""
+        return await self._database.do(Select(selection, after, limit))
+
+    async def show(self, number: int, *, after: int = -1) -> Shown | None:
+        """Return what is known of an entry, with the recipients behind an ordinal."""
+        return await self._database.do(Show(number, after))
+
+    async def stats(self, *, after: int) -> StatsPage:
+        """Return sums over the next entries."""
+        return await self._database.do(Stats(after))
+
+    async def span(self) -> tuple[int, int] | None:
+        """Return the first and the last number."""
+        return await self._database.do(Span())
+
+    async def paused(self) -> dict[str, float]:
+        """Return the lanes that are paused, and since when."""
+        return await self._database.do(PausedLanes())
+
+    def place_of(self, number: int, lane: str) -> str:
+        """Say where recipients are: in an "attempt", in "memory", or "" on disk."""
+        return self._runner.place_of(number, lane)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts run."""
+        return self._runner.attempts
+
+    # To do
+
+    async def obey(self, order: Order, targets: Sequence[Target]) -> Obeyed:
+        """Do what is ordered with recipients of entries, of which those that are not here are left out."""
+        await self._lock.acquire()
+        try:
+            return await self._obey(order, {number: frozenset(ordinals) for number, ordinals in targets})
+        finally:
+            self._lock.release()
+
+    async def _obey(self, order: Order, targets: dict[int, frozenset[int]]) -> Obeyed:
+        claims: list[tuple[int, str]] = []
+        free: dict[int, list[int]] = {}
+        under_way = 0
+        try:
+            for number, lane, ordinals in await self._database.do(Lanes(tuple(targets))):
+                wanted = tuple(each for each in ordinals if each in targets[number])
+                if not wanted:
+                    continue
+                if self._leaves_alone(order, (number, wanted), lane):
+                    under_way += len(wanted)
+                else:
+                    claims.append((number, lane))
+                    free.setdefault(number, []).extend(wanted)
+            wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
+            done = await self._database.do(Obey(order, wants, self._clock.seconds()))
+            self._follow(order, done)
+            if done and order.act in (Act.RETRY, Act.RELEASE, Act.REROUTE):
+                self._runner.ask_again()  # the operator may have mended what was in the way
+        finally:
+            self._runner.give_back(claims)
+        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way)
+
+    def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
+        """Claim recipients; or say that they are under way, in which case the order waits for them."""
+        number = target[0]
+        if order.act is Act.RETRY:  # what is in memory is tried anyway
+            return bool(self._runner.place_of(number, lane))
+        work = self._runner.claim(number, lane)
+        if work is None:
+            return False
+        work.orders += (_Later(self, order, target),)
+        return True
+
+    async def obey_later(self, order: Order, target: Target) -> None:
+        """Do what was ordered with what an attempt has left; whatever happens, the runner goes on."""
+        try:
+            self._follow(order, await self._database.do(Obey(order, (target,), self._clock.seconds())))
+        except CancelledError:
+            raise
+        except Exception:  # a bulkhead: the disk, as a rule
+            events.unexpected(f"{format_number(target[0])}: {order.act.value} by {order.by} was not done", Failure())
+
+    def _follow(self, order: Order, done: Sequence[Done]) -> None:
+        for each in done:
+            name = format_number(each.number)
+            events.entry_in_hands(name, order.act.value, len(each.ordinals), order.by)
+            if each.is_removed:
+                events.entry_finished(name)
+            if each.is_removed and each.has_file:
+                self._remove_file(name)
+
+    def _remove_file(self, name: str) -> None:
+        removed = self._contents.remove(self._contents.path / name)
+        removed.addErrback(lambda failure: events.unexpected(f"{name}: content cannot be removed", failure))
+
+    async def pause(self, lane: str, by: str = "") -> bool:
+        """
+        Attempt nothing more of a lane, and return whether that is new.
+
+        Raises:  QueueError: there are so many already.
+        """
+        if len(self._runner.paused) >= MOST_PAUSED:
+            raise QueueError(f"no more than {MOST_PAUSED} domains can be paused")
+        is_new = await self._database.do(Pause(lane, self._clock.seconds()))
+        self._runner.pause([lane])
+        events.queue_paused(lane, by, is_paused=True)
+        return is_new
+
+    async def resume(self, lane: str, by: str = "") -> bool:
+        """Attempt what waits in a lane again, and return whether that is new."""
+        is_new = await self._database.do(Pause(lane, None))
+        self._runner.resume(lane)
+        events.queue_paused(lane, by, is_paused=False)
+        return is_new
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """An order that waits for the end of an attempt."""
+
+    queue: Queue
+    order: Order
+    target: Target
+
+    async def __call__(self) -> None:
+        await self.queue.obey_later(self.order, self.target)

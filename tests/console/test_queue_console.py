@@ -1,0 +1,447 @@
+"""`mailstack queue` against a real spool: the command, the language of the socket, the desk, the queue; all but the socket."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from mailstack.console import control_client, queue_asking, queue_views
+from mailstack.console.command import main
+from mailstack.console.control import Answer, ControlError, Desk, decode, encode
+from mailstack.console.desk import QueueDesk
+from mailstack.console.desks import Desks
+from mailstack.console.queue_asking import _parts
+from mailstack.console.queue_views import duration, safe, size
+from mailstack.mail.disposition import Action
+from mailstack.spool.hands import Act
+from mailstack.spool.identifiers import parse_name
+from mailstack.spool.selection import _FIELDS
+
+# The spool with a clock and couriers that a test commands is that of the spool's own tests.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "spool"))
+from spool_house import CONTENT, House, all_are, local, remote
+
+Run = Callable[..., Result]
+
+
+class FakeClient:
+    """Asks a desk, through the octets that would go over the socket."""
+
+    desk: Desk
+
+    def __init__(self, path: Path) -> None:
+        """Connect to nothing."""
+
+    def ask(self, what: str, **fields: Any) -> Answer:
+        request = decode(encode({"ask": what, **fields}).removesuffix(b"\n"))
+        answers: list[Answer] = []
+        failures: list[Any] = []
+        Deferred.fromCoroutine(self.desk.answer({**request, "by": "root"})).addCallbacks(answers.append, failures.append)
+        if failures:
+            failures[0].raiseException()
+        return decode(encode(answers[0]).removesuffix(b"\n"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing."""
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("queue") / "var"
+    assert CliRunner().invoke(main, ["init", str(folder), "--domain", "here.test"]).exit_code == 0
+    return folder / "mailstack.toml"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "spool").open()
+
+
+def check_via(text: str) -> str:
+    if not text.startswith("smtp:"):
+        raise ValueError(f"{text!r} is no way")
+    return text
+
+
+@pytest.fixture
+def run(installation: Path, house: House, monkeypatch: pytest.MonkeyPatch) -> Run:
+    def invoke(*words: str, expect: int = 0, stdin: str = "") -> Result:
+        result = CliRunner().invoke(main, ["queue", *words, "--config", str(installation)], input=stdin)
+        assert result.exit_code == expect, result.output + result.stderr
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    monkeypatch.setattr(time, "time", lambda: house.clock.seconds())
+    monkeypatch.setattr(control_client, "Client", FakeClient)
+    monkeypatch.setattr(
+        FakeClient,
+        "desk",
+        Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)]),
+        raising=False,
+    )
+    return invoke
+
+
+def delayed(house: House, *recipients: Any, sender: str | None = "alice@example.org") -> str:
+    house.courier.answer = all_are(Action.DELAYED, "450 4.2.1 [bold]later[/bold]")
+    name = house.accept(*(recipients or (remote("bob@example.net"),)), sender=sender)
+    house.courier.answer = None
+    return name
+
+
+def as_json(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def fill(house: House, count: int) -> None:
+    house.courier.answer = all_are(Action.DELAYED)
+    for number in range(count):
+        house.accept(remote(f"user{number}@d{number % 7}.test"))
+    house.courier.answer = None
+
+
+class TestList:
+    def test_nothing(self, run: Run) -> None:
+        assert "No mail waits." in run("list").stderr
+        assert "is like that" in run("list", "--domain", "x.test").stderr
+        assert as_json(run("list", "--json")) == []
+
+    def test_a_table(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"{each}@example.net") for each in "abcde"))
+        house.clock.advance(120)
+        lines = run("list").stdout.splitlines()
+        assert lines[0].split() == ["ID", "AGE", "SIZE", "SENDER", "RECIPIENT", "STATE", "NEXT", "REASON"]
+        for part in (
+            name,
+            "2 min",
+            "<alice@example.org>",
+            "a@example.net",
+            "delayed",
+            "in 3 min",
+            "450 4.2.1 [bold]later[/bold]",
+        ):
+            assert part in lines[1]
+        assert "and 2 more" in lines[4]
+
+    def test_as_many_as_are_wanted(self, run: Run, house: House) -> None:
+        fill(house, 250)
+        result = run("list")
+        assert len(result.stdout.splitlines()) == 101
+        assert "There are more than 100" in result.stderr
+        assert len(run("list", "--limit", "0").stdout.splitlines()) == 251
+        assert len(as_json(run("list", "--json"))) == 250
+        assert len(as_json(run("list", "--json", "--limit", "150"))) == 150
+        names = [each["id"] for each in as_json(run("list", "--json", "--domain", "d3.test"))]
+        assert names == sorted(names)
+        assert len(names) == 36
+
+    @pytest.mark.parametrize(
+        ("words", "why"),
+        [
+            (("--older-than", "soon"), "no duration"),
+            (("--larger-than", "big"), "no size"),
+            (("--sender", "nobody"), "no address"),
+            (("--state", "sad"), "is not one of"),
+            (("short",), "not the name of an entry"),
+            (("--limit", "-1"), "not in the range"),
+        ],
+    )
+    def test_what_is_not_understood(self, run: Run, words: tuple[str, ...], why: str) -> None:
+        assert why in run("list", *words, expect=2).stderr
+
+
+class TestShow:
+    def test_tells_what_was_tried_and_what_comes(self, run: Run, house: House) -> None:
+        name = delayed(house, remote("bob@example.net"), local("eve@here.test"))
+        text = run("show", name).stdout
+        assert f"{name}  {len(CONTENT)} octets, 2 recipients" in text
+        assert "by smtp from 192.0.2.1 client.example" in text.replace("(", "").replace(")", "")
+        assert "bob@example.net: delayed, 1 attempt" in text
+        assert "in 5 min: attempt 1 did not succeed" in text
+        assert "delayed: 4.0.0 450 4.2.1 [bold]later[/bold]" in text
+
+    def test_says_why_it_waits(self, run: Run, house: House) -> None:
+        running = house.accept(remote("a@busy.test"))
+        assert "an attempt runs now" in run("show", running).stdout
+        name = delayed(house)
+        run("hold", name)
+        assert "held by the operator" in run("show", name).stdout
+        run("release", name)
+        house.courier.finish(Action.RELAYED)
+        run("pause", "example.net")
+        house.courier.finish(Action.DELAYED)
+        assert "example.net is paused by the operator" in run("show", name).stdout
+        assert as_json(run("show", name, "--json"))["recipients"][0]["tried"][0]["at"] == house.clock.seconds()
+
+    def test_of_very_many_recipients(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"user{number}@example.net") for number in range(120)))
+        assert [each["ordinal"] for each in as_json(run("show", name, "--json"))["recipients"]] == list(range(120))
+
+    def test_of_what_is_not_there(self, run: Run) -> None:
+        assert "does not wait here" in run("show", "0" * 13, expect=1).stderr
+        assert "not the name of an entry" in run("show", "x", expect=2).stderr
+
+    def test_of_one_that_is_damaged(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        house.spool._database._connected().execute("UPDATE entry SET envelope = '{'")
+        house.clock.advance(300)
+        assert "it is damaged and was set aside" in run("show", name).stdout
+        assert "corrupt" in run("list").stdout
+        run("hold", "--all", expect=3)
+        assert "1 recipient of 1 message: deleted." in run("delete", "--state", "corrupt", "--yes").stdout
+        assert as_json(run("list", "--json")) == []
+
+    def test_trace_is_in_the_order_of_time(self, run: Run, house: House) -> None:
+        name = delayed(house, remote("a@x.test"), remote("b@y.test"))
+        house.clock.advance(10)
+        run("hold", name)
+        lines = run("trace", name).stdout.splitlines()
+        assert ["held" in line for line in lines] == [False, False, False, True, True]
+        assert "accepted from <alice@example.org>" in lines[0]
+        steps = as_json(run("trace", name, "--json"))
+        assert [(each["recipient"], each["action"]) for each in steps[2:]] == [("a@x.test", "held"), ("b@y.test", "held")]
+        assert steps[2]["said"] == "by root"
+
+
+class TestActs:
+    def test_need_to_know_with_what(self, run: Run) -> None:
+        for act in ("hold", "release", "retry", "bounce", "delete"):
+            assert "Say which" in run(act, expect=2).stderr
+            assert "Say which" in run(act, "--all", "--domain", "x.test", expect=2).stderr
+        assert "--via WAY, or --back" in run("reroute", "--all", expect=2).stderr
+        assert "cannot be released" in run("release", "--state", "new", expect=2).stderr
+
+    def test_say_when_there_is_none(self, run: Run) -> None:
+        for words in (("hold",), ("delete", "--yes"), ("delete",), ("delete", "--dry-run"), ("retry", "--json")):
+            run(words[0], "--all", *words[1:], expect=3)
+
+    def test_tell_what_they_did(self, run: Run, house: House) -> None:
+        delayed(house, remote("a@x.test"), remote("b@y.test"))
+        house.accept(remote("c@x.test"))
+        result = as_json(run("hold", "--domain", "x.test", "--json"))
+        assert result == {"result": "hold", "messages": 2, "changed_messages": 1, "changed_recipients": 1, "under_way": 1}
+        text = run("hold", "--all").stdout
+        assert "1 recipient of 1 message: held." in text
+        assert "1 recipient more: in an attempt. What that leaves is held when it ends." in text
+        assert "attempted at this moment" in run("retry", "--all").stdout
+
+    def test_show_what_they_would_do_and_ask(self, run: Run, house: House) -> None:
+        fill(house, 8)
+        result = run("delete", "--all", stdin="n\n", expect=1)
+        assert len(result.stdout.splitlines()) == 6
+        assert "8 messages, 8 recipients, 384 octets. These are the first 5." in result.stderr
+        assert "Delete for good, and tell nobody: 8 recipients of 8 messages?" in result.stderr
+        assert house.counts().entries == 8
+        run("delete", "--all", stdin="", expect=1)
+        assert house.counts().entries == 8
+        assert "8 recipients of 8 messages: deleted." in run("delete", "--all", stdin="y\n").stdout
+        assert house.counts().entries == 0
+
+    def test_do_nothing_when_dry(self, run: Run, house: House) -> None:
+        fill(house, 3)
+        for act in (("hold",), ("delete",), ("bounce",), ("reroute", "--via", "smtp:x")):
+            assert as_json(run(*act, "--all", "--dry-run", "--json"))["messages"] == 3
+            run(*act, "--all", "--dry-run")
+        assert {each["recipients"][0]["state"] for each in as_json(run("list", "--json"))} == {"delayed"}
+
+    def test_do_not_ask_a_program(self, run: Run, house: House) -> None:
+        fill(house, 1)
+        assert "--yes" in run("delete", "--all", "--json", expect=1).stderr
+        assert as_json(run("delete", "--all", "--json", "--yes"))["changed_recipients"] == 1
+
+    def test_leave_what_came_after_the_look(self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(house, 1)
+
+        def confirm(*_: Any, **__: Any) -> bool:
+            house.clock.advance(1)
+            delayed(house)
+            return True
+
+        monkeypatch.setattr("click.confirm", confirm)
+        assert "1 recipient of 1 message: deleted." in run("delete", "--all").stdout
+        assert house.counts().entries == 1
+
+    def test_of_very_many(self, run: Run, house: House) -> None:
+        fill(house, 350)
+        assert "350 recipients of 350 messages: held." in run("hold", "--all").stdout
+        assert "50 recipients of 50 messages: released." in run("release", "--domain", "d3.test").stdout
+
+    def test_bounce_and_reroute(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        assert "is no way" in run("reroute", name, "--via", "uucp:x", "--yes", expect=1).stderr
+        run("reroute", name, "--via", "smtp:[192.0.2.1]:25", "--yes")
+        assert house.courier.deliveries[-1].recipients[0].via == "smtp:[192.0.2.1]:25"
+        assert "smtp:[192.0.2.1]:25, as the operator wants" in run("show", name).stdout
+        house.courier.finish(Action.DELAYED)
+        assert "the sender of what is bounced" in run("bounce", name, "--text", "", "--yes", expect=1).stderr
+        run("bounce", name, "--text", "Gone for good", "--yes")
+        assert b"Gone for good" in house.courier.deliveries[-1].content.in_memory
+
+    def test_go_in_parts_that_the_socket_takes(self) -> None:
+        entries = [{"id": f"{number:013}", "selected": list(range(800))} for number in range(3)]
+        entries.append({"id": "x" * 13, "selected": list(range(2_400))})
+        parts = list(_parts(entries))
+        assert all(sum(len(ordinals) for _, ordinals in part) <= 1_000 for part in parts)
+        assert sum(len(ordinals) for part in parts for _, ordinals in part) == 4_800
+        assert [len(part) for part in _parts([{"id": "x", "selected": [0]}] * 1_200)] == [500, 500, 200]
+
+
+class TestPauseAndStats:
+    def test_pause_and_resume(self, run: Run) -> None:
+        assert "Mail for example.net is paused." in run("pause", "Example.NET").stdout
+        assert "was paused already" in run("pause", "example.net").stdout
+        assert "paused for 0 s" in run("stats").stdout
+        assert as_json(run("resume", "example.net", "--json")) == {
+            "result": "resumed",
+            "domain": "example.net",
+            "changed": True,
+        }
+        assert "was not paused" in run("resume", "example.net").stdout
+        assert "is delivered here" in run("pause", "here.test", expect=1).stderr
+        assert "not a domain name" in run("pause", "a b", expect=1).stderr
+
+    def test_stats(self, run: Run, house: House) -> None:
+        delayed(house, remote("a@x.test"), remote("b@x.test"), remote("c@y.test"), local("d@here.test"))
+        house.accept(remote("e@x.test"))
+        house.clock.advance(3_000)
+        lines = run("stats").stdout.splitlines()
+        assert lines[0] == "2 messages, 96 octets; 4 attempts at this moment"
+        assert lines[1].split() == ["DOMAIN", "NEW", "DELAYED", "UNREPORTED", "HELD", "CORRUPT", "OLDEST"]
+        assert lines[2].split() == ["x.test", "1", "2", "-", "-", "-", "50", "min"]
+        sums = as_json(run("stats", "--json"))
+        assert {each["domain"]: each["states"] for each in sums["domains"]} == {
+            "": {"delayed": 1},
+            "x.test": {"delayed": 2, "new": 1},
+            "y.test": {"delayed": 1},
+        }
+
+    def test_stats_of_very_many(self, run: Run, house: House) -> None:
+        fill(house, 2_300)
+        assert as_json(run("stats", "--json"))["messages"] == 2_300
+
+
+_NAMES = st.sampled_from(["0" * 13, "1k52wm9h0000g", "zzzzzzzzzzzzz", "x", ""])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | _NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+_SELECTS = st.dictionaries(st.sampled_from(sorted(_FIELDS)), _VALUES | st.lists(_NAMES, max_size=3), max_size=4)
+_TARGETS = st.lists(st.tuples(_NAMES, st.lists(st.integers(-1, 3) | _VALUES, max_size=3)), max_size=3)
+REQUESTS = st.fixed_dictionaries(
+    {"ask": st.sampled_from(["find", "show", "act", "pause", "resume", "stats", "span"]) | _VALUES},
+    optional={
+        "select": _SELECTS | _VALUES,
+        "after": _VALUES,
+        "limit": st.integers(1, 100) | _VALUES,
+        "id": _VALUES,
+        "act": st.sampled_from([each.value for each in Act]) | _VALUES,
+        "targets": _TARGETS | _VALUES,
+        "text": st.just("smtp:x") | _VALUES,
+        "domain": st.just("x.test") | _VALUES,
+    },
+)
+"""What somebody could ask who knows the words."""
+
+
+class TestDesk:
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            {"ask": "find", "limit": 0},
+            {"ask": "find", "limit": 101},
+            {"ask": "find", "limit": True},
+            {"ask": "find", "select": [1]},
+            {"ask": "find", "select": {"sender": 1}},
+            {"ask": "find", "after": "x"},
+            {"ask": "find", "after": 5},
+            {"ask": "show"},
+            {"ask": "show", "id": "0" * 13, "after": "x"},
+            {"ask": "act"},
+            {"ask": "act", "act": "explode", "targets": []},
+            {"ask": "act", "act": "hold", "targets": None},
+            {"ask": "act", "act": "hold", "targets": [1]},
+            {"ask": "act", "act": "hold", "targets": [["0" * 13]]},
+            {"ask": "act", "act": "hold", "targets": [["0" * 13, ["x"]]]},
+            {"ask": "act", "act": "hold", "targets": [["x", [0]]]},
+            {"ask": "act", "act": "hold", "targets": [["0" * 13, [0]]] * 501},
+            {"ask": "act", "act": "hold", "targets": [["0" * 13, [0] * 1_001]]},
+            {"ask": "act", "act": "bounce", "targets": [], "text": "two\nlines"},
+            {"ask": "act", "act": "bounce", "targets": [], "text": "x" * 401},
+            {"ask": "act", "act": "bounce", "targets": [], "text": 5},
+            {"ask": "pause"},
+            {"ask": "pause", "domain": "a b"},
+            {"ask": "resume", "domain": 5},
+            {"ask": "stats", "after": "x"},
+            {"ask": None},
+            {},
+        ],
+    )
+    def test_what_it_refuses(self, house: House, request_: dict[str, Any]) -> None:
+        FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
+        with pytest.raises(ControlError):
+            FakeClient(Path()).ask(request_.pop("ask", "?"), **request_)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+    @given(request=REQUESTS)
+    def test_anything_at_all_is_answered_or_refused(self, house: House, request: dict[str, Any]) -> None:
+        FakeClient.desk = Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)])
+        with suppress(ControlError):
+            FakeClient(Path()).ask(request.pop("ask"), **request)
+
+    def test_ordinals_that_are_not_there_do_nothing(self, house: House) -> None:
+        FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
+        name = delayed(house)
+        done = FakeClient(Path()).ask("act", act="delete", targets=[[name, [-1, 1, 1 << 70]]])
+        assert done == {"entries": 0, "recipients": 0, "under_way": 0}
+        assert parse_name(name) is not None
+
+
+def test_words() -> None:
+    assert [duration(seconds) for seconds in (-1, 59, 60, 3_600, 86_400 * 2, 86_400 * 15)] == [
+        "0 s",
+        "59 s",
+        "1 min",
+        "1 h",
+        "2 d",
+        "2 w",
+    ]
+    assert [size(octets) for octets in (0, 1_023, 1_536, 5 << 20, 3 << 30)] == ["0", "1023", "1.5 k", "5.0 M", "3.0 G"]
+    assert safe("a\x1b[31m\u2028b") == "a?[31m?b"
+
+
+def test_the_bar_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    for is_quiet in (True, False):
+        with queue_asking.progress_bar("looking", is_quiet=is_quiet) as progress:
+            progress(0.5)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_nothing_that_others_said_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    queue_views._draw(("ID", "REASON"), [["1", "[bold]450[/bold] [link=x]"]])
+    assert "[bold]450[/bold] [link=x]" in capsys.readouterr().out
+
+
+def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with queue_asking.progress_bar("looking", is_quiet=False) as progress:
+        progress(0.5)
+    shown = capsys.readouterr()
+    assert "looking" in shown.err
+    assert "50%" in shown.err
+    assert shown.out == ""

@@ -1,0 +1,271 @@
+"""The postmaster's commands on a running server, of one process and of two workers: each has its effect at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socketserver
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import messages
+from harness.house import House, with_lines
+from harness.programs import open_folder, wait_for
+
+MakeHouse = Callable[..., House]
+LATER = b"451 4.7.1 Greylisted, come back later"
+
+
+class NextHost(socketserver.ThreadingTCPServer):
+    """An SMTP server that answers RCPT as the test says, and keeps what it takes."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Session)
+        self.answer = LATER
+        self.taken: list[str] = []
+        self.asked: list[str] = []
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+
+class _Session(socketserver.StreamRequestHandler):
+    server: NextHost
+
+    def handle(self) -> None:
+        self._say(b"220 next.example.test ESMTP")
+        recipients: list[str] = []
+        while line := self.rfile.readline():
+            verb = line[:4].upper()
+            if verb == b"RCPT":
+                address = line.partition(b"<")[2].partition(b">")[0].decode()
+                self.server.asked.append(address)
+                if self.server.answer.startswith(b"2"):
+                    recipients.append(address)
+                self._say(self.server.answer)
+            elif verb == b"DATA":
+                self._say(b"354 go on" if recipients else b"503 nobody")
+                while recipients and self.rfile.readline() != b".\r\n":
+                    pass
+                self.server.taken += recipients
+                recipients = []
+                self._say(b"250 2.0.0 taken")
+            else:
+                self._say(b"221 bye" if verb == b"QUIT" else b"250 OK")
+
+    def _say(self, line: bytes) -> None:
+        self.wfile.write(line + b"\r\n")
+
+
+@pytest.fixture(scope="module")
+def next_host() -> Iterator[NextHost]:
+    host = NextHost()
+    yield host
+    host.shutdown()
+    host.server_close()
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two workers"])
+def house(request: pytest.FixtureRequest, next_host: NextHost) -> Iterator[House]:
+    """Give a running house that hands everything to the next host."""
+
+    def change(text: str) -> str:
+        text = with_lines("relay", f'smarthost = "127.0.0.1:{next_host.port}"')(text)
+        return with_lines("", f"workers = {request.param}")(text)
+
+    with open_folder("queue") as path, House(path / "var", change=change) as made:
+        made.person("alice")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def stubborn(next_host: NextHost, house: House) -> Iterator[None]:
+    """Have the next host put everything off, and leave nothing in the queue."""
+    next_host.answer = LATER
+    next_host.taken.clear()
+    yield
+    ask(house, "delete", "--all", "--yes", expect=None)
+    wait_for(lambda: not listed(house), "the queue is empty")
+
+
+def ask(house: House, *words: str, expect: int | None = 0, octets: bytes = b"") -> Any:
+    done = house.mailstack("queue", *words, "--json", "--config", house.config, expect=expect, octets=octets)
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def told(house: House, *words: str, expect: int = 0, octets: bytes = b"") -> str:
+    done = house.mailstack("queue", *words, "--config", house.config, expect=expect, octets=octets)
+    return (done.stdout + done.stderr).decode()
+
+
+def listed(house: House, *words: str) -> list[dict[str, Any]]:
+    found = ask(house, "list", *words)
+    assert isinstance(found, list)
+    return found
+
+
+def submit(house: House, *recipients: str) -> None:
+    alice = house.person("alice")
+    with house.submission(alice) as client:
+        client.sendmail(alice.address, recipients, messages.plain("hello"))
+
+
+def waiting(house: House, *recipients: str, state: str = "delayed") -> list[str]:
+    """Submit a message to each, one by one, and return their IDs when they were put off."""
+    for each in recipients:
+        submit(house, each)
+    wanted = set(recipients)
+
+    def all_wait() -> list[str]:
+        by_recipient = {each["recipients"][0]["address"]: each for each in listed(house, "--state", state)}
+        return [by_recipient[each]["id"] for each in recipients] if wanted <= by_recipient.keys() else []
+
+    return wait_for(all_wait, f"{recipients} are {state}")
+
+
+def test_list_show_and_trace(house: House, next_host: NextHost) -> None:
+    (name, other) = waiting(house, "bob@slow.test", "eve@other.test")
+    assert [each["id"] for each in listed(house)] == sorted((name, other)), "the oldest first, whichever worker has it"
+    assert [each["id"] for each in listed(house, "--domain", "slow.test")] == [name]
+    assert listed(house, "--reason", "greylisted", "--sender", "@example.test", "--newer-than", "1h", "--larger-than", "10")
+    assert not listed(house, "--older-than", "1d")
+    table = told(house, "list")
+    assert "bob@slow.test" in table
+    assert "4.7.1 451 4.7.1 Greylisted" in table
+
+    shown = ask(house, "show", name)
+    (recipient,) = shown["recipients"]
+    assert (recipient["state"], recipient["attempts"]) == ("delayed", 1)
+    assert recipient["next_attempt_at"] > shown["accepted_at"] + 200
+    (tried,) = recipient["tried"]
+    assert (tried["action"], tried["status"], tried["by"], tried["address"]) == ("delayed", "4.7.1", "127.0.0.1", "127.0.0.1")
+    assert "Greylisted" in tried["said"]
+    text = told(house, "show", name)
+    assert "by submission from 127.0.0.1" in text
+    assert "attempt 1 did not succeed" in text
+    assert "Greylisted" in told(house, "trace", name)
+    assert "does not wait here" in told(house, "show", "0" * 13, expect=1)
+
+
+def test_hold_and_release(house: House, next_host: NextHost) -> None:
+    held, free = waiting(house, "bob@slow.test", "eve@slow.test")
+    assert ask(house, "hold", held)["changed_recipients"] == 1
+    next_host.answer = b"250 2.1.5 OK"
+    assert ask(house, "retry", "--domain", "slow.test")["changed_recipients"] == 1
+    wait_for(lambda: "eve@slow.test" in next_host.taken, "what is not held is relayed")
+    wait_for(lambda: [each["id"] for each in listed(house)] == [held], f"{free} is gone")
+    assert "held by the operator" in told(house, "show", held)
+    assert "1 recipient of 1 message: released." in told(house, "release", "--all")
+    wait_for(lambda: "bob@slow.test" in next_host.taken, "what is released is relayed at once")
+
+
+def test_reroute(house: House) -> None:
+    (name,) = waiting(house, "bob@slow.test")
+    ask(house, "hold", name)
+    assert "no way for mail" in told(house, "reroute", name, "--via", "uucp:x", "--yes", expect=1)
+    assert ask(house, "reroute", name, "--via", "smtp:[127.0.0.1]:1", "--yes")["changed_recipients"] == 1
+    (recipient,) = ask(house, "show", name)["recipients"]
+    assert (recipient["via"], recipient["state"]) == ("smtp:[127.0.0.1]:1", "held")
+    assert ask(house, "reroute", name, "--back", "--yes")["changed_recipients"] == 1
+    assert ask(house, "show", name)["recipients"][0]["via"] is None
+
+
+def test_bounce(house: House) -> None:
+    alice = house.person("alice")
+    before = len(house.files(alice.address))
+    (name,) = waiting(house, "bob@gone.test")
+    assert "1 message, 1 recipient" in told(house, "bounce", name, expect=1, octets=b"n\n"), "a preview, and a question"
+    assert [each["id"] for each in listed(house)] == [name]
+    ask(house, "bounce", "--domain", "gone.test", "--text", "That domain is no more", "--yes")
+    files = house.wait_for_files(alice.address, before + 1)
+    assert any(b"That domain is no more" in file.read_bytes() for file in files)
+    wait_for(lambda: not listed(house), "nothing is left of it")
+
+
+def test_delete(house: House, next_host: NextHost) -> None:
+    alice = house.person("alice")
+    before = len(house.files(alice.address))
+    waiting(house, "bob@slow.test", "eve@slow.test")
+    assert ask(house, "delete", "--all", "--dry-run")["messages"] == 2
+    assert "nothing was done" in told(house, "delete", "--all", "--json", expect=1)
+    assert len(listed(house)) == 2
+    assert "2 recipients of 2 messages: deleted." in told(house, "delete", "--domain", "slow.test", octets=b"y\n")
+    assert listed(house) == []
+    assert told(house, "delete", "--domain", "slow.test", "--yes", expect=3)
+    assert len(house.files(alice.address)) == before, "nobody is told"
+
+
+def test_pause_and_resume(house: House, next_host: NextHost) -> None:
+    next_host.answer = b"250 2.1.5 OK"
+    assert ask(house, "pause", "Quiet.test")["changed"] is True
+    names = waiting(house, "one@quiet.test", "two@quiet.test", "three@quiet.test", state="new")
+    assert "quiet.test is paused by the operator" in told(house, "show", names[0])
+    assert "quiet.test" in ask(house, "stats")["paused"]
+    house.stop()
+    house.start()
+    assert len(listed(house)) == 3
+    assert not {each for each in next_host.taken if each.endswith("@quiet.test")}
+    assert "Mail for quiet.test is resumed." in told(house, "resume", "quiet.test")
+    wait_for(lambda: not listed(house), "what waited is relayed")
+    assert "delivered here" in told(house, "pause", house.domain, expect=1)
+
+
+def test_what_is_held_and_paused_survives_a_kill(house: House) -> None:
+    ask(house, "pause", "quiet.test")
+    held, new = waiting(house, "bob@slow.test")[0], waiting(house, "bob@quiet.test", state="new")[0]
+    ask(house, "hold", held)
+    house.kill()
+    house.start()
+    found = {each["id"]: each["recipients"][0]["state"] for each in listed(house)}
+    assert found == {held: "held", new: "new"}
+    assert ask(house, "resume", "quiet.test")["changed"] is True
+
+
+def test_a_worker_that_is_new_knows_what_is_paused(make_house: MakeHouse) -> None:
+    with make_house() as house:
+        ask(house, "pause", "quiet.test")
+    house.change(with_lines("", "workers = 2"))
+    with house:
+        house.wait_for_line("[worker 1#info] queue: quiet.test paused by an earlier pause")
+
+
+def test_stats(house: House) -> None:
+    waiting(house, "bob@slow.test", "eve@slow.test", "eve@other.test")
+    sums = ask(house, "stats")
+    assert {each["domain"]: each["states"] for each in sums["domains"]} == {
+        "slow.test": {"delayed": 2},
+        "other.test": {"delayed": 1},
+    }
+    assert sums["messages"] == 3
+    text = told(house, "stats")
+    assert text.startswith("3 messages, ")
+    assert "slow.test" in text
+
+
+def test_the_socket_is_for_the_user_of_the_server(house: House) -> None:
+    found = (house.folder / "control").stat()
+    assert stat.S_ISSOCK(found.st_mode)
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.geteuid())
+
+
+def test_what_was_done_is_in_the_log(house: House) -> None:
+    (name,) = waiting(house, "bob@slow.test")
+    ask(house, "hold", name)
+    house.wait_for_line(f"{name}: hold by root recipients=1")
+
+
+def test_without_a_server_it_says_what_to_do(make_house: MakeHouse) -> None:
+    house = make_house()
+    said = told(house, "list", expect=1)
+    assert "no server is running" in said
+    assert "systemctl start mailstack" in said
+    assert not Path(house.folder / "control").exists()

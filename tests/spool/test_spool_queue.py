@@ -1,0 +1,647 @@
+"""What the operator sees and does: a real database, attempts that the test commands, and every act in every place."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from spool_house import CONTENT, NOW, House, all_are, connect_fast, disposition, envelope, local, now, remote
+from test_intake import BIG, FailingConnection
+from test_recovery import change, rows
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+
+from mailstack.mail.disposition import Action
+from mailstack.mail.verdict import defer
+from mailstack.spool.content import MemoryContent
+from mailstack.spool.entry import Entry
+from mailstack.spool.failures import StorageError
+from mailstack.spool.hands import Act, Order
+from mailstack.spool.identifiers import Identifiers, format_number, parse_name
+from mailstack.spool.inspection import find_problem
+from mailstack.spool.lanes import Limits
+from mailstack.spool.operations import TRACES, insert
+from mailstack.spool.queries import SCAN_ENTRIES
+from mailstack.spool.queue import MOST_PAUSED, Obeyed, QueueError
+from mailstack.spool.selection import Selection, SelectionError, parse_pattern, parse_selection
+
+ALL = Selection()
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path / "spool").open()
+
+
+@pytest.fixture
+def logged():
+    seen: list[dict[str, object]] = []
+    globalLogPublisher.addObserver(seen.append)
+    yield seen
+    globalLogPublisher.removeObserver(seen.append)
+
+
+def found(house: House, selection: Selection = ALL) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Return the names of the selected entries, each with its selected recipients and how they stand."""
+    page = now(house.spool.queue.find(selection, after=0, limit=1_000))
+    assert page.to is None
+    return [
+        (format_number(each.number), [(row.ordinal, row.shown(is_corrupt=each.is_corrupt)) for row in each.rows])
+        for each in page.found
+    ]
+
+
+def states(house: House) -> list[str]:
+    """Return how all recipients stand, in order."""
+    return [state for _, of_entry in found(house) for _, state in of_entry]
+
+
+def order(house: House, act: Act, *names: str, text: str = "", ordinals: tuple[int, ...] = (0,)) -> Obeyed:
+    targets = [(parse_name(name), ordinals) for name in names]
+    return now(house.spool.queue.obey(Order(act=act, text=text, by="root"), targets))
+
+
+def actions(house: House, name: str, ordinal: int = 0) -> list[str]:
+    return [each.action for each in now(house.spool.queue.show(parse_name(name))).traces[ordinal]]
+
+
+def delayed_entry(house: House, *recipients, diagnostic: str = "450 4.2.1 later") -> str:
+    house.courier.answer = all_are(Action.DELAYED, diagnostic)
+    name = house.accept(*(recipients or (remote("bob@example.net"),)))
+    house.courier.answer = None
+    return name
+
+
+class TestHold:
+    def test_keeps_what_waits_until_it_is_released(self, house):
+        name = delayed_entry(house)
+        assert order(house, Act.HOLD, name) == Obeyed(1, 1, 0)
+        house.clock.pump([3_600] * 24 * 10)
+        assert len(house.courier.deliveries) == 1
+        assert states(house) == ["held"]
+        order(house, Act.RELEASE, name)
+        assert house.courier.deliveries[-1].attempt == 2
+        house.courier.finish(Action.RELAYED)
+        assert found(house) == []
+
+    def test_survives_a_crash(self, house):
+        name = delayed_entry(house, remote("bob@example.net"), remote("eve@example.com"))
+        order(house, Act.HOLD, name)
+        house.crash().open()
+        house.clock.advance(300)
+        assert [list(each.recipients) for each, _ in house.courier.waiting] == [[1]]
+        house.courier.finish(Action.RELAYED)
+        assert found(house) == [(name, [(0, "held")])], "the entry is not finished without the one who is held"
+        house.crash().open()
+        order(house, Act.RELEASE, name)
+        assert list(house.courier.deliveries[-1].recipients) == [0]
+
+    def test_takes_out_of_memory_what_has_not_begun(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(per_destination=1)).open()
+        first, second = house.accept(), house.accept()
+        assert order(house, Act.HOLD, second) == Obeyed(1, 1, 0)
+        house.courier.finish(Action.RELAYED)
+        assert [each.entry for each in house.courier.deliveries] == [first]
+        assert house.spool.runner._lanes.works == 0
+        order(house, Act.RELEASE, second)
+        assert [each.entry for each in house.courier.deliveries] == [first, second]
+
+    def test_leaves_an_attempt_that_runs_alone_and_keeps_what_it_leaves(self, house):
+        name = house.accept(remote("a@x.net"), remote("b@x.net"))
+        assert order(house, Act.HOLD, name, ordinals=(0, 1)) == Obeyed(0, 0, 2)
+        _, waiting = house.courier.waiting.pop()
+        waiting.callback([disposition(0, Action.RELAYED), disposition(1, Action.DELAYED)])
+        assert found(house) == [(name, [(1, "held")])]
+        house.clock.advance(1_000)
+        assert len(house.courier.deliveries) == 1
+
+    def test_of_one_recipient_lets_the_others_of_its_lane_go_on(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(per_destination=1)).open()
+        house.accept(remote("c@x.net"))
+        name = house.accept(remote("a@x.net"), remote("b@x.net"))
+        order(house, Act.HOLD, name, ordinals=(1,))
+        house.courier.finish(Action.RELAYED)
+        [(delivery, _)] = house.courier.waiting
+        assert (delivery.entry, list(delivery.recipients)) == (name, [0])
+
+    def test_remembers_that_the_sender_was_warned(self, tmp_path):
+        from mailstack.spool.backoff import Schedule
+
+        house = House(tmp_path / "spool", schedule=Schedule(spread=0.0, warning_seconds=600)).open()
+        house.courier.answer = lambda delivery: [
+            disposition(each, Action.DELAYED if delivery.envelope.reverse_path else Action.DELIVERED)
+            for each in delivery.recipients
+        ]
+        name = house.accept()
+        house.clock.advance(300)
+        house.clock.advance(600)
+        order(house, Act.HOLD, name)
+        order(house, Act.RELEASE, name)
+        house.clock.advance(3_000)
+        assert sum(each.envelope.reverse_path is None for each in house.courier.deliveries) == 1
+
+    def test_of_nothing_that_is_there(self, house):
+        assert order(house, Act.HOLD, "0" * 13) == Obeyed(0, 0, 0)
+        assert order(house, Act.RELEASE, delayed_entry(house)) == Obeyed(0, 0, 0)
+
+
+class TestRetry:
+    def test_makes_due_at_once(self, house):
+        name, other = delayed_entry(house), delayed_entry(house)
+        assert order(house, Act.RETRY, name) == Obeyed(1, 1, 0)
+        assert house.courier.deliveries[-1].entry == name
+        assert other not in [each.entry for each in house.courier.deliveries[2:]]
+
+    def test_of_what_runs_or_is_held_changes_nothing(self, house):
+        running, held = house.accept(), delayed_entry(house)
+        order(house, Act.HOLD, held)
+        assert order(house, Act.RETRY, running, held) == Obeyed(0, 0, 1)
+        assert len(house.courier.deliveries) == 2
+
+
+class TestReroute:
+    def test_gives_the_courier_the_way_and_a_lane_of_its_own(self, house):
+        name = delayed_entry(house, remote("a@x.net"), remote("b@x.net"), local("c@x.org"))
+        assert order(house, Act.REROUTE, name, ordinals=(0, 2), text="smtp:[192.0.2.1]:2525") == Obeyed(1, 1, 0), "no account"
+        [(delivery, _)] = house.courier.waiting
+        assert {ordinal: each.via for ordinal, each in delivery.recipients.items()} == {0: "smtp:[192.0.2.1]:2525"}
+        assert delivery.envelope.recipients[0].via is None
+        house.crash().open()
+        [(delivery, _)] = house.courier.waiting
+        assert delivery.recipients[0].via == "smtp:[192.0.2.1]:2525"
+        house.courier.finish(Action.DELAYED)
+        house.clock.advance(600)
+        assert {tuple(each.recipients) for each, _ in house.courier.waiting} == {(0,), (1,), (2,)}
+
+    def test_of_two_domains_by_one_way_are_two_deliveries(self, house):
+        name = delayed_entry(house, remote("a@x.net"), remote("b@x.net"), remote("c@y.net"))
+        order(house, Act.REROUTE, name, ordinals=(0, 1, 2), text="smtp:relay.example")
+        assert sorted(tuple(each.recipients) for each, _ in house.courier.waiting) == [(0, 1), (2,)]
+
+    def test_is_taken_back(self, house):
+        name = delayed_entry(house)
+        house.clock.advance(10)
+        order(house, Act.REROUTE, name, text="smtp:relay.example")
+        house.clock.advance(10)
+        house.courier.finish(Action.DELAYED)
+        house.clock.advance(10)
+        order(house, Act.REROUTE, name)
+        assert house.courier.deliveries[-1].recipients[0].via is None
+        assert actions(house, name) == ["delayed", "rerouted", "delayed", "rerouted"]
+
+    def test_of_what_is_held_leaves_it_held(self, house):
+        name = delayed_entry(house)
+        order(house, Act.HOLD, name)
+        assert order(house, Act.REROUTE, name, text="smtp:relay.example") == Obeyed(1, 1, 0)
+        assert states(house) == ["held"]
+        order(house, Act.RELEASE, name)
+        assert house.courier.deliveries[-1].recipients[0].via == "smtp:relay.example"
+
+
+class TestBounce:
+    def test_tells_the_sender_in_the_operators_words(self, house):
+        name = delayed_entry(house)
+        assert order(house, Act.BOUNCE, name, text="The host is gone for good") == Obeyed(1, 1, 0)
+        [(report, _)] = house.courier.waiting
+        assert report.envelope.reverse_path is None
+        assert b"The host is gone for good" in report.content.in_memory
+        assert b"Status: 5.0.0" in report.content.in_memory
+        assert [each for each, _ in found(house)] == [report.entry]
+
+    def test_survives_a_crash_before_the_sender_is_told(self, house):
+        name = delayed_entry(house)
+        order(house, Act.HOLD, name)
+        house.route = lambda address: defer("not now")
+        order(house, Act.BOUNCE, name, text="gone")
+        assert states(house) == ["unreported"]
+        house.crash().open()
+        house.route = lambda address: (local("alice@example.org"),)
+        house.clock.advance(600)
+        [(report, _)] = house.courier.waiting
+        assert b"gone" in report.content.in_memory
+
+    def test_of_one_in_an_attempt_comes_after_it(self, house):
+        name = house.accept()
+        assert order(house, Act.BOUNCE, name, text="gone").under_way == 1
+        house.courier.finish(Action.DELAYED)
+        [(report, _)] = house.courier.waiting
+        assert report.envelope.reverse_path is None
+        assert report.entry != name
+
+    def test_is_for_nothing_when_the_attempt_succeeds(self, house):
+        name = house.accept()
+        order(house, Act.BOUNCE, name, text="gone")
+        house.courier.finish(Action.RELAYED)
+        assert (found(house), house.courier.waiting) == ([], [])
+
+
+class TestDelete:
+    @pytest.mark.parametrize("content", [CONTENT, BIG])
+    def test_removes_all_of_it_and_tells_nobody(self, house, content, logged):
+        house.courier.answer = all_are(Action.DELAYED)
+        name = house.accept(content=content)
+        assert order(house, Act.DELETE, name) == Obeyed(1, 1, 0)
+        for table in ("entry", "recipient", "attempt"):
+            assert rows(house, f"SELECT count(*) FROM {table}") == [(0,)]
+        assert house.files() == []
+        house.clock.advance(10_000)
+        assert len(house.courier.deliveries) == 1
+        assert [each["event"] for each in logged if "event" in each][-2:] == ["entry_in_hands", "entry_finished"]
+
+    def test_of_one_recipient_leaves_the_others(self, house):
+        name = delayed_entry(house, remote("a@x.net"), remote("b@x.net"))
+        order(house, Act.DELETE, name, ordinals=(1,))
+        assert found(house) == [(name, [(0, "delayed")])]
+        house.crash().open()
+        house.clock.advance(300)
+        assert list(house.courier.deliveries[-1].recipients) == [0]
+        house.courier.finish(Action.RELAYED)
+        assert rows(house, "SELECT count(*) FROM entry") == [(0,)]
+
+    def test_of_what_is_in_memory(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(per_destination=1)).open()
+        first, second = house.accept(content=BIG), house.accept(content=BIG)
+        order(house, Act.DELETE, second)
+        assert house.files() == [first]
+        house.courier.finish(Action.RELAYED)
+        assert len(house.courier.deliveries) == 1
+        assert house.spool.runner._lanes.works == 0
+
+    def test_of_what_runs_is_done_with_what_is_left(self, house):
+        name = house.accept(content=BIG)
+        order(house, Act.DELETE, name)
+        assert house.files() == [name]
+        house.courier.finish(Action.DELAYED)
+        assert (found(house), house.files()) == ([], [])
+
+    def test_is_the_end_of_one_that_was_set_aside(self, house):
+        name = house.accept(content=BIG)
+        house.crash()
+        (house.folder / "content" / name).write_bytes(b"")
+        house.open()
+        assert states(house) == ["corrupt"]
+        for act in (Act.HOLD, Act.RELEASE, Act.RETRY, Act.BOUNCE, Act.REROUTE):
+            assert order(house, act, name, text="x") == Obeyed(0, 0, 0)
+        order(house, Act.DELETE, name)
+        assert (found(house), house.files()) == ([], [])
+
+    def test_of_one_whose_record_cannot_be_read(self, house):
+        name = house.accept()
+        house.crash()
+        change(house, "UPDATE entry SET envelope = '{' WHERE number = ?", parse_name(name))
+        house.open()
+        assert found(house) == [(name, [(0, "corrupt")])]
+        order(house, Act.DELETE, name)
+        assert found(house) == []
+
+
+class TestPause:
+    def test_begins_nothing_of_the_domain_until_it_is_resumed(self, house):
+        assert now(house.spool.queue.pause("x.net")) is True
+        assert now(house.spool.queue.pause("x.net")) is False
+        paused, other = house.accept(remote("a@x.net")), house.accept(remote("a@y.net"))
+        assert [each.entry for each in house.courier.deliveries] == [other]
+        house.crash().open()
+        house.clock.advance(3_000)
+        assert [each.entry for each, _ in house.courier.waiting] == [other]
+        assert list(now(house.spool.queue.paused())) == ["x.net"]
+        assert now(house.spool.queue.resume("x.net")) is True
+        assert [each.entry for each, _ in house.courier.waiting] == [other, paused]
+        assert now(house.spool.queue.resume("x.net")) is False
+
+    def test_lets_go_of_what_is_in_memory_when_its_turn_comes(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(per_destination=1)).open()
+        first, second, third = (house.accept() for _ in range(3))
+        now(house.spool.queue.pause("example.net"))
+        house.courier.finish(Action.RELAYED)
+        assert [each.entry for each in house.courier.deliveries] == [first]
+        assert house.spool.runner._lanes.works == 0
+        now(house.spool.queue.resume("example.net"))
+        house.courier.finish(Action.RELAYED)
+        assert [each.entry for each in house.courier.deliveries] == [first, second, third]
+
+    def test_of_one_domain_leaves_others_of_the_entry(self, house):
+        now(house.spool.queue.pause("x.net"))
+        name = house.accept(remote("a@x.net"), remote("b@y.net"))
+        house.courier.finish(Action.RELAYED)
+        assert found(house) == [(name, [(0, "new")])]
+
+    def test_is_bounded(self, house):
+        house.spool.runner.pause(f"{number}.test" for number in range(MOST_PAUSED))
+        with pytest.raises(QueueError, match="no more than"):
+            now(house.spool.queue.pause("one.more"))
+
+
+class TestTraces:
+    def test_of_what_was_tried(self, house):
+        name = delayed_entry(house, diagnostic="x" * 1_000)
+        house.clock.advance(300)
+        house.courier.finish(Action.DELAYED, "451 4.7.1 greylisted")
+        shown = now(house.spool.queue.show(parse_name(name)))
+        [(first, second)] = shown.traces.values()
+        assert (first.at, first.action, first.diagnostic) == (NOW, "delayed", "x" * 400)
+        assert (second.at, second.status, second.diagnostic) == (NOW + 300, "4.0.0", "451 4.7.1 greylisted")
+        assert shown.found.rows[0].attempts == 2
+
+    def test_are_bounded(self, house):
+        house.courier.answer = all_are(Action.DELAYED)
+        name = house.accept()
+        for _ in range(TRACES + 10):
+            house.clock.advance(100)
+            order(house, Act.RETRY, name)
+        assert len(actions(house, name)) <= TRACES + 1
+
+    def test_go_with_the_entry(self, house):
+        delayed_entry(house)
+        house.clock.advance(300)
+        house.courier.finish(Action.RELAYED)
+        assert rows(house, "SELECT count(*) FROM attempt") == [(0,)]
+
+    def test_cost_nothing_when_all_goes_well(self, tmp_path):
+        """A message for one destination that is taken at once: the same statements as without traces."""
+        statements: list[str] = []
+
+        def traced(path: Path) -> sqlite3.Connection:
+            connection = connect_fast(path)
+            connection.set_trace_callback(statements.append)
+            return connection
+
+        house = House(tmp_path / "spool", connect=traced).open()
+        house.courier.answer = all_are(Action.RELAYED)
+        house.accept(remote("a@x.net"), remote("b@x.net"))
+        statements.clear()
+        house.accept(remote("a@x.net"), remote("b@x.net"))
+        done = [each.split(" (")[0].split(" WHERE")[0] for each in statements]
+        assert done == [
+            "BEGIN IMMEDIATE",
+            "INSERT INTO entry",
+            "INSERT INTO recipient",
+            "INSERT INTO recipient",
+            "COMMIT",
+            "BEGIN IMMEDIATE",
+            "DELETE FROM entry",
+            "DELETE FROM recipient",
+            "COMMIT",
+        ]
+        statements.clear()
+        house.accept(remote("a@x.net"), remote("b@y.net"))
+        assert not [each for each in statements if each.startswith("DELETE FROM attempt") or "INTO attempt" in each]
+        assert len(statements) == 15, "and as many for two destinations"
+
+
+class TestFind:
+    @pytest.fixture
+    def full(self, house):
+        """Fill a spool with one of each, by the name of its kind."""
+        entries = {
+            "new": house.accept(remote("bob@new.net"), sender=None),
+            "delayed": delayed_entry(house, remote("Bob@x.net"), remote("eve@y.net"), diagnostic="450 Greylisted, come back"),
+        }
+        house.clock.advance(100)
+        entries["held"] = delayed_entry(house, remote("bob@x.net"))
+        order(house, Act.HOLD, entries["held"])
+        house.courier.answer = all_are(Action.DELAYED)
+        entries["large"] = house.accept(content=BIG, sender="carol@elsewhere.example")
+        house.courier.answer = None
+        return house, entries
+
+    @pytest.mark.parametrize(
+        ("fields", "wanted"),
+        [
+            ({}, {"new": [0], "delayed": [0, 1], "held": [0], "large": [0]}),
+            ({"sender": "<>"}, {"new": [0]}),
+            ({"sender": "carol@elsewhere.example"}, {"large": [0]}),
+            ({"sender": "@example.org"}, {"delayed": [0, 1], "held": [0]}),
+            ({"recipient": "bob@x.net"}, {"delayed": [0], "held": [0]}),
+            ({"recipient": "@X.net"}, {"delayed": [0], "held": [0]}),
+            ({"domain": "y.net"}, {"delayed": [1]}),
+            ({"states": ["held"]}, {"held": [0]}),
+            ({"states": ["new"]}, {"new": [0]}),
+            ({"states": ["delayed", "held"]}, {"delayed": [0, 1], "held": [0], "large": [0]}),
+            ({"states": ["corrupt"]}, {}),
+            ({"reason": "greylist"}, {"delayed": [0, 1]}),
+            ({"reason": "4.0.0 450 g"}, {"delayed": [0, 1]}),
+            ({"octets_from": 100_000}, {"large": [0]}),
+            ({"octets_to": 100_000}, {"new": [0], "delayed": [0, 1], "held": [0]}),
+            ({"accepted_before": NOW}, {"new": [0], "delayed": [0, 1]}),
+            ({"accepted_after": NOW + 100}, {"held": [0], "large": [0]}),
+            ({"domain": "x.net", "states": ["delayed"], "reason": "450"}, {"delayed": [0]}),
+        ],
+    )
+    def test_what_is_selected(self, full, fields, wanted):
+        house, entries = full
+        names = {name: kind for kind, name in entries.items()}
+        answer = {names[name]: [ordinal for ordinal, _ in of_entry] for name, of_entry in found(house, parse_selection(fields))}
+        assert answer == wanted
+
+    def test_by_name(self, full):
+        house, entries = full
+        wanted = [entries["new"], entries["held"]]
+        assert [name for name, _ in found(house, parse_selection({"names": [*wanted, "0" * 13]}))] == wanted
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            [],
+            {"colour": "red"},
+            {"names": "x"},
+            {"names": ["x"]},
+            {"names": [1]},
+            {"names": ["0" * 13] * 501},
+            {"sender": "nobody"},
+            {"sender": "a@b c"},
+            {"sender": 5},
+            {"domain": "-"},
+            {"states": ["sad"]},
+            {"states": "held"},
+            {"reason": "x" * 401},
+            {"accepted_before": "yesterday"},
+            {"accepted_before": -1},
+            {"accepted_after": 1e300},
+            {"octets_from": 1.5},
+            {"octets_to": True},
+        ],
+    )
+    def test_what_is_no_selection(self, fields):
+        with pytest.raises(SelectionError):
+            parse_selection(fields)
+
+    def test_a_quoted_local_part(self):
+        assert parse_pattern('"a b"@x.net').local_part == "a b"
+
+    def test_comes_in_pages_between_which_others_get_their_turn(self, tmp_path):
+        """100,000 entries: every page is an operation of its own, and a commit waits for one page at most."""
+        house = House(tmp_path / "spool").open(run=False)
+        connection = house.spool._database._connected()
+        identifiers = Identifiers(lambda: NOW - 86_400, lambda: 0.5)
+        connection.execute("BEGIN")
+        for number in range(100_000):
+            made = envelope(remote(f"user@d{number % 100}.test"), accepted_at=NOW)
+            content = MemoryContent(b"x: y\r\n")
+            insert(connection, Entry(number=identifiers.make(), envelope=made, content=content, expires_at=NOW + 1e6))
+        connection.execute("COMMIT")
+        selection = parse_selection({"domain": "d7.test"})
+        steps = [0]
+
+        def step() -> int:
+            steps[0] += 1
+            return 0
+
+        connection.set_progress_handler(step, 1_000)
+        after: int | None = 0
+        names: set[int] = set()
+        pages, most = 0, 0
+        while after is not None:
+            steps[0] = 0
+            page = house.spool._database.do(_select(selection, after)).result
+            most = max(most, steps[0])
+            names |= {each.number for each in page.found}
+            after = page.to
+            pages += 1
+        assert len(names) == 1_000
+        assert pages == 100_000 // SCAN_ENTRIES + 1
+        assert most < 60, "thousands of steps of SQLite; to look at all entries takes some 5,000 times as many"
+
+
+def _select(selection, after):
+    from mailstack.spool.queries import Select
+
+    return Select(selection, after, 100)
+
+
+class TestStats:
+    def test_sums_by_lane(self, house):
+        delayed_entry(house, remote("a@x.net"), remote("b@y.net"))
+        house.clock.advance(10)
+        order(house, Act.HOLD, delayed_entry(house, remote("a@x.net"), local("c@x.org")))
+        page = now(house.spool.queue.stats(after=0))
+        assert {lane: (each.states, each.oldest) for lane, each in page.lanes.items()} == {
+            "x.net": ({"delayed": 1, "held": 1}, NOW),
+            "y.net": ({"delayed": 1}, NOW),
+            "": ({"delayed": 1}, NOW + 10),
+        }
+        assert (page.entries, page.octets, page.corrupt, page.to) == (2, 2 * len(CONTENT), 0, None)
+
+    def test_span(self, house):
+        assert now(house.spool.queue.span()) is None
+        first, last = parse_name(delayed_entry(house)), parse_name(delayed_entry(house))
+        assert now(house.spool.queue.span()) == (first, last)
+
+
+class TestOrders:
+    def test_come_one_after_the_other(self, house):
+        name = delayed_entry(house)
+        house.batches["spool"].hold()
+        first = Deferred.fromCoroutine(house.spool.queue.obey(Order(act=Act.HOLD, by="x"), [(parse_name(name), (0,))]))
+        second = Deferred.fromCoroutine(house.spool.queue.obey(Order(act=Act.DELETE, by="x"), [(parse_name(name), (0,))]))
+        house.clock.advance(300)
+        house.batches["spool"].release()
+        assert (first.result, second.result) == (Obeyed(1, 1, 0), Obeyed(1, 1, 0))
+        assert found(house) == []
+        assert len(house.courier.deliveries) == 1, "what becomes due while the operator has it is not attempted"
+
+    def test_that_fail_leave_everything_as_it_was(self, tmp_path):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        name = delayed_entry(house)
+        script.append(sqlite3.SQLITE_IOERR_FSYNC)
+        with pytest.raises(StorageError):
+            order(house, Act.DELETE, name)
+        assert states(house) == ["delayed"]
+        house.clock.advance(300)
+        assert len(house.courier.waiting) == 1
+        assert order(house, Act.HOLD, name).under_way == 1
+        script.append(sqlite3.SQLITE_IOERR_FSYNC)
+        house.courier.finish(Action.DELAYED)
+        house.clock.advance(10)
+        assert states(house) == ["held"], "the outcome is entered when the disk is well, and then the order is done"
+
+    def test_for_what_runs_that_fail_do_not_hold_up_the_mail(self, tmp_path, logged):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        name = house.accept()
+        order(house, Act.HOLD, name)
+        [work] = [work for work in house.spool.runner._held.values() if work is not None]
+        (order_of_hold,) = work.orders
+
+        async def fail() -> None:
+            script.append(sqlite3.SQLITE_IOERR_FSYNC)
+            await order_of_hold()
+
+        work.orders = (fail,)
+        house.courier.finish(Action.DELAYED)
+        assert states(house) == ["delayed"]
+        assert "unexpected" in [each.get("event") for each in logged]
+        house.clock.advance(300)
+        assert len(house.courier.waiting) == 1
+
+
+VERSION_1 = """
+CREATE TABLE entry (number INTEGER PRIMARY KEY, state TEXT NOT NULL, accepted_at REAL NOT NULL, expires_at REAL NOT NULL,
+    envelope TEXT NOT NULL, content_octets INTEGER NOT NULL, content BLOB);
+CREATE INDEX entry_in_file ON entry (number) WHERE content IS NULL;
+CREATE INDEX entry_corrupt ON entry (number) WHERE state = 'corrupt';
+CREATE TABLE recipient (entry INTEGER NOT NULL, ordinal INTEGER NOT NULL, lane TEXT NOT NULL, state TEXT NOT NULL,
+    attempts INTEGER NOT NULL, due_at REAL, status TEXT, diagnostic TEXT, remote_mta TEXT, PRIMARY KEY (entry, ordinal)
+) WITHOUT ROWID;
+CREATE INDEX recipient_due ON recipient (due_at, entry, ordinal, lane) WHERE due_at IS NOT NULL;
+PRAGMA application_id = 0x6D737031;
+PRAGMA user_version = 1;
+"""
+
+
+class TestVersion1:
+    @pytest.fixture
+    def old(self, tmp_path):
+        """Make a spool as the version before wrote it, with an entry that waits."""
+        made = House(tmp_path / "made").open()
+        delayed_entry(made)
+        columns = {
+            "entry": "number, state, accepted_at, expires_at, envelope, content_octets, content",
+            "recipient": "entry, ordinal, lane, state, attempts, due_at, status, diagnostic, remote_mta",
+        }
+        (tmp_path / "spool").mkdir(mode=0o700)
+        (tmp_path / "spool" / "content").mkdir(mode=0o700)
+        connection = sqlite3.connect(tmp_path / "spool" / "spool.db")
+        connection.executescript(VERSION_1)
+        for table, names in columns.items():
+            for row in rows(made, f"SELECT {names} FROM {table}"):
+                connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", row)
+        connection.commit()
+        connection.close()
+        return House(tmp_path / "spool")
+
+    def test_is_brought_up_to_date_and_loses_nothing(self, old):
+        assert find_problem(old.folder) is None
+        old.clock.advance(0)
+        old.open()
+        [(name, _)] = found(old)
+        order(old, Act.HOLD, name)
+        old.crash().open()
+        assert states(old) == ["held"]
+        order(old, Act.RELEASE, name)
+        assert old.courier.deliveries[-1].attempt == 2
+        old.courier.finish(Action.RELAYED)
+        assert old.counts().entries == 0
+        assert rows(old, "PRAGMA user_version") == [(2,)]
+
+    def test_has_the_same_columns_and_indexes_as_a_new_one(self, old, tmp_path):
+        old.open()
+        new = House(tmp_path / "new").open()
+        query = "SELECT type, name FROM sqlite_master ORDER BY name"
+        assert rows(old, query) == rows(new, query)
+        for table in ("entry", "recipient", "attempt", "paused"):
+            assert rows(old, f"PRAGMA table_info({table})") == rows(new, f"PRAGMA table_info({table})")
+
+    def test_is_untouched_when_that_fails_half_way(self, old, monkeypatch):
+        from mailstack.spool import database
+        from mailstack.spool.failures import SpoolError
+
+        monkeypatch.setitem(database.UPGRADES, 1, "ALTER TABLE recipient ADD COLUMN held_at REAL; nonsense;")
+        with pytest.raises(SpoolError, match="syntax error"):
+            old.open()
+        monkeypatch.undo()
+        old.spool = old.make()
+        old.open()
+        assert len(found(old)) == 1
