@@ -82,6 +82,10 @@ def _served(site: Site, ours: Ours, sink: Sink, spools: list[Path], due: int, ne
         used = (processes.cpu_seconds(ours.pids) - before) / (time.monotonic() - at)
         yield Figure("processor time while all that is left waits", 100 * used, "% of a core")
         yield Figure("memory at most", peak.octets / MB, "MB")
+    delays = ours.delays_ms()
+    if delays:
+        yield Figure("reactor delay p99", delays[0], "ms")
+        yield Figure("reactor delay, longest", delays[1], "ms")
 
 
 def _send(site: Site, ours: Ours, sink: Sink, number: int) -> float:

@@ -37,7 +37,7 @@ from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder, FileContent
 from mailstack.spool.database import Database
-from mailstack.spool.entry import Entry, Pending, Work, lane_of
+from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work, lane_of
 from mailstack.spool.hands import Act, Obey, Order
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
@@ -69,6 +69,7 @@ LOOK_AGAIN_SECONDS: Final = 0.05
 MAX_LEFT: Final = 100
 PUT_OFF_LANES: Final = 4
 PUT_OFF_ROWS: Final = 200
+BEGUN_AT_ONCE: Final = 32
 MAX_QUIET_ENTRIES: Final = 20_000
 LATER_SECONDS: Final = 1_800.0  # after its pause what waits for a destination is due, should its probe have vanished
 ANY_LANE: Final = "*"  # no domain has this name; for the lanes it is a remote one with nothing in it
@@ -274,12 +275,17 @@ class Runner:
         if self._is_pumping:
             return
         self._is_pumping = True
+        begun = 0
         try:
             while self._is_on and (work := self._lanes.take(self._clock.seconds())):
                 if work.is_withdrawn or work.lane in self._paused:
                     self._put_back(work)
-                else:
-                    self._begin(work)
+                    continue
+                self._begin(work)
+                begun += work.lane != LOCAL_LANE
+                if begun == BEGUN_AT_ONCE:  # each has lookups and a connection before it: let others have their turn
+                    self._pump_at(self._clock.seconds())
+                    return
         finally:
             self._is_pumping = False
         if self._is_on and (at := self._lanes.wakes_at) is not None:
