@@ -24,6 +24,7 @@ _CROWDED: Final = re.compile(
     r"too many (?:\w+ ){0,3}(?:connections|sessions)|concurrent|(?:connection|session)s? limit|maximum connections",
     re.IGNORECASE,
 )
+_SECURITY: Final = 7  # RFC 3463 §3.8
 _ENDED: Final = "421"
 _ENDED_BY_POLICY: Final = "421 4.7.0"
 
@@ -52,10 +53,12 @@ def is_crowded(text: str) -> bool:
 
 
 def concerns_host(obstacle: Trouble) -> bool:
-    """Say whether an obstacle to a session is one that the next message would meet, too."""
+    """Say whether an obstacle to a session is one that the next message would meet, too, for whatever domain it is."""
     if obstacle.is_local or obstacle.status.is_permanent:
         return False
-    return not (obstacle.is_remote and is_crowded(obstacle.text))
+    if obstacle.is_remote:
+        return not is_crowded(obstacle.text)
+    return obstacle.status.subject != _SECURITY  # what is asked of TLS may differ from domain to domain
 
 
 def is_ended(obstacle: Trouble) -> bool:

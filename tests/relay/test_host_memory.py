@@ -181,6 +181,12 @@ class InAttempts(SynchronousTestCase):
             self.outcome(domain="other.test")
             self.assertEqual(not self.met(), is_remembered, script)
 
+    def test_what_is_asked_of_tls_is_not_the_hosts_fault(self):
+        self.world = World(ZONE, tls=TLSPolicy.ENCRYPT)
+        self.world.at("192.0.2.1", Host)
+        self.assertIs(self.outcome(domain="other.test").standing, Standing.DOWN)
+        self.assertEqual(len(self.world.courier._memory), 0)
+
     def test_a_connection_that_takes_too_long(self):
         def late():
             raise Late
