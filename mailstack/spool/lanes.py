@@ -19,8 +19,8 @@ nobody waits; if there are still more, those that have answered still do not. Th
 that is down, and the rates are those of `concurrency`.
 
 Of memory a lane may have half of what is free (and so there is always some for the next lane), never more than its own limit;
-troubled ones together have a quarter. What finds no room waits on disk, where nothing of it is lost. What is read back from
-there has a smaller share than what comes in, and both leave a part to local mail.
+a troubled one gets no more when these together have a quarter. What finds no room waits on disk, where nothing of it is lost.
+What is read back from there has a smaller share than what comes in, and both leave a part to local mail.
 
 Turns: of all lanes with work and a free place the one with the most urgent work is next, and among equals who waits longest.
 Within a lane, too, the urgent comes first (RFC 6710 §4.1), and else who came first. A lane that may not send more now, since

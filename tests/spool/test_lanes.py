@@ -1,0 +1,156 @@
+"""Lanes under any order of works, outcomes and time: what they count is so, and nothing is stuck."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from spool_house import NOW, disposition, envelope, remote
+
+from mailstack.mail.disposition import Action, Disposition, Standing
+from mailstack.mail.requests import Requests
+from mailstack.spool.concurrency import Rate
+from mailstack.spool.content import MemoryContent
+from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work
+from mailstack.spool.lanes import SLOW_SECONDS, Kind, Lanes, Limits
+
+LANES = (LOCAL_LANE, "a.net", "b.net", "c.net", "slow.net")
+LIMITS = Limits(attempts_at_once=9, initial_per_destination=3, per_destination=4, works=60, rates={"slow.net": Rate(1, 10.0)})
+SHOWN: dict[str, Disposition | None] = {
+    "up": replace(disposition(0, Action.RELAYED), standing=Standing.UP),
+    "down": replace(disposition(0, Action.DELAYED), standing=Standing.DOWN),
+    "remembered": replace(disposition(0, Action.DELAYED), standing=Standing.DOWN, wait_seconds=30.0),
+    "crowded": replace(disposition(0, Action.DELAYED), standing=Standing.CROWDED),
+    "nothing": None,
+}
+
+
+def work(lane: str, priority: int = 0, *, is_doubtful: bool = False) -> Work:
+    about = replace(envelope(remote("bob@example.net")), requests=Requests(priority=priority))
+    entry = Entry(number=1, envelope=about, content=MemoryContent(b"x" * 100), expires_at=NOW)
+    return Work(entry, lane, {0: Pending(is_doubtful=is_doubtful)}, may_repeat=False)
+
+
+class Room:
+    """Lanes, with what is in them as whoever uses them knows it."""
+
+    def __init__(self) -> None:
+        self.lanes = Lanes(LIMITS)
+        self.now = NOW
+        self.ready: Counter[str] = Counter()
+        self.running: list[Work] = []
+
+    def add(self, lane: str, priority: int, *, is_doubtful: bool) -> None:
+        if self.lanes.pause_of(lane, self.now) is None and self.lanes.has_room_for(lane):
+            self.lanes.add(work(lane, priority, is_doubtful=is_doubtful), self.now)
+            self.ready[lane] += 1
+        self.take()
+
+    def take(self) -> None:
+        while (found := self.lanes.take(self.now)) is not None:
+            self.ready[found.lane] -= 1
+            self.running.append(found)
+
+    def end(self, which: int, shown: Disposition | None) -> None:
+        if which >= len(self.running):
+            return
+        ended = self.running.pop(which)
+        self.lanes.free(ended, self.now, shown)
+        if self.lanes.pause_of(ended.lane, self.now) is not None:
+            for drained in self.lanes.drain(ended.lane):
+                self.ready[ended.lane] -= 1
+                self.lanes.forget(drained)
+        self.lanes.forget(ended)
+        self.take()
+
+    def check(self) -> None:
+        lanes = self.lanes
+        there = [*lanes._lanes.values(), lanes._local]
+        assert lanes.works == sum(each.works for each in there) == len(self.running) + sum(self.ready.values())
+        assert lanes.octets == 100 * lanes.works
+        remote_lanes = list(lanes._lanes.values())
+        assert lanes._taken == {kind: sum(each.taken for each in remote_lanes if each.kind is kind) for kind in Kind}
+        assert lanes._troubled_works == sum(each.works for each in remote_lanes if each.kind is Kind.TROUBLED)
+        assert sum(lanes._taken.values()) <= LIMITS.attempts_at_once
+        assert all(each.taken <= 4 for each in remote_lanes)
+        assert all(not each.works for each in remote_lanes if each.name in lanes._resting)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(LANES), st.integers(-1, 1), st.booleans()),
+        st.tuples(st.just("end"), st.integers(0, 8), st.sampled_from(sorted(SHOWN)), st.none()),
+        st.tuples(st.just("time"), st.sampled_from([1.0, SLOW_SECONDS, 40.0, 5_000.0]), st.none(), st.none()),
+    ),
+    max_size=80,
+)
+
+
+@given(STEPS)
+def test_what_they_count_is_so_and_nothing_is_stuck(steps):
+    room = Room()
+    for what, first, second, third in steps:
+        if what == "add":
+            room.add(first, second, is_doubtful=third)
+        elif what == "end":
+            room.end(first, SHOWN[second])
+        else:
+            room.now += first
+            room.take()
+        room.check()
+    for _ in range(200):
+        room.now += 10.0
+        room.take()
+        while room.running:
+            room.end(0, SHOWN["up"])
+        room.check()
+    assert room.lanes.works == 0
+
+
+def test_the_lane_with_the_most_urgent_work_is_next():
+    lanes = Lanes(Limits(attempts_at_once=8))
+    for lane, priority in (("low.net", -3), ("plain.net", 0), ("other.net", 0), ("urgent.net", 5), ("low.net", 7)):
+        lanes.add(work(lane, priority), NOW)
+    taken = [lanes.take(NOW) for _ in range(4)]
+    assert [each.lane for each in taken if each] == ["low.net", "urgent.net", "plain.net", "other.net"]
+
+
+def test_what_is_doubtful_leaves_places_to_others():
+    lanes = Lanes(Limits(attempts_at_once=20))
+    for number in range(40):
+        lanes.add(work(f"{number}.doubtful", is_doubtful=True), NOW)
+    begun = 0
+    while lanes.take(NOW) is not None:
+        begun += 1
+    assert begun == 10
+    lanes.add(work("new.net"), NOW)
+    found = lanes.take(NOW)
+    assert found is not None
+    assert found.lane == "new.net"
+
+
+def test_what_is_troubled_gets_no_more_than_a_quarter_of_the_memory():
+    lanes = Lanes(Limits(works=100))
+    for number in range(24):
+        lanes.add(work(f"{number}.doubtful", is_doubtful=True), NOW)
+    assert lanes.has_room_for("0.doubtful")
+    lanes.add(work("0.doubtful", is_doubtful=True), NOW)
+    assert not lanes.has_room_for("1.doubtful")
+    assert lanes.has_room_for("new.net")
+    assert lanes.has_room_for(LOCAL_LANE)
+
+
+def test_lanes_without_work_are_remembered_within_a_bound(monkeypatch):
+    monkeypatch.setattr("mailstack.spool.lanes.REMEMBERED_LANES", 10)
+    lanes = Lanes(Limits())
+    for number in range(50):
+        lanes.add(work(f"{number}.net"), NOW)
+        found = lanes.take(NOW)
+        assert found is not None
+        lanes.free(found, NOW, SHOWN["up"])
+        lanes.forget(found)
+    assert len(lanes._lanes) == 10
+    lanes.add(work("49.net"), NOW)
+    assert len(lanes._resting) == 9
