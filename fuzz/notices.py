@@ -24,6 +24,7 @@ DATE: Final = "Mon, 09 Nov 2026 10:00:00 +0000"
 WHOLE_OCTETS: Final = 998  # RFC 5322 §2.1.1
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _QUOTED_OR_COMMENT: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|\([^()]*\)')
+_TOLD: Final = [each for each in Action if each is not Action.DISCARDED]
 _OF_RECIPIENT: Final = ("Original-Recipient", "Final-Recipient", "Action", "Status")
 
 
@@ -54,7 +55,7 @@ def run_dsn(octets: bytes) -> None:
     )
     outcome = Disposition(
         ordinal=0,
-        action=list(Action)[len(diagnostic) % len(Action)],
+        action=_TOLD[len(diagnostic) % len(_TOLD)],
         status=EnhancedStatus(5, 1, 1),
         diagnostic=diagnostic,
         remote_mta=host if has_host else None,

@@ -253,8 +253,6 @@ class Relay(Table):
     """Path of the file whose first line is the password for it. Others must not be able to read it."""
     tls: TLSLevel = "dane"
     """"none", "may" (if offered), "encrypt", "verify"; or "dane": what its domain publishes (DANE, MTA-STS) or "may"."""
-    tls_levels: TLSLevels = {}
-    """The same for some domains: { "example.com" = "verify", ".example.com" = "encrypt" }, the latter for all below it."""
     tls_patience_seconds: int = Field(default=7_200, ge=0)
     """How long mail waits for a host that had TLS within 30 days and has none now, before it goes in clear; 0: not at all."""
     client_certificate: FolderPath | None = Field(default=None, examples=["relay.pem"])
@@ -281,8 +279,10 @@ class Relay(Table):
     """The most attempts at a time at one destination, when it takes them well; each worker has its part, rounded up."""
     initial_per_destination: AtLeastOne = 5
     """With how many one begins of which nothing is known; it gets more as it answers, and fewer as it fails."""
-    rates: Rates = {}
-    """The most messages to a domain: {"example.net" = "100/minute"}, per second, minute or hour; "*": to each of the others."""
+    tls_levels: TLSLevels = Field(default={}, examples=[{"example.com": "verify", ".example.com": "encrypt"}])
+    """What tls says, for some domains instead: a name with a dot before it stands for all below it, "*" for all."""
+    rates: Rates = Field(default={}, examples=[{"example.net": "100/minute", "*": "10/second"}])
+    """The most messages to a domain, per second, minute or hour; "*": to each of the others."""
     source: dict[DomainName, SourceAddresses] = Field(default={}, examples=[{"example.org": ["192.0.2.25", "2001:db8::25"]}])
     """From where mail of a sender's domain goes, instead of local_addresses; of a family that has none here, from those."""
     logins: dict[HostName, HostLogin] = Field(

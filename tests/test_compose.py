@@ -44,6 +44,9 @@ from mailstack.reports.counts import CountsFile, day_of
 from mailstack.retrieve.limits import POP3Limits
 from mailstack.settings import Limits, load
 from mailstack.spool.concurrency import Rate
+from mailstack.spool.hands import Act, Order
+from mailstack.spool.lanes import Limits as LanesLimits
+from mailstack.spool.selection import Selection
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.dns import Nameserver
@@ -535,12 +538,14 @@ class RunningTests(TestCase):
         self.assertEqual(1, len(await self.until_fetched(BOB)))
         self.assertFalse((folder / "mail/example.test/alice").exists())
         spool = system._serving._parts._spool
-        self.assertEqual(1, (await spool.counts()).entries)
+        (found,) = (await spool.queue.find(Selection(), after=0, limit=10)).found
+        self.assertEqual([True], [row.held_at is not None for row in found.rows])
         self.installation.change(lambda text: text.replace(entries, ""))
         system.reload()
         await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", ALICE)
         self.assertEqual(1, len(await self.until_fetched(ALICE)))
         await spool.runner.flush()
+        await spool.queue.obey(Order(act=Act.RELEASE, by="root"), [(found.number, (0,))])
         for _ in range(200):
             messages = await deferToThread(self.installation.fetch, self.ports["pop3"], BOB)
             if len(messages) == 2:
@@ -718,7 +723,7 @@ class Reactor(MemoryReactorClock):
 
 
 class TestLimitsOfTheRelay:
-    def limits(self, tmp_path: Path, relay: str, place: Place) -> Limits:
+    def limits(self, tmp_path: Path, relay: str, place: Place) -> LanesLimits:
         installation = Installation(tmp_path / "house")
         installation.change(lambda text: text.replace("[relay]", f"[relay]\n{relay}"))
         settings = load(installation.config)

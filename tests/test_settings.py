@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mailstack.compose import _next_hop
 from mailstack.mail.envelope import Service
-from mailstack.relay.settings import TLSPolicy
+from mailstack.relay.settings import NextHop, TLSPolicy
 from mailstack.route.transport import Lmtp, Mx, Smtp
 from mailstack.settings import (
     Endpoint,
@@ -450,7 +450,8 @@ class TestSmarthostLogin:
 
     def test_without_a_word_of_tls_its_certificate_is_verified(self, file: Path) -> None:
         settings = loaded(file, f'[relay]\nsmarthost = "x.test:25"\n{self.LOGIN}')
-        assert _next_hop(settings.relay, "secret").tls is TLSPolicy.VERIFY
+        direct = NextHop(tls=TLSPolicy(settings.relay.tls))
+        assert _next_hop(settings.relay, direct, "secret", {}).tls is TLSPolicy.VERIFY
 
     def test_with_nobody_to_log_in_at(self, file: Path) -> None:
         found = errors(file, f'{HOSTNAME}[relay]\ntls = "verify"\n{self.LOGIN}')

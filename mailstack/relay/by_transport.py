@@ -158,7 +158,7 @@ class TransportCourier:
         groups: dict[_Group, dict[int, Recipient]] = {}
         for ordinal, recipient in recipients.items():
             transport = self._transport_of(recipient)
-            domain = _domain(recipient) if transport is None or isinstance(transport, Mx) else ""
+            domain = _domain(recipient) if transport is None or isinstance(transport, Mx | Hold) else ""
             groups.setdefault((transport, domain), {})[ordinal] = recipient
         return groups
 
@@ -184,13 +184,16 @@ class TransportCourier:
                 return await self._local.attempt(delivery)
             case None:
                 return await relay.attempt(delivery)
-            case Mx() if any(isinstance(each.destination, Account) for each in delivery.recipients.values()):
+            case Mx() if any(_is_account(each) for each in delivery.recipients.values()):
                 # A domain of ours: that its MX leads back to us is the operator's to mend.
                 return await relay.attempt(delivery, replace(settings.direct, domain=domain))
             case Mx() | Smtp():
                 return await relay.attempt(delivery, next_hop_of(transport, settings))
             case Lmtp():
                 return await relay.attempt(_to_be_delivered(delivery, transport), next_hop_of(transport, settings))
+            case Hold() if delivery.attempt > 1:  # it was held, and the operator has let it go
+                courier = self._local if any(_is_account(each) for each in delivery.recipients.values()) else relay
+                return await courier.attempt(delivery)
             case Hold():
                 text = "Held by the operator's transport map"
                 return _all(delivery, Action.DELAYED, _HELD, text, is_held=True)
@@ -198,6 +201,10 @@ class TransportCourier:
                 return _all(delivery, Action.DISCARDED, _DISCARDED, "Discarded by the operator's transport map")
             case Error(status, text):
                 return _all(delivery, Action.FAILED if status.is_permanent else Action.DELAYED, status, text)
+
+
+def _is_account(recipient: Recipient) -> bool:
+    return isinstance(recipient.destination, Account)
 
 
 def _domain(recipient: Recipient) -> str:

@@ -189,14 +189,12 @@ class RelayCourier:
         met = await self.sessions.do([self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over)
         *unreached, (hop, trouble) = met
         for each, why in unreached:
-            if why is not None:
-                attempt.note(each, why)
+            _note(attempt, next_hop, each, why)
         if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
             ((_, trouble),) = await self.sessions.do(ways, hand_over)
-        if trouble is not None:
-            attempt.note(hop, trouble)
+        _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
@@ -234,6 +232,14 @@ class RelayCourier:
         others = tuple(each for each in ordinals if each not in forwarded)
         parts: list[tuple[Address | None, tuple[int, ...]]] = [(await self._return_path(sender), forwarded)]
         return [*parts, (sender, others)] if others else parts
+
+
+def _note(attempt: Attempt, next_hop: NextHop, hop: Hop, trouble: Trouble | None) -> None:
+    """Note why a host took nothing; that one which the operator has named wants nothing of us is the operator's to mend."""
+    if trouble is not None and trouble.status.is_permanent and next_hop.is_named:
+        trouble = replace(trouble, status=EnhancedStatus(4, trouble.status.subject, trouble.status.detail))
+    if trouble is not None:
+        attempt.note(hop, trouble)
 
 
 def _loop(next_hop: NextHop, domain: str, host: str) -> NoRoute:

@@ -57,12 +57,13 @@ _FINAL: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The new state of one recipient."""
+    """The new state of one recipient; `is_held`: it is not due, but waits for the operator to release it."""
 
     state: State
     attempts: int
     due_at: float | None
     disposition: Disposition
+    is_held: bool = False
 
 
 def complete(dispositions: Iterable[Disposition], ordinals: Iterable[int]) -> dict[int, Disposition]:
@@ -170,7 +171,8 @@ def changes(
     entered = []
     for ordinal, disposition in outcomes.items():
         if disposition.action is Action.DELAYED:
-            change = Change(State.WARNED if ordinal in warned else State.WAITING, attempts[ordinal], retry_at, disposition)
+            state = State.WARNED if ordinal in warned else State.WAITING
+            change = Change(state, attempts[ordinal], retry_at, disposition, is_held=disposition.is_held)
         elif disposition.action is Action.FAILED and not report_is_settled:
             change = Change(State.UNREPORTED, attempts[ordinal], retry_at, disposition)
         else:

@@ -126,12 +126,13 @@ class Record:
         for change in self.changes:
             disposition = change.disposition
             connection.execute(
-                "UPDATE recipient SET state = ?, attempts = ?, due_at = ?, status = ?, diagnostic = ?, remote_mta = ?"
-                " WHERE entry = ? AND ordinal = ?",
+                "UPDATE recipient SET state = ?, attempts = ?, due_at = ?, held_at = ?, status = ?, diagnostic = ?,"
+                " remote_mta = ? WHERE entry = ? AND ordinal = ?",
                 (
                     change.state.value,
                     change.attempts,
-                    change.due_at,
+                    None if change.is_held else change.due_at,
+                    self.at if change.is_held else None,
                     str(disposition.status),
                     disposition.diagnostic[:DIAGNOSTIC_CHARACTERS],
                     disposition.remote_mta,

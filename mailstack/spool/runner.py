@@ -38,7 +38,6 @@ from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder, FileContent
 from mailstack.spool.database import Database
 from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work, lane_of
-from mailstack.spool.hands import Act, Obey, Order
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.operations import (
@@ -251,7 +250,7 @@ class Runner:
         self._let_go_of(work)
         if not self._left:
             return
-        if not self._held:
+        if not self._lanes.works:
             self._look()
         elif self._has_room_for_left(work.lane):
             self._wake_in(LOOK_AGAIN_SECONDS)  # each look finds many, and costs accordingly
@@ -354,7 +353,6 @@ class Runner:
                 await self._settle(work, outcomes, put_off_until=pause.until)
             else:  # the next probe is another's: it may be the message that the destination cannot bear
                 await self._settle(work, outcomes, not_before=pause.until + 1.0)
-            await self._hold(work, outcomes)
             has_obeyed = await self._obey_orders(work)
         finally:
             self._let_go(work)
@@ -371,21 +369,6 @@ class Runner:
             has_obeyed = True
             await order()
         return has_obeyed
-
-    async def _hold(self, work: Work, outcomes: dict[int, Disposition]) -> None:
-        """Hold what the operator's rules want held; until this is done it waits like anything that is delayed."""
-        ordinals = tuple(ordinal for ordinal, each in outcomes.items() if each.is_held)
-        if not ordinals:
-            return
-        target = (work.entry.number, ordinals)
-        try:
-            await self._database.do(Obey(Order(act=Act.HOLD, by="the transport map"), (target,), self._clock.seconds()))
-        except CancelledError:
-            raise
-        except Exception:  # then the next attempt comes to the same
-            events.unexpected(f"{work.entry.name}: cannot be held", Failure())
-        else:
-            events.entry_in_hands(work.entry.name, Act.HOLD.value, len(ordinals), "the transport map")
 
     async def _attempt(self, work: Work) -> dict[int, Disposition]:
         """Return an outcome for each recipient that is to be attempted, whatever the courier does."""
@@ -635,7 +618,7 @@ class Runner:
 
     async def _look_on(self) -> None:
         try:
-            while self._is_on and (self._must_look or (self._left and not self._held)):
+            while self._is_on and (self._must_look or (self._left and not self._lanes.works)):
                 self._must_look = False
                 await self._look_once()
                 self._pump()

@@ -13,7 +13,7 @@ from mailstack.mail.status import EnhancedStatus
 from mailstack.relay import host_memory
 from mailstack.relay.host_memory import PROBE_SECONDS, HostMemory
 from mailstack.relay.protocol import Trouble
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, Smarthost, TLSPolicy
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, TLSPolicy, smarthost
 from mailstack.relay.standing import is_crowded, standing_of_reply
 from mailstack.wire.smtp_mailing import Phase
 
@@ -185,7 +185,7 @@ class InAttempts(SynchronousTestCase):
         self.world = World(ZONE, tls=TLSPolicy.ENCRYPT)
         self.world.at("192.0.2.1", Host)
         self.assertIs(self.outcome(domain="other.test").standing, Standing.DOWN)
-        self.assertEqual(len(self.world.courier._memory), 0)
+        self.assertEqual(len(self.world.courier._hosts), 0)
 
     def test_a_connection_that_takes_too_long(self):
         def late():
@@ -198,8 +198,8 @@ class InAttempts(SynchronousTestCase):
         self.assertEqual(self.met(), [])
 
     def test_a_smarthost_is_asked_every_two_minutes(self):
-        smarthost = Smarthost(host="192.0.2.1", tls=TLSPolicy.MAY)
-        self.world = World(ZONE, smarthost=smarthost, remembered_seconds=(60.0, 120.0))
+        host = smarthost("192.0.2.1", tls=TLSPolicy.MAY)
+        self.world = World(ZONE, smarthost=host, remembered_seconds=(60.0, 120.0))
         for _ in range(30):
             self.outcome()
             self.world.advance(60)
@@ -219,7 +219,7 @@ class InAttempts(SynchronousTestCase):
         self.world.opened[0].script["MAIL"] = CLOSE
         self.assertIs(self.outcome().action, Action.RELAYED)
         self.assertEqual(self.met(), ["192.0.2.1"] * 2)
-        self.assertEqual(len(self.world.courier._memory), 0)
+        self.assertEqual(len(self.world.courier._hosts), 0)
 
 
 class StandingOfOutcomes(SynchronousTestCase):
@@ -271,7 +271,7 @@ class StandingOfOutcomes(SynchronousTestCase):
             self.assertIsNone(self.standing(**script), script)
 
     def test_nor_a_content_that_cannot_be_read_nor_a_message_that_may_not_go_so(self):
-        world = World(ZONE, smarthost=Smarthost(host="192.0.2.1", tls=TLSPolicy.MAY))
+        world = World(ZONE, smarthost=smarthost("192.0.2.1", tls=TLSPolicy.MAY))
         (only,) = self.successResultOf(world.attempt(delivery("bäb@example.test", smtputf8=True)))
         self.assertNotEqual(only.standing, Standing.UP)
 
