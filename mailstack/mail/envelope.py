@@ -7,7 +7,7 @@ A message is its envelope and its content. The content is octets with CRLF line 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -171,7 +171,8 @@ class Delivery:
 
     Shape:  `entry` is the spool's name for the message, `[0-9a-z]{13}`, unique for ever; `recipients` maps ordinals to
             recipients; `attempt` counts from 1; `may_repeat` is False only when no earlier attempt can have happened. With
-            `all_or_none` nobody gets it when somebody cannot, which only a courier to accounts can do.
+            `all_or_none` nobody gets it when somebody cannot, which only a courier to accounts can do. What a courier adds to
+            `afterwards` is called when the outcomes are on disk; None: nobody will call anything.
     """
 
     entry: str
@@ -181,3 +182,4 @@ class Delivery:
     attempt: int
     may_repeat: bool
     all_or_none: bool = False
+    afterwards: list[Callable[[], None]] | None = None

@@ -186,14 +186,16 @@ class RelayCourier:
         tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
         if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
             tls = TLS.MUST
-        met = await self.sessions.do([self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over)
+        met = await self.sessions.do(
+            [self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over, delivery.afterwards
+        )
         *unreached, (hop, trouble) = met
         for each, why in unreached:
             _note(attempt, next_hop, each, why)
         if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
-            ((_, trouble),) = await self.sessions.do(ways, hand_over)
+            ((_, trouble),) = await self.sessions.do(ways, hand_over, delivery.afterwards)
         _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
 

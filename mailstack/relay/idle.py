@@ -5,12 +5,17 @@ Opening one costs three or more round trips, a handshake and a login, and then t
 done its mailings is kept, and the next attempt takes it. It is given back for a short time only, since it costs the host as
 much as us; what is not taken in that time is ended with QUIT.
 
+A session goes on only when the outcome of its last mailing is on disk. Else a crash could find several messages taken by the
+host of which we do not know it, and send them all again; so it is one for each session. Who wants a session of a way waits for
+one that is about to be free, rather than open another beside it.
+
 Kept within bounds: sessions in all and for each way, mailings of one session, its age, and its time of waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -30,6 +35,8 @@ class IdleSessions:
         self._clock = clock
         self._limits = limits
         self._waiting: dict[Hashable, dict[Sender, float]] = {}  # since when; those of a way in the order in which they came
+        self._held: dict[Hashable, int] = {}  # how many of a way are about to be free
+        self._wanted: dict[Hashable, deque[Deferred[Sender | None]]] = {}  # who waits for these, at most so many
         self._count = 0
         self._timer: IDelayedCall | None = None
         self._is_closed = False
@@ -47,10 +54,48 @@ class IdleSessions:
                 return sender
         return None
 
+    def hold(self, way: Hashable, sender: Sender) -> Callable[[], None]:
+        """Return what is to be called, once, when the outcome of its mailings is on disk; only then it is kept."""
+        self._held[way] = self._held.get(way, 0) + 1
+
+        def release() -> None:
+            self._held[way] -= 1
+            if not self._held[way]:
+                del self._held[way]
+            self.keep(way, sender)
+
+        return release
+
+    def next_free(self, way: Hashable) -> Deferred[Sender | None] | None:
+        """Return what gives a session that is about to be free, or None when it ends; None: there is none to wait for."""
+        wanted = self._wanted.setdefault(way, deque()) if way in self._held else None
+        if wanted is None or len(wanted) >= self._held[way]:
+            return None
+        waiting: Deferred[Sender | None] = Deferred(lambda waiting: self._wanted[way].remove(waiting))
+        wanted.append(waiting)
+        return waiting
+
+    def _hand_over(self, way: Hashable, sender: Sender | None) -> bool:
+        """Give a session to who waits for one of its way; say whether there is anybody."""
+        wanted = self._wanted.get(way)
+        if not wanted:
+            return False
+        waiting = wanted.popleft()
+        if not wanted:
+            del self._wanted[way]
+        waiting.callback(sender)
+        return True
+
     def keep(self, way: Hashable, sender: Sender) -> None:
-        """Keep a session that has done its mailings, or end it."""
+        """Keep a session that has done its mailings, or give it to who waits for one, or end it."""
         now = self._clock.seconds()
-        if self._is_closed or not sender.is_ready or not self._has_room(way) or self._is_worn(sender, now):
+        if self._is_closed or not sender.is_ready or self._is_worn(sender, now):
+            sender.quit()
+            self._hand_over(way, None)
+            return
+        if self._hand_over(way, sender):
+            return
+        if not self._has_room(way):
             sender.quit()
             return
         sender.on_lost = lambda: self._lost(way, sender)

@@ -34,6 +34,9 @@ _NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
 Work = Callable[[Sender, Hop], Awaitable[Trouble | None]]
 """What is to be done in a session with an address; returns why it could not be done."""
 
+Afterwards = list[Callable[[], None]]
+"""What is to be called when the outcomes are on disk."""
+
 Met = tuple[tuple[Hop, Trouble | None], ...]
 """The addresses that were met, and why the work was not done there; the last is the one at which it was, or was not."""
 
@@ -82,16 +85,19 @@ class Sessions:
         """End the sessions that wait, and keep none from now on."""
         await self._idle.close()
 
-    async def do(self, ways: Sequence[Way], work: Work) -> Met:
+    async def do(self, ways: Sequence[Way], work: Work, afterwards: Afterwards | None = None) -> Met:
         """
         Do work in one session, if possible one that is open already.
 
-        Shape:   the ways differ in their hop and source only; the first to which a connection comes about is taken.
+        Shape:   the ways differ in their hop and source only; the first to which a connection comes about is taken. To
+                 `afterwards` is added what lets the session go on, if that must wait.
         """
         for way in ways:
             sender = self._idle.take(way)
+            if sender is None and (coming := self._idle.next_free(way)) is not None:
+                sender = await coming
             if sender is not None:
-                trouble = await self._use(sender, way, work)
+                trouble = await self._use(sender, way, work, afterwards)
                 if trouble is None or sender.content_begun:
                     return ((way.hop, trouble),)
                 # The host has ended that session meanwhile, or does so now: that says nothing of whether it takes our mail.
@@ -101,12 +107,17 @@ class Sessions:
         unreached = tuple((way.hop, self._unreached(way, error)) for way, error in finish.failures)
         if finish.winner is None:
             return unreached
-        return (*unreached, (finish.winner.hop, await self._use(finish.protocol, finish.winner, work, is_fresh=True)))
+        return (
+            *unreached,
+            (finish.winner.hop, await self._use(finish.protocol, finish.winner, work, afterwards, is_fresh=True)),
+        )
 
     def _open(self, way: Way) -> Deferred[Sender]:
         return self._connect(way.hop, way.next_hop.port, SenderFactory(lambda: self._sender(way)), way.source)
 
-    async def _use(self, sender: Sender, way: Way, work: Work, *, is_fresh: bool = False) -> Trouble | None:
+    async def _use(
+        self, sender: Sender, way: Way, work: Work, afterwards: Afterwards | None, *, is_fresh: bool = False
+    ) -> Trouble | None:
         try:
             trouble = await sender.open()
             if is_fresh:
@@ -119,8 +130,10 @@ class Sessions:
         except BaseException:
             sender.abort()
             raise
-        if trouble is None:
+        if trouble is None and afterwards is None:
             self._idle.keep(way, sender)
+        elif trouble is None and afterwards is not None:
+            afterwards.append(self._idle.hold(way, sender))
         return trouble
 
     def _sender(self, way: Way) -> Sender:

@@ -64,7 +64,7 @@ class Work:
     What is to be done for the recipients of one entry in one lane; it is held by one attempt at most.
 
     Shape:  `is_withdrawn`: the operator has taken it out of memory before its turn; `orders` are what the operator wants to be
-            done with what its attempt leaves.
+            done with what its attempt leaves; `afterwards` is what the courier wants called when the outcomes are on disk.
     """
 
     entry: Entry
@@ -78,6 +78,7 @@ class Work:
     has_begun: bool = False
     is_withdrawn: bool = False
     orders: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         content = self.entry.content.in_memory

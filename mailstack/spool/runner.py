@@ -353,8 +353,10 @@ class Runner:
                 await self._settle(work, outcomes, put_off_until=pause.until)
             else:  # the next probe is another's: it may be the message that the destination cannot bear
                 await self._settle(work, outcomes, not_before=pause.until + 1.0)
+            _call_afterwards(work)
             has_obeyed = await self._obey_orders(work)
         finally:
+            _call_afterwards(work)
             self._let_go(work)
             if has_obeyed:
                 self._look()
@@ -390,6 +392,7 @@ class Runner:
             content=work.entry.content,
             attempt=1 + max(work.pending[ordinal].attempts for ordinal in recipients),
             may_repeat=work.may_repeat,
+            afterwards=work.afterwards,
         )
         dispositions: Sequence[Disposition] = ()
         try:
@@ -689,3 +692,9 @@ class Runner:
         for number, why in loaded.unreadable:
             events.unexpected(f"{format_number(number)}: cannot be read now", Failure(OSError(why)))
             self._wake_in(UNREADABLE_SECONDS)
+
+
+def _call_afterwards(work: Work) -> None:
+    """Tell the courier that the outcomes are on disk, or that nobody will see to that."""
+    while work.afterwards:
+        work.afterwards.pop()()

@@ -15,13 +15,14 @@ class CountingSink:
     """
     An SMTP server on a free port of 127.0.0.1, a thread for each connection.
 
-    Shape:  `received` counts what came to its final dot, by the name that a message carries and the recipient; of those in
-            `went_on` the client had the answer, since it said something after it; `open_connections` are those that it has now.
+    Shape:  `received` counts what came to its final dot, by the name that a message carries and the recipient; of what is in
+            `went_on`, with how many times it had come then, the client had the answer, since it said something after it;
+            `open_connections` are those that it has now.
     """
 
     def __init__(self) -> None:
         self.received: Counter[tuple[str, str]] = Counter()
-        self.went_on: Counter[tuple[str, str]] = Counter()
+        self.went_on: set[tuple[tuple[str, str], int]] = set()
         self.lock = threading.Lock()
         self.open_connections = 0
         self._server = _Server(("127.0.0.1", 0), _Session)
@@ -61,7 +62,7 @@ class _Session(socketserver.StreamRequestHandler):
     def _talk(self, sink: CountingSink) -> None:
         self._say("220 sink.remote.test ESMTP")
         recipients: list[str] = []
-        last: list[tuple[str, str]] = []
+        last: list[tuple[tuple[str, str], int]] = []
         while line := self.rfile.readline():
             with sink.lock:
                 sink.went_on.update(last)
@@ -78,7 +79,9 @@ class _Session(socketserver.StreamRequestHandler):
                     content += read[1:] if read.startswith(b".") else read
                 name = messages.check_whole(content)
                 with sink.lock:
-                    sink.received.update(last := [(name, recipient) for recipient in recipients])
+                    came = [(name, recipient) for recipient in recipients]
+                    sink.received.update(came)
+                    last = [(each, sink.received[each]) for each in came]
                 recipients = []
                 self._say("250 2.0.0 Taken")
             elif verb == b"RCPT":

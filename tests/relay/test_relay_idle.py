@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from relay_house import CLOSE, HANG, Host, Memory, World, delivery
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -59,6 +61,68 @@ class Case(SynchronousTestCase):
         self.world.flush()
         self.assertTrue(all(host.lost for host in self.world.opened))
         self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+
+class WhenItIsOnDisk(Case):
+    """A session goes on when the outcome of its last mailing is on disk."""
+
+    def begin(self, **more):
+        afterwards = []
+        return afterwards, self.world.attempt(replace(delivery(**more), afterwards=afterwards))
+
+    def test_it_is_kept_then(self):
+        afterwards, attempt = self.begin()
+        self.assertEqual(self.successResultOf(attempt)[0].action, Action.RELAYED)
+        self.assertEqual((len(afterwards), len(self.world.courier.sessions)), (1, 0))
+        afterwards.pop()()
+        self.assertEqual(len(self.world.courier.sessions), 1)
+        self.settled()
+
+    def test_the_next_message_waits_for_it_and_opens_no_other(self):
+        first, attempt = self.begin()
+        self.successResultOf(attempt)
+        second, attempt = self.begin()
+        self.assertNoResult(attempt)
+        third, another = self.begin(domain="other.test")
+        self.successResultOf(another)
+        self.assertEqual(self.met, ["192.0.2.1"] * 2, "there is one to wait for, and one only")
+        first.pop()()
+        self.world.flush()
+        self.successResultOf(attempt)
+        self.assertEqual([len(host.contents) for host in self.world.opened], [2, 1])
+        for each in (second, third):
+            each.pop()()
+        self.settled()
+
+    def test_one_that_has_ended_meanwhile_is_not_waited_for_longer(self):
+        first, attempt = self.begin()
+        self.successResultOf(attempt)
+        second, attempt = self.begin()
+        self.world.opened[0].transport.loseConnection()
+        self.world.flush()
+        first.pop()()
+        self.world.flush()
+        self.successResultOf(attempt)
+        self.assertEqual(len(self.met), 2)
+        second.pop()()
+        self.settled()
+
+    def test_who_is_cancelled_waits_no_more(self):
+        first, attempt = self.begin()
+        self.successResultOf(attempt)
+        _, attempt = self.begin()
+        attempt.cancel()
+        self.failureResultOf(attempt, CancelledError)
+        first.pop()()
+        self.assertEqual(len(self.world.courier.sessions), 1)
+        self.settled()
+
+    def test_what_is_free_when_all_is_closed_is_ended(self):
+        first, attempt = self.begin()
+        self.successResultOf(attempt)
+        self.successResultOf(Deferred.fromCoroutine(self.world.courier.close()))
+        first.pop()()
+        self.settled()
 
 
 class UsedAgain(Case):
