@@ -126,7 +126,12 @@ class TransportCourier:
 
     def takes(self, recipient: Recipient) -> bool:
         """Say whether a recipient goes into our own maildirs."""
-        return isinstance(recipient.destination, Account) and isinstance(self._transport_of(recipient), Local)
+        if not isinstance(recipient.destination, Account):
+            return False
+        return self._goes_as_usual(recipient) or isinstance(self._transport_of(recipient), Local)
+
+    def _goes_as_usual(self, recipient: Recipient) -> bool:
+        return recipient.via is None and self.transports.is_empty
 
     def head(self, reverse_path: Address | None, recipient: Recipient) -> bytes:
         """Return what stands in front of the content in the maildir of a recipient."""
@@ -135,6 +140,10 @@ class TransportCourier:
     async def attempt(self, delivery: Delivery) -> list[Disposition]:
         """Attempt it for every recipient, each on its way."""
         relay, settings = self.relay, self.settings
+        recipients = delivery.recipients
+        if all(map(self._goes_as_usual, recipients.values())):  # as most mail does; they are accounts, or all of a domain
+            courier = self._local if _is_account(next(iter(recipients.values()))) else relay
+            return await courier.attempt(delivery)
         groups = self._groups(delivery.recipients)
         if delivery.all_or_none and any(transport != _LOCAL for transport, _ in groups):
             return []  # it was for maildirs only, and is not any more

@@ -269,6 +269,11 @@ class TransportMap:
         self._delimiter = delimiter
         self._open_domains = frozenset(open_domains)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing goes anywhere but where its destination says."""
+        return not self._entries
+
     def of(self, address: Address, *, is_ours: bool) -> Transport | None:
         """
         Return the transport of an address, or None: as its destination says.
