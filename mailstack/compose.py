@@ -79,7 +79,7 @@ from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
 from mailstack.route.hosts import is_public
 from mailstack.route.returns import ReturnPaths
-from mailstack.route.transport import Lmtp, Mx, Smtp, parse_transport
+from mailstack.route.transport import Lmtp, Mx, Smtp, TransportError, parse_transport
 from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Network, Settings, Unix, read_secret, read_secrets
 from mailstack.settings import Relay as RelayTable
@@ -800,7 +800,10 @@ def _check_via(text: str) -> str:
 
     Raises:  ValueError.
     """
-    transport = parse_transport(text)
+    try:
+        transport = parse_transport(text)
+    except TransportError as error:
+        raise ValueError(f"{text[:80]!r} {error}") from None
     if not isinstance(transport, Mx | Smtp | Lmtp):
         raise ValueError(f"{text[:80]!r} is no way to a host; there are mx, smtp:HOST, smtp:[HOST]:PORT and lmtp:...")
     return str(transport)

@@ -8,6 +8,7 @@ import socketserver
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class NextHost(socketserver.ThreadingTCPServer):
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
 
 
 class _Session(socketserver.StreamRequestHandler):
@@ -171,12 +176,18 @@ def test_hold_and_release(house: House, next_host: NextHost) -> None:
 def test_reroute(house: House) -> None:
     (name,) = waiting(house, "bob@slow.test")
     ask(house, "hold", name)
-    assert "no way for mail" in told(house, "reroute", name, "--via", "uucp:x", "--yes", expect=1)
+    assert "'uucp:x' is no transport" in told(house, "reroute", name, "--via", "uucp:x", "--yes", expect=1)
     assert ask(house, "reroute", name, "--via", "smtp:[127.0.0.1]:1", "--yes")["changed_recipients"] == 1
     (recipient,) = ask(house, "show", name)["recipients"]
     assert (recipient["via"], recipient["state"]) == ("smtp:[127.0.0.1]:1", "held")
     assert ask(house, "reroute", name, "--back", "--yes")["changed_recipients"] == 1
     assert ask(house, "show", name)["recipients"][0]["via"] is None
+    with closing(NextHost()) as another:
+        another.answer = b"250 2.1.5 OK"
+        assert ask(house, "reroute", name, "--via", f"smtp:[127.0.0.1]:{another.port}", "--yes")["changed_recipients"] == 1
+        ask(house, "release", name)
+        wait_for(lambda: another.taken == ["bob@slow.test"], "it goes to the host that was named")
+        wait_for(lambda: name not in [each["id"] for each in listed(house)], "it is over")
 
 
 def test_bounce(house: House) -> None:
