@@ -138,6 +138,10 @@ class Secrets:
     relay_pem: Pem | None = None
 
 
+def _for_left_over(limits: Limits) -> Limits:
+    return replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates)
+
+
 def kind_of(service: Service) -> int:
     """Return the number of the kind of service whose sessions count together."""
     return next(number for number, services in enumerate(_KINDS) if service in services)
@@ -242,7 +246,7 @@ class Composition:
         folder, place = self._settings.spool_folder, self.place
         limits = self._limits(self._settings)
         for shard in left_over(folder, worker=place.worker, workers=place.workers):
-            spool = self._make_spool(shard, replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates))
+            spool = self._make_spool(shard, _for_left_over(limits))
             spool.open()
             self._spools.append(spool)
 
@@ -286,7 +290,9 @@ class Composition:
         couriers = self._couriers
         couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
         self._expander.transports = couriers.transports
-        self._spool.runner.change(self._limits(settings))
+        limits = self._limits(settings)
+        for spool in self._spools:
+            spool.runner.change(limits if spool is self._spool else _for_left_over(limits))
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """

@@ -553,6 +553,17 @@ class RunningTests(TestCase):
         self.assertEqual(2, len(messages))
         await system.stopService()
 
+    async def test_a_reload_is_for_the_spools_of_former_workers_too(self) -> None:
+        (self.installation.folder / "spool" / "shard-1").mkdir(parents=True, mode=0o700)
+        system = self.begin()
+        own, left_over = system._parts._spools
+        self.installation.change(lambda text: text.replace("\n[relay]\n", '\n[relay]\nrates = {"slow.test" = "1/hour"}\n'))
+        system.reload()
+        for spool in (own, left_over):
+            self.assertEqual({"slow.test": Rate(1, 3600.0)}, spool.runner._lanes._limits.rates)
+        self.assertEqual(5, left_over.runner._lanes._limits.attempts_at_once)
+        await system.stopService()
+
     async def test_a_reload_changes_limits_and_a_wrong_one_changes_nothing(self) -> None:
         system = self.begin()
         self.installation.change(lambda text: text.replace("[limits]", "[limits]\nmessage_octets = 70000"))

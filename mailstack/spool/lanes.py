@@ -154,6 +154,8 @@ class Lanes:
         for lane in self._lanes.values():
             lane.window.limit(limits.per_destination)
             lane.bucket = self._bucket_for(lane.name, lane.bucket)
+        # Who waits for a rate is looked at in the next turn: it may be another now, or none.
+        self._later = [(0.0, turn, lane) for _, turn, lane in sorted(self._later, key=lambda later: later[:2])]
 
     # Memory
 

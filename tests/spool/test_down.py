@@ -211,6 +211,17 @@ class TestDown:
         house.clock.pump([0.05] * 20)
         assert house.counts().entries == 0
 
+    def test_a_lane_that_waited_for_its_rate_goes_by_the_new_one(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(rates={"slow.net": Rate(1, HOUR)})).open()
+        house.courier.answer = says(UP)
+        for _ in range(3):
+            house.accept(remote("a@slow.net"))
+        assert attempts(house) == {"slow.net": 1}
+        house.spool.runner.change(Limits(rates={"slow.net": Rate(1, 60)}))
+        assert attempts(house) == {"slow.net": 1}
+        house.spool.runner.change(Limits())
+        assert attempts(house) == {"slow.net": 1}
+
     def test_a_single_failure_is_no_cohort(self, house):
         house.accept(remote("a@down.net"))
         house.accept(remote("b@down.net"))
