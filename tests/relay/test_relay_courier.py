@@ -247,9 +247,7 @@ class Hosts(Case):
         rcpt = iter([b"550 5.1.1 no\r\n"])
         self.at_first(RCPT=lambda argument: next(rcpt, b"250 ok\r\n"), dot=b"421 4.3.2 bye\r\n")
         found = self.outcome(delivery(*(f"{name}@example.test" for name in "abcd")))
-        self.assertEqual(
-            brief(found), [("failed", "5.1.1"), ("delayed", "4.3.2"), ("relayed", "2.0.0"), ("relayed", "2.0.0")]
-        )
+        self.assertEqual(brief(found), [("failed", "5.1.1"), ("delayed", "4.3.2"), ("relayed", "2.0.0"), ("relayed", "2.0.0")])
 
     def test_a_session_that_ends_before_the_next_message_begins_says_nothing_of_it(self):
         self.world.settings = replace(self.world.settings, idle=IdleLimits(seconds=3.0))
