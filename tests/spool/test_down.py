@@ -10,7 +10,7 @@ from spool_house import NOW, House, all_are, disposition, envelope, local, now, 
 from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action, Standing
-from mailstack.mail.requests import DeliverBy, Requests
+from mailstack.mail.requests import DeliverBy, Notify, Requests
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool import operations
 from mailstack.spool.backoff import Schedule
@@ -210,6 +210,18 @@ class TestDown:
         house.spool.runner.change(Limits())
         house.clock.pump([0.05] * 20)
         assert house.counts().entries == 0
+
+    def test_what_was_put_off_untried_has_its_first_attempt_afterwards(self, house):
+        take_down(house, messages=1)
+        told = replace(remote("b@down.net"), notify=frozenset((Notify.NEVER,)), is_expanded=True)
+        house.accept(told)
+        house.courier.deliveries.clear()
+        house.courier.answer = says(UP)
+        house.clock.pump([300] * 2)
+        counted = Counter(each.attempt for each in house.courier.deliveries if domain_of(each) == "down.net")
+        assert counted == {1: 2, 2: 5}
+        (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
+        assert b"Action: expanded" in report.content.in_memory
 
     def test_a_lane_that_waited_for_its_rate_goes_by_the_new_one(self, tmp_path):
         house = House(tmp_path / "spool", limits=Limits(rates={"slow.net": Rate(1, HOUR)})).open()
