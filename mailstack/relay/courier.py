@@ -18,7 +18,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Disposition
 from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
-from mailstack.relay.attempt import Attempt
+from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.next_hops import NextHops
@@ -97,15 +97,17 @@ class RelayCourier:
         Try to hand the message on; what is not understood is to be tried again.
 
         Shape:   without a next hop it is the usual one; where it names no host, all recipients are of one domain.
+        Raises:  BrokenOffError: it was cancelled when something of it had come about already.
         """
         next_hop = next_hop or self._settings.next_hop
         attempt = Attempt(delivery.recipients, is_delivery=next_hop.is_lmtp)
         try:
             await self._try_hosts(next_hop, delivery, attempt)
-        except CancelledError:
+        except CancelledError as error:
             if len(attempt.open) == len(delivery.recipients):
                 raise
-            attempt.note(None, _BROKEN_OFF)  # what is known already stands, or it would be sent once more
+            attempt.note(None, _BROKEN_OFF)
+            raise BrokenOffError(attempt.conclude()) from error
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"relaying {delivery.entry}", Failure())
             attempt.note(None, replace(_LOCAL_ERROR, cause=repr(error)))
