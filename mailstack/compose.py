@@ -283,7 +283,10 @@ class Composition:
         judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
         relay = self._make_relay(settings, relaying, secrets)
         tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
+        resolver, https = self._for_reports(settings)
         self.load_certificates(secrets)
+        if self._reports is not None:
+            self._reports.change(resolver, https.post)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
         self._returns.rewriting = rewriting
@@ -562,10 +565,7 @@ class Composition:
         contact = table.contact or settings.postmaster
         if not table.send or contact is None:
             return None
-        try:
-            resolver = Resolver(self._reactor, _nameservers(settings.relay))
-        except OSError as error:
-            raise RefusedError(f"relay: {error}") from error
+        resolver, https = self._for_reports(settings)
         address = parse_address(contact)
         source = ReportSource(table.organisation or settings.hostname, address, address.domain)
         means = Means(
@@ -574,11 +574,19 @@ class Composition:
             run_in_thread=self.disk.run,
             texts=resolver,
             submit=self._submit_report,
-            post=self._https(settings, resolver).post,
+            post=https.post,
             chance=random.SystemRandom().random,
             make_id=partial(secrets.token_hex, 8),
         )
         return TLSReports(settings.folder / "tls-reports", self.place.worker, source, means)
+
+    def _for_reports(self, settings: Settings) -> tuple[Resolver, HTTPS]:
+        """Make what asks whom reports are for, and what brings them there."""
+        try:
+            resolver = Resolver(self._reactor, _nameservers(settings.relay))
+        except OSError as error:
+            raise RefusedError(f"relay: {error}") from error
+        return resolver, self._https(settings, resolver)
 
     async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
         """Put a report into our spool; say whether it is there."""

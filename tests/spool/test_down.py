@@ -16,7 +16,9 @@ from mailstack.spool import operations
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.database import connect
+from mailstack.spool.hands import Act, Order
 from mailstack.spool.lanes import Limits
+from mailstack.spool.selection import Selection
 
 WHY = "No connection to mx.down.net"
 DOWN = replace(
@@ -222,6 +224,16 @@ class TestDown:
         assert counted == {1: 2, 2: 5}
         (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
         assert b"Action: expanded" in report.content.in_memory
+
+    @pytest.mark.parametrize("is_paused", [False, True])
+    def test_many_that_are_given_up_are_told_of_at_once(self, house, is_paused):
+        take_down(house, messages=450)
+        if is_paused:
+            now(house.spool.queue.pause("down.net"))
+        every = [(each.number, (0,)) for each in now(house.spool.queue.find(Selection(), after=0, limit=500)).found]
+        assert now(house.spool.queue.obey(Order(act=Act.BOUNCE, text="gone"), every)).recipients == 455
+        house.clock.pump([0.05] * 20)
+        assert house.counts().entries == 0
 
     def test_a_lane_that_waited_for_its_rate_goes_by_the_new_one(self, tmp_path):
         house = House(tmp_path / "spool", limits=Limits(rates={"slow.net": Rate(1, HOUR)})).open()
