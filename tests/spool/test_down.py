@@ -225,6 +225,16 @@ class TestDown:
         (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
         assert b"Action: expanded" in report.content.in_memory
 
+    def test_after_a_restart_new_mail_does_not_hide_what_was_put_off(self, house):
+        take_down(house, messages=50)
+        house.crash().open()
+        house.courier.answer = says(UP)
+        house.accept(remote("a@down.net"))
+        assert attempts(house) == {"down.net": 1}
+        house.clock.advance(300)
+        house.clock.pump([0.05] * 20)
+        assert attempts(house)["down.net"] >= 50
+
     @pytest.mark.parametrize("is_paused", [False, True])
     def test_many_that_are_given_up_are_told_of_at_once(self, house, is_paused):
         take_down(house, messages=450)
