@@ -235,6 +235,19 @@ class TestDown:
         house.clock.pump([0.05] * 20)
         assert attempts(house)["down.net"] >= 50
 
+    def test_what_is_paused_is_not_given_up_when_its_destination_goes_down(self, tmp_path):
+        schedule = Schedule(spread=0.0, warning_seconds=0, lifetime_seconds=100.0)
+        house = House(tmp_path / "spool", schedule=schedule).open()
+        for _ in range(6):
+            house.accept(remote("a@down.net"))
+        assert len(house.courier.waiting) == 5
+        now(house.spool.queue.pause("down.net"))
+        house.clock.advance(200)
+        for delivery, waiting in list(house.courier.waiting):
+            waiting.callback(says(DOWN)(delivery))
+        house.clock.advance(HOUR)
+        assert [state for _, state, *_ in rows(house)].count("waiting") == 1
+
     @pytest.mark.parametrize("is_paused", [False, True])
     def test_many_that_are_given_up_are_told_of_at_once(self, house, is_paused):
         take_down(house, messages=450)
