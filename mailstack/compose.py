@@ -138,6 +138,10 @@ class Secrets:
     relay_pem: Pem | None = None
 
 
+def _for_left_over(limits: Limits) -> Limits:
+    return replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates)
+
+
 def kind_of(service: Service) -> int:
     """Return the number of the kind of service whose sessions count together."""
     return next(number for number, services in enumerate(_KINDS) if service in services)
@@ -242,7 +246,7 @@ class Composition:
         folder, place = self._settings.spool_folder, self.place
         limits = self._limits(self._settings)
         for shard in left_over(folder, worker=place.worker, workers=place.workers):
-            spool = self._make_spool(shard, replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates))
+            spool = self._make_spool(shard, _for_left_over(limits))
             spool.open()
             self._spools.append(spool)
 
@@ -279,14 +283,19 @@ class Composition:
         judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
         relay = self._make_relay(settings, relaying, secrets)
         tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
+        resolver, https = self._for_reports(settings)
         self.load_certificates(secrets)
+        if self._reports is not None:
+            self._reports.change(resolver, https.post)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
         self._returns.rewriting = rewriting
         couriers = self._couriers
         couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
         self._expander.transports = couriers.transports
-        self._spool.runner.change(self._limits(settings))
+        limits = self._limits(settings)
+        for spool in self._spools:
+            spool.runner.change(limits if spool is self._spool else _for_left_over(limits))
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -556,10 +565,7 @@ class Composition:
         contact = table.contact or settings.postmaster
         if not table.send or contact is None:
             return None
-        try:
-            resolver = Resolver(self._reactor, _nameservers(settings.relay))
-        except OSError as error:
-            raise RefusedError(f"relay: {error}") from error
+        resolver, https = self._for_reports(settings)
         address = parse_address(contact)
         source = ReportSource(table.organisation or settings.hostname, address, address.domain)
         means = Means(
@@ -568,11 +574,19 @@ class Composition:
             run_in_thread=self.disk.run,
             texts=resolver,
             submit=self._submit_report,
-            post=self._https(settings, resolver).post,
+            post=https.post,
             chance=random.SystemRandom().random,
             make_id=partial(secrets.token_hex, 8),
         )
         return TLSReports(settings.folder / "tls-reports", self.place.worker, source, means)
+
+    def _for_reports(self, settings: Settings) -> tuple[Resolver, HTTPS]:
+        """Make what asks whom reports are for, and what brings them there."""
+        try:
+            resolver = Resolver(self._reactor, _nameservers(settings.relay))
+        except OSError as error:
+            raise RefusedError(f"relay: {error}") from error
+        return resolver, self._https(settings, resolver)
 
     async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
         """Put a report into our spool; say whether it is there."""

@@ -39,6 +39,7 @@ from mailstack.mail.address import parse_address
 from mailstack.mail.envelope import Service
 from mailstack.mail.tls_reports import Line
 from mailstack.mail.tls_results import AppliedPolicy
+from mailstack.net.dns_exchange import Server
 from mailstack.net.listeners import bind
 from mailstack.reports.counts import CountsFile, day_of
 from mailstack.retrieve.limits import POP3Limits
@@ -551,6 +552,27 @@ class RunningTests(TestCase):
             if len(messages) == 2:
                 break
         self.assertEqual(2, len(messages))
+        await system.stopService()
+
+    async def test_a_reload_is_for_the_spools_of_former_workers_too(self) -> None:
+        (self.installation.folder / "spool" / "shard-1").mkdir(parents=True, mode=0o700)
+        system = self.begin()
+        own, left_over = system._parts._spools
+        self.installation.change(lambda text: text.replace("\n[relay]\n", '\n[relay]\nrates = {"slow.test" = "1/hour"}\n'))
+        system.reload()
+        for spool in (own, left_over):
+            self.assertEqual({"slow.test": Rate(1, 3600.0)}, spool.runner._lanes._limits.rates)
+        self.assertEqual(5, left_over.runner._lanes._limits.attempts_at_once)
+        await system.stopService()
+
+    async def test_a_reload_has_reports_ask_the_nameservers_of_now(self) -> None:
+        system = self.begin()
+        reports = system._parts._reports
+        assert reports is not None
+        table = '\n[relay]\nnameservers = ["127.0.0.1:9"]\n'
+        self.installation.change(lambda text: text.replace("\n[relay]\n", table))
+        system.reload()
+        self.assertEqual((Server("127.0.0.1", 9),), reports._means.texts._servers)
         await system.stopService()
 
     async def test_a_reload_changes_limits_and_a_wrong_one_changes_nothing(self) -> None:

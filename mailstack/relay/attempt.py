@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from twisted.internet.defer import CancelledError
+
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Recipient
 from mailstack.mail.reply import Reply
@@ -22,6 +24,14 @@ from mailstack.wire.smtp_mailing import Phase, Result
 
 DIAGNOSTIC_CHARACTERS: Final = 400
 _TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
+
+
+class BrokenOffError(CancelledError):
+    """The attempt was cancelled; `outcomes` are what it has come to, which stands, or it would be sent once more."""
+
+    def __init__(self, outcomes: list[Disposition]) -> None:
+        super().__init__("broken off")
+        self.outcomes = outcomes
 
 
 class Attempt:

@@ -33,6 +33,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
 from mailstack.mail.envelope import Account, Delivery, Recipient, Remote
 from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.attempt import BrokenOffError
 from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, TLSPolicy
 from mailstack.route.transport import (
     Discard,
@@ -152,7 +153,9 @@ class TransportCourier:
             part = delivery if len(groups) == 1 else replace(delivery, recipients=recipients)
             try:
                 outcomes = await self._attempt(transport, domain, part, relay, settings)
-            except CancelledError:
+            except CancelledError as error:
+                if isinstance(error, BrokenOffError):
+                    done |= {each.ordinal: each for each in error.outcomes}
                 if not done:
                     raise
                 left = [ordinal for ordinal in delivery.recipients if ordinal not in done]

@@ -15,10 +15,10 @@ from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.mail.address import Address
-from mailstack.mail.disposition import Disposition, delayed
+from mailstack.mail.disposition import Disposition
 from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
-from mailstack.relay.attempt import Attempt
+from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.next_hops import NextHops
@@ -37,6 +37,8 @@ _NO_TRUSTED_WAY: Final = Trouble(
     "The message may only go by verified TLS (REQUIRETLS), which cannot be had to its domain",
     is_local=True,
 )
+_LOCAL_ERROR: Final = Trouble(EnhancedStatus(4, 3, 0), "Local error", is_local=True)
+_BROKEN_OFF: Final = replace(_LOCAL_ERROR, text="The attempt was broken off")
 _SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
 _NO_TRUSTED_WAY_YET: Final = replace(_NO_TRUSTED_WAY, status=EnhancedStatus(4, 7, 30))
 
@@ -95,17 +97,21 @@ class RelayCourier:
         Try to hand the message on; what is not understood is to be tried again.
 
         Shape:   without a next hop it is the usual one; where it names no host, all recipients are of one domain.
+        Raises:  BrokenOffError: it was cancelled when something of it had come about already.
         """
+        next_hop = next_hop or self._settings.next_hop
+        attempt = Attempt(delivery.recipients, is_delivery=next_hop.is_lmtp)
         try:
-            next_hop = next_hop or self._settings.next_hop
-            attempt = Attempt(delivery.recipients, is_delivery=next_hop.is_lmtp)
             await self._try_hosts(next_hop, delivery, attempt)
-            return attempt.conclude()
-        except CancelledError:
-            raise
+        except CancelledError as error:
+            if len(attempt.open) == len(delivery.recipients):
+                raise
+            attempt.note(None, _BROKEN_OFF)
+            raise BrokenOffError(attempt.conclude()) from error
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"relaying {delivery.entry}", Failure())
-            return [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in delivery.recipients]
+            attempt.note(None, replace(_LOCAL_ERROR, cause=repr(error)))
+        return attempt.conclude()
 
     def forget_hosts(self) -> None:
         """Ask every host again, also those that could not be used a moment ago."""

@@ -121,6 +121,7 @@ class Sender(Protocol):
         self._deadline = Deadline(surroundings.clock, self._time_out)
         self._timed: tuple[Phase, int] = (Phase.READY, 0)
         self._content: Content | None = None
+        self._unheard: tuple[None, ...] | None = None
         self._pump_running: Deferred[None] | None = None
         self._room: Deferred[None] | None = None
         self._is_lost = False
@@ -143,7 +144,7 @@ class Sender(Protocol):
     @property
     def results(self) -> tuple[Result | None, ...]:
         """What became of each recipient of the last mailing; None: nothing that was heard."""
-        return self._core.results
+        return self._core.results if self._unheard is None else self._unheard
 
     @property
     def tls_active(self) -> bool:
@@ -164,6 +165,7 @@ class Sender(Protocol):
     async def mail(self, mailing: Mailing, content: Content) -> Trouble | None:
         """Do one transaction."""
         self.content_begun = False
+        self._unheard = (None,) * len(mailing.recipients)  # the core still has the results of the mailing before
         if self._trouble is not None:
             return self._trouble
         self.mailings += 1
@@ -171,6 +173,7 @@ class Sender(Protocol):
         waiting = self._wait()
         try:
             self._core.begin(mailing)
+            self._unheard = None
             self._go_on()
             return await waiting
         finally:

@@ -125,7 +125,7 @@ class Sessions:
                 self._remember(way, trouble)
             if trouble is None:
                 trouble = await work(sender, way.hop)
-                if trouble is not None and is_ended(trouble):
+                if is_fresh and trouble is not None and is_ended(trouble):
                     self._remember(way, trouble)
         except BaseException:
             sender.abort()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -72,6 +72,10 @@ class RunInThread(Protocol):
         """Call it, and return what it returns."""
 
 
+SendPage = Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
+"""Sends octets by HTTPS, as `net.https.HTTPS.post`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
     """
@@ -86,7 +90,7 @@ class Means:
     run_in_thread: RunInThread
     texts: Texts
     submit: Callable[[Address, Address, bytes], Awaitable[bool]]
-    post: Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
+    post: SendPage
     chance: Callable[[], float]
     make_id: Callable[[], str]
 
@@ -106,6 +110,10 @@ class TLSReports:
         self._told_day = ""
         self._next_round_at = 0.0
         self._is_closed = False
+
+    def change(self, texts: Texts, post: SendPage) -> None:
+        """Ask others from now on."""
+        self._means = replace(self._means, texts=texts, post=post)
 
     def session(
         self,

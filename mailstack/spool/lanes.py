@@ -154,6 +154,8 @@ class Lanes:
         for lane in self._lanes.values():
             lane.window.limit(limits.per_destination)
             lane.bucket = self._bucket_for(lane.name, lane.bucket)
+        # Who waits for a rate is looked at in the next turn: it may be another now, or none.
+        self._later = [(0.0, turn, lane) for _, turn, lane in sorted(self._later, key=lambda later: later[:2])]
 
     # Memory
 
@@ -222,14 +224,15 @@ class Lanes:
         if name == LOCAL_LANE:
             return self._local
         lane = self._lanes.get(name)
+        is_doubtful = any(each.is_doubtful for each in work.pending.values())
         if lane is None:
             limits = self._limits
-            is_doubtful = any(each.is_doubtful for each in work.pending.values())
             kind = Kind.TROUBLED if is_doubtful else Kind.UNPROVEN
             window = Window(1 if is_doubtful else limits.initial_per_destination, limits.per_destination)
             lane = self._lanes[name] = _Lane(name, kind, window, self._bucket_for(name))
         else:
             self._resting.pop(name, None)
+            lane.is_suspect = lane.is_suspect or is_doubtful  # more of it may wait on disk, put off before we were started
         return lane
 
     def _bucket_for(self, name: str, before: Bucket | None = None) -> Bucket | None:

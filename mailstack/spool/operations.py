@@ -340,8 +340,14 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
         elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
         is_doubtful = attempts > 0 and not _is_answer(status, diagnostic)
+        if attempts == 1 and (diagnostic or "").startswith(PUT_OFF) and not _is_traced(connection, entry.number, ordinal):
+            attempts = 0  # it was counted to be put off
         lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful, via)
     return lanes
+
+
+def _is_traced(connection: sqlite3.Connection, number: int, ordinal: int) -> bool:
+    return connection.execute(f"{_TRACED} AND ordinal = ? LIMIT 1", (number, ordinal)).fetchone() is not None
 
 
 def _is_answer(status: str | None, diagnostic: str | None) -> bool:

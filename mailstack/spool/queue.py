@@ -118,6 +118,9 @@ class Queue:
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
             done = await self._database.do(Obey(order, wants, self._clock.seconds()))
             self._follow(order, done)
+            if order.act is Act.BOUNCE:
+                changed = {each.number for each in done}
+                self._runner.report(claim for claim in claims if claim[0] in changed)
             if done and order.act in (Act.RETRY, Act.RELEASE, Act.REROUTE):
                 self._runner.ask_again()  # the operator may have mended what was in the way
         finally:
@@ -132,13 +135,16 @@ class Queue:
         work = self._runner.claim(number, lane)
         if work is None:
             return False
-        work.orders += (_Later(self, order, target),)
+        work.orders += (_Later(self, order, target, lane),)
         return True
 
-    async def obey_later(self, order: Order, target: Target) -> None:
+    async def obey_later(self, order: Order, target: Target, lane: str) -> None:
         """Do what was ordered with what an attempt has left; whatever happens, the runner goes on."""
         try:
-            self._follow(order, await self._database.do(Obey(order, (target,), self._clock.seconds())))
+            done = await self._database.do(Obey(order, (target,), self._clock.seconds()))
+            self._follow(order, done)
+            if done and order.act is Act.BOUNCE:
+                self._runner.report([(target[0], lane)])
         except CancelledError:
             raise
         except Exception:  # a bulkhead: the disk, as a rule
@@ -185,6 +191,7 @@ class _Later:
     queue: Queue
     order: Order
     target: Target
+    lane: str
 
     async def __call__(self) -> None:
-        await self.queue.obey_later(self.order, self.target)
+        await self.queue.obey_later(self.order, self.target, self.lane)

@@ -105,6 +105,7 @@ class Runner:
         self._lanes = Lanes(limits, chance)
         self._held: dict[tuple[int, str], Work | None] = {}  # None: the operator's hands have it
         self._paused: set[str] = set()
+        self._bounced: dict[int, set[str]] = {}  # entries, and their lanes of which failures are reported, be they paused
         self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
@@ -221,6 +222,11 @@ class Runner:
         self._held[key] = None
         return None
 
+    def report(self, claims: Iterable[tuple[int, str]]) -> None:
+        """Tell of the failures of these, also where nothing is attempted: the operator has given them up."""
+        for number, lane in claims:
+            self._bounced.setdefault(number, set()).add(lane)
+
     def give_back(self, claims: Iterable[tuple[int, str]]) -> None:
         """Let go of what was claimed, and look for what is due of it."""
         for key in claims:
@@ -235,7 +241,7 @@ class Runner:
         now = self._clock.seconds()
         for lane, pending in lanes.items():
             key = (entry.number, lane)
-            if key in self._held or lane in self._paused:
+            if key in self._held or not (pending := self._not_paused(lane, pending)):
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, entry.number)
@@ -245,6 +251,12 @@ class Runner:
                 continue
             work = self._held[key] = Work(entry, lane, pending, may_repeat)
             self._lanes.add(work, now)
+
+    def _not_paused(self, lane: str, pending: dict[int, Pending]) -> dict[int, Pending]:
+        """Return the recipients for whom something may be done: of a lane that is paused those whose failure is to be told."""
+        if lane not in self._paused:
+            return pending
+        return {ordinal: each for ordinal, each in pending.items() if each.failure is not None}
 
     def _let_go(self, work: Work) -> None:
         self._let_go_of(work)
@@ -277,7 +289,7 @@ class Runner:
         begun = 0
         try:
             while self._is_on and (work := self._lanes.take(self._clock.seconds())):
-                if work.is_withdrawn or work.lane in self._paused:
+                if work.is_withdrawn or self._not_paused(work.lane, work.pending) != work.pending:
                     self._put_back(work)
                     continue
                 self._begin(work)
@@ -463,6 +475,13 @@ class Runner:
             self.accepted(report_entry)
         if is_finished:
             self._finished(entry)
+        if not is_settled:
+            if work.lane in self._paused:
+                self.report([(entry.number, work.lane)])
+        elif (bounced := self._bounced.get(entry.number)) is not None:
+            bounced.discard(work.lane)
+            if is_finished or not bounced:
+                del self._bounced[entry.number]
         if any(each.due_at is not None for each in changes):
             self._wake_in(retry_at - now)
 
@@ -561,8 +580,9 @@ class Runner:
         for lane in lanes:
             fresh = self._quiet.pop(lane)
             pause = self._lanes.pause_of(lane, now)
-            if pause is None:
-                self._look()  # the pause is over meanwhile
+            if pause is None:  # the pause is over meanwhile, and the pass may have gone by
+                self._leave(lane)
+                self._look()
                 continue
             self._wake_in(pause.until - now)
             yield Quiet(lane, pause.until, pause.until + LATER_SECONDS, pause.reason, sorted(fresh))
@@ -576,16 +596,23 @@ class Runner:
         for entry, lanes in loaded.entries:
             for lane, pending in lanes.items():
                 pause, key = self._lanes.pause_of(lane, now), (entry.number, lane)
-                if pause is None or key in self._held:
+                if key in self._held or not (pending := self._not_paused(lane, pending)):
+                    continue
+                if pause is None:  # the pass may have gone by meanwhile
+                    self._leave(lane)
+                    self._look()
                     continue
                 work = self._held[key] = Work(entry, lane, pending, may_repeat=True)
                 work.has_begun = True
+                has_obeyed = False
                 try:
                     await self._tell(work, pause)
-                    await self._obey_orders(work)
+                    has_obeyed = await self._obey_orders(work)
                 finally:
                     if self._held.get(key) is work:
                         del self._held[key]
+                    if has_obeyed:
+                        self._look()
 
     async def _tell(self, work: Work, pause: Pause) -> None:
         reason = replace(pause.reason, diagnostic=PUT_OFF + pause.reason.diagnostic)
@@ -670,7 +697,7 @@ class Runner:
         now = self._clock.seconds()
         for _due_at, number, _ordinal, lane in rows:
             work = (number, lane)
-            if work in self._held or work in wanted or lane in self._paused:
+            if work in self._held or work in wanted or (lane in self._paused and lane not in self._bounced.get(number, ())):
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, number)

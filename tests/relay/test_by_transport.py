@@ -14,6 +14,7 @@ from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.requests import DeliverBy, Requests
 from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.attempt import BrokenOffError
 from mailstack.relay.by_transport import TransportCourier, next_hop_of
 from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, TLSPolicy, smarthost
 from mailstack.route.transport import TransportMap, parse_pattern, parse_transport
@@ -176,6 +177,15 @@ class BrokenOff(Case):
         running.cancel()
         found = self.successResultOf(running)
         self.assertEqual([each.action for each in found], [Action.DELIVERED, Action.DELAYED])
+
+    def test_and_what_it_had_come_to_itself(self):
+        relayed = Disposition(ordinal=0, action=Action.RELAYED, status=EnhancedStatus(2, 0, 0), diagnostic="250 ok")
+        self.relay.waits = Deferred()
+        running = self.begin(recipient("x@free.test"), recipient("x@lmtp.test"))
+        self.relay.waits.errback(BrokenOffError([relayed]))
+        found = self.successResultOf(running)
+        self.assertEqual([each.action for each in found], [Action.RELAYED, Action.DELAYED])
+        self.assertEqual([name for name, *_ in self.log], ["relayed"], "the next is not begun")
 
     def test_else_it_is_cancelled(self):
         self.relay.waits = Deferred()

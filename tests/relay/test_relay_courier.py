@@ -15,9 +15,10 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account
 from mailstack.mail.requests import Requests
+from mailstack.relay.attempt import BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import Login, Phase
@@ -240,6 +241,61 @@ class Hosts(Case):
         found = self.outcome(delivery("a@example.test", "b@example.test"))
         self.assertEqual(brief(found), [("failed", "5.1.1"), ("relayed", "2.0.0")])
         self.assertEqual(self.host(1).lines[2:4], ["RCPT TO:<b@example.test>", "DATA"])
+
+    def test_a_session_that_ends_after_a_transaction_says_nothing_of_the_next_recipients(self):
+        self.world.settings = replace(self.world.settings, max_recipients=2)
+        self.world.courier = self.world.make_courier()
+        rcpt = iter([b"550 5.1.1 no\r\n"])
+        self.at_first(RCPT=lambda argument: next(rcpt, b"250 ok\r\n"), dot=b"421 4.3.2 bye\r\n")
+        found = self.outcome(delivery(*(f"{name}@example.test" for name in "abcd")))
+        self.assertEqual(brief(found), [("failed", "5.1.1"), ("delayed", "4.3.2"), ("relayed", "2.0.0"), ("relayed", "2.0.0")])
+
+    def test_a_session_that_ends_before_the_next_message_begins_says_nothing_of_it(self):
+        self.world.settings = replace(self.world.settings, idle=IdleLimits(seconds=3.0))
+        waiting: list[Deferred[Address]] = []
+
+        async def slow(reverse_path: Address) -> Address:
+            waiting.append(Deferred())
+            return await waiting[-1]
+
+        self.world.courier = self.world.make_courier(return_path=slow)
+        self.outcome()
+        whole = delivery()
+        whole = replace(whole, recipients={0: replace(whole.recipients[0], original=Address("team", "us.test"))})
+        outcome = self.world.attempt(whole)
+        self.world.opened[0].transport.loseConnection()
+        self.world.flush()
+        waiting.pop(0).callback(Address("team", "us.test"))
+        self.world.flush()
+        waiting.pop(0).callback(Address("team", "us.test"))
+        self.world.flush()
+        self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [1, 1])
+
+    def test_what_one_transaction_came_to_stands_when_the_next_goes_wrong(self):
+        self.world.settings = replace(self.world.settings, max_recipients=1)
+
+        async def broken(reverse_path: Address) -> Address:
+            raise OSError("Input/output error")
+
+        self.world.courier = self.world.make_courier(return_path=broken)
+        whole = delivery("a@example.test", "b@example.test")
+        theirs = {**whole.recipients, 2: replace(whole.recipients[2], original=Address("team", "us.test"))}
+        found = self.outcome(replace(whole, recipients=theirs))
+        self.flushLoggedErrors()
+        self.assertEqual(brief(found), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
+
+    def test_what_one_transaction_came_to_stands_when_the_next_is_cancelled(self):
+        self.world.settings = replace(self.world.settings, max_recipients=1)
+        self.world.courier = self.world.make_courier()
+        said = iter([b"250 ok\r\n"])
+        self.at_first(EHLO=b"250 mx\r\n", MAIL=lambda argument: next(said, HANG))
+        outcome = self.world.attempt(delivery("a@example.test", "b@example.test"))
+        self.assertNoResult(outcome)
+        outcome.cancel()
+        self.world.flush()
+        broken_off = self.failureResultOf(outcome, BrokenOffError).value
+        self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
 
     def test_all_down(self):
         self.world.at("192.0.2.1")

@@ -231,6 +231,15 @@ class Dead(Case):
         self.assertIs(self.successResultOf(outcome)[0].action, Action.RELAYED)
         self.assertEqual(self.met, ["192.0.2.1"] * 2)
 
+    def test_ended_says_nothing_to_other_messages(self):
+        for reply in (b"421 4.4.2 idle for too long\r\n", b"421 4.3.0 that were enough\r\n"):
+            self.setUp()
+            self.at_first({"MAIL": on_second(reply)}, {"greeting": HANG}, {})
+            self.relayed()
+            self.world.attempt(delivery())
+            self.relayed(domain="other.test")
+            self.assertEqual(self.met, ["192.0.2.1"] * 3)
+
     def test_ended_while_it_waits(self):
         for end in (
             lambda host: host.transport.loseConnection(),

@@ -10,13 +10,15 @@ from spool_house import NOW, House, all_are, disposition, envelope, local, now, 
 from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action, Standing
-from mailstack.mail.requests import DeliverBy, Requests
+from mailstack.mail.requests import DeliverBy, Notify, Requests
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool import operations
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.database import connect
+from mailstack.spool.hands import Act, Order
 from mailstack.spool.lanes import Limits
+from mailstack.spool.selection import Selection
 
 WHY = "No connection to mx.down.net"
 DOWN = replace(
@@ -210,6 +212,62 @@ class TestDown:
         house.spool.runner.change(Limits())
         house.clock.pump([0.05] * 20)
         assert house.counts().entries == 0
+
+    def test_what_was_put_off_untried_has_its_first_attempt_afterwards(self, house):
+        take_down(house, messages=1)
+        told = replace(remote("b@down.net"), notify=frozenset((Notify.NEVER,)), is_expanded=True)
+        house.accept(told)
+        house.courier.deliveries.clear()
+        house.courier.answer = says(UP)
+        house.clock.pump([300] * 2)
+        counted = Counter(each.attempt for each in house.courier.deliveries if domain_of(each) == "down.net")
+        assert counted == {1: 2, 2: 5}
+        (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
+        assert b"Action: expanded" in report.content.in_memory
+
+    def test_after_a_restart_new_mail_does_not_hide_what_was_put_off(self, house):
+        take_down(house, messages=50)
+        house.crash().open()
+        house.courier.answer = says(UP)
+        house.accept(remote("a@down.net"))
+        assert attempts(house) == {"down.net": 1}
+        house.clock.advance(300)
+        house.clock.pump([0.05] * 20)
+        assert attempts(house)["down.net"] >= 50
+
+    def test_what_is_paused_is_not_given_up_when_its_destination_goes_down(self, tmp_path):
+        schedule = Schedule(spread=0.0, warning_seconds=0, lifetime_seconds=100.0)
+        house = House(tmp_path / "spool", schedule=schedule).open()
+        for _ in range(6):
+            house.accept(remote("a@down.net"))
+        assert len(house.courier.waiting) == 5
+        now(house.spool.queue.pause("down.net"))
+        house.clock.advance(200)
+        for delivery, waiting in list(house.courier.waiting):
+            waiting.callback(says(DOWN)(delivery))
+        house.clock.advance(HOUR)
+        assert [state for _, state, *_ in rows(house)].count("waiting") == 1
+
+    @pytest.mark.parametrize("is_paused", [False, True])
+    def test_many_that_are_given_up_are_told_of_at_once(self, house, is_paused):
+        take_down(house, messages=450)
+        if is_paused:
+            now(house.spool.queue.pause("down.net"))
+        every = [(each.number, (0,)) for each in now(house.spool.queue.find(Selection(), after=0, limit=500)).found]
+        assert now(house.spool.queue.obey(Order(act=Act.BOUNCE, text="gone"), every)).recipients == 455
+        house.clock.pump([0.05] * 20)
+        assert house.counts().entries == 0
+
+    def test_a_lane_that_waited_for_its_rate_goes_by_the_new_one(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(rates={"slow.net": Rate(1, HOUR)})).open()
+        house.courier.answer = says(UP)
+        for _ in range(3):
+            house.accept(remote("a@slow.net"))
+        assert attempts(house) == {"slow.net": 1}
+        house.spool.runner.change(Limits(rates={"slow.net": Rate(1, 60)}))
+        assert attempts(house) == {"slow.net": 1}
+        house.spool.runner.change(Limits())
+        assert attempts(house) == {"slow.net": 1}
 
     def test_a_single_failure_is_no_cohort(self, house):
         house.accept(remote("a@down.net"))

@@ -321,6 +321,29 @@ class TestPause:
         house.courier.finish(Action.RELAYED)
         assert [each.entry for each in house.courier.deliveries] == [first, second, third]
 
+    @pytest.mark.parametrize("place", ["before its first attempt", "on disk", "in an attempt"])
+    def test_does_not_keep_a_bounce(self, house, place):
+        bounced, kept = remote("a@x.net"), remote("b@x.net")
+        if place == "before its first attempt":
+            now(house.spool.queue.pause("x.net"))
+        if place == "on disk":
+            house.courier.answer = all_are(Action.DELAYED)
+        name = house.accept(bounced, kept)
+        house.courier.answer = None
+        now(house.spool.queue.pause("x.net"))
+        order(house, Act.BOUNCE, name, text="gone for good")
+        if place == "in an attempt":
+            house.courier.finish(Action.DELAYED)
+        house.clock.advance(1_000)
+        (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
+        assert b"gone for good" in report.content.in_memory
+        assert b"b@x.net" not in report.content.in_memory
+        assert house.spool.runner._bounced == {}
+        house.courier.answer = all_are(Action.RELAYED)
+        before = len(house.courier.deliveries)
+        now(house.spool.queue.resume("x.net"))
+        assert [list(each.recipients) for each in house.courier.deliveries[before:]] == [[1]]
+
     def test_of_one_domain_leaves_others_of_the_entry(self, house):
         now(house.spool.queue.pause("x.net"))
         name = house.accept(remote("a@x.net"), remote("b@y.net"))
