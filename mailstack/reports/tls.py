@@ -13,7 +13,7 @@ Source:  RFC 8460 §4.1 (a day of UTC; a random delay), §5.3 (by mail, whatever
 from __future__ import annotations
 
 import gzip
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -89,6 +89,12 @@ class Means:
     post: Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
     chance: Callable[[], float]
     make_id: Callable[[], str]
+
+
+def _write(lines: Sequence[Line], source: ReportSource, report_id: str, day: str) -> tuple[bytes, int]:
+    """Write a report, and return it compressed, with its length; blocks, if it is long."""
+    document = report_document(lines, source, report_id, day)
+    return gzip.compress(document, mtime=0), len(document)
 
 
 class TLSReports:
@@ -184,12 +190,14 @@ class TLSReports:
         if not lines:
             return lines is not None
         report_id = f"{self._means.make_id()}@{self._source.domain}"
-        document = report_document(lines, self._source, report_id, day)
-        zipped = gzip.compress(document, mtime=0)
+        written = await self._guarded(_write, lines, self._source, report_id, day)
+        if written is None:
+            return False
+        zipped, octets = written
         # RFC 8460 §3: each place gets it; one that has it is enough to be done.
         taken = [place for place in places if await self._hand_over(place, zipped, domain, report_id)]
         for place in taken:
-            events.tls_report_sent(domain, str(place) if isinstance(place, Address) else place.host, len(document))
+            events.tls_report_sent(domain, str(place) if isinstance(place, Address) else place.host, octets)
         return bool(taken)
 
     async def _hand_over(self, place: Place, zipped: bytes, domain: str, report_id: str) -> bool:
