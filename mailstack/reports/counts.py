@@ -74,7 +74,7 @@ class Counted:
         self._counts: dict[Key, int] = {}
 
     def add(self, seconds: float, line: Line) -> None:
-        """Count one session; when there is very much to be told apart, the hosts no longer are. Of a long policy the end is cut."""
+        """Count one session; of very much that differs the hosts are no longer told apart. A long policy is cut."""
         key = (day_of(seconds), replace(line, applied=_cut(line.applied)))
         if key not in self._counts and len(self._counts) >= MAX_IN_MEMORY:
             key = (key[0], Line(AppliedPolicy(line.applied.kind, line.applied.domain), line.failure, 0))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -46,6 +46,8 @@ LONGEST_DELAY_SECONDS: Final = 14_400.0
 RETRY_SECONDS: Final = 3_600.0
 
 T = TypeVar("T")
+HandOver = Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
+"""Hands octets over by HTTPS: to a host, at a port, to a path, of a media type."""
 
 
 class Clock(Protocol):
@@ -86,7 +88,7 @@ class Means:
     run_in_thread: RunInThread
     texts: Texts
     submit: Callable[[Address, Address, bytes], Awaitable[bool]]
-    post: Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
+    post: HandOver
     chance: Callable[[], float]
     make_id: Callable[[], str]
 
@@ -131,6 +133,10 @@ class TLSReports:
             printable = "".join(c if c.isprintable() else "?" for c in why[:WHY_CHARACTERS])
             line = Line(applied, failure, 0, host, address, own_address, printable)
         self._counted.add(self._means.clock.seconds(), line)
+
+    def change(self, texts: Texts, post: HandOver) -> None:
+        """Ask other name servers, and hand over another way, from now on."""
+        self._means = replace(self._means, texts=texts, post=post)
 
     def start(self) -> None:
         """Begin to keep what is counted, and to tell."""
