@@ -113,6 +113,7 @@ class TLSReports:
         self._delay = means.chance() * LONGEST_DELAY_SECONDS
         self._told_day = ""
         self._next_round_at = 0.0
+        self._is_telling = False
         self._is_closed = False
 
     def session(
@@ -155,11 +156,15 @@ class TLSReports:
     async def _do_round(self) -> None:
         try:
             await self._flush()
-            if self._tells and not self._is_closed:
-                await self._tell()
         finally:
             if not self._is_closed:
                 self._timer = self._means.clock.callLater(FLUSH_SECONDS, self._tick)
+        if self._tells and not (self._is_telling or self._is_closed):
+            self._is_telling = True  # that takes as long as strangers make it take; what is counted does not wait for them
+            try:
+                await self._tell()
+            finally:
+                self._is_telling = False
 
     async def _flush(self) -> None:
         if counts := self._counted.take():
@@ -174,7 +179,7 @@ class TLSReports:
         self._next_round_at = now + RETRY_SECONDS
         is_done = True
         for domain in await self._guarded(domains_of, self._folder, day) or ():
-            if self._is_closed:
+            if self._is_closed or day_of(self._means.clock.seconds() - DAY_SECONDS) != day:
                 return
             if not await self._guarded(self._file.is_settled, day, domain):
                 is_settled = await self._tell_domain(day, domain)
