@@ -159,5 +159,5 @@ def is_public(address: str) -> bool:
 
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-"""All that was ever given out (RFC 4291 §2.4). Elsewhere are site-local addresses, and translators of one network."""
+"""All that IANA ever gave out. Elsewhere are site-local addresses, and translators of one network."""
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
