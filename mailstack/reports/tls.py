@@ -19,7 +19,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -44,6 +44,8 @@ from mailstack.reports.counts import DAY_SECONDS, WHY_CHARACTERS, Counted, Count
 FLUSH_SECONDS: Final = 60.0
 LONGEST_DELAY_SECONDS: Final = 14_400.0
 RETRY_SECONDS: Final = 3_600.0
+TOLD_AT_ONCE: Final = 20
+"""So many domains; some of their places are slow."""
 
 T = TypeVar("T")
 HandOver = Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
@@ -177,17 +179,28 @@ class TLSReports:
         if day == self._told_day or now % DAY_SECONDS < self._delay or now < self._next_round_at:
             return
         self._next_round_at = now + RETRY_SECONDS
-        is_done = True
-        for domain in await self._guarded(domains_of, self._folder, day) or ():
+        domains, is_done = await self._guarded(domains_of, self._folder, day) or [], True
+        for start in range(0, len(domains), TOLD_AT_ONCE):
             if self._is_closed or day_of(self._means.clock.seconds() - DAY_SECONDS) != day:
                 return
-            if not await self._guarded(self._file.is_settled, day, domain):
-                is_settled = await self._tell_domain(day, domain)
-                if is_settled:
-                    await self._guarded(self._file.settle, day, domain)
-                is_done = is_done and is_settled
+            telling = [Deferred.fromCoroutine(self._settle(day, each)) for each in domains[start : start + TOLD_AT_ONCE]]
+            for has_ended, is_settled in await DeferredList(telling, consumeErrors=True):
+                is_done = is_done and has_ended and is_settled
         if is_done:
             self._told_day = day
+
+    async def _settle(self, day: str, domain: str) -> bool:
+        """Tell one domain, unless it was told; say whether nothing is left to be done."""
+        try:
+            is_settled = await self._guarded(self._file.is_settled, day, domain)
+            if not is_settled and (is_settled := await self._tell_domain(day, domain)):
+                await self._guarded(self._file.settle, day, domain)
+            return bool(is_settled)
+        except CancelledError:
+            raise
+        except Exception:  # a bulkhead: the others are told
+            events.unexpected(f"reporting TLS sessions to {domain}", Failure())
+            return False
 
     async def _tell_domain(self, day: str, domain: str) -> bool:
         """Tell one domain, if it wants to be told; say whether nothing is left to be done."""
