@@ -71,7 +71,7 @@ from mailstack.relay.policies import Policies
 from mailstack.relay.protocol import Surroundings
 from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
-from mailstack.reports.tls import Means, TLSReports
+from mailstack.reports.tls import HandOver, Means, TLSReports
 from mailstack.retrieve.factory import POP3Factory
 from mailstack.retrieve.interfaces import IMaildrop
 from mailstack.retrieve.limits import POP3Limits
@@ -136,10 +136,6 @@ class Secrets:
     srs: tuple[str, ...] = field(default=(), repr=False)
     oauth_secret: str | None = field(default=None, repr=False)
     relay_pem: Pem | None = None
-
-
-def _for_left_over(limits: Limits) -> Limits:
-    return replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates)
 
 
 def kind_of(service: Service) -> int:
@@ -246,7 +242,7 @@ class Composition:
         folder, place = self._settings.spool_folder, self.place
         limits = self._limits(self._settings)
         for shard in left_over(folder, worker=place.worker, workers=place.workers):
-            spool = self._make_spool(shard, _for_left_over(limits))
+            spool = self._make_spool(shard, _of_left_over(limits))
             spool.open()
             self._spools.append(spool)
 
@@ -283,19 +279,20 @@ class Composition:
         judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
         relay = self._make_relay(settings, relaying, secrets)
         tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
-        resolver, https = self._for_reports(settings)
+        ways = self._ways_of_reports(settings) if self._reports is not None else None
         self.load_certificates(secrets)
-        if self._reports is not None:
-            self._reports.change(resolver, https.post)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
         self._returns.rewriting = rewriting
         couriers = self._couriers
         couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
         self._expander.transports = couriers.transports
+        if self._reports is not None and ways is not None:
+            self._reports.change(*ways)
         limits = self._limits(settings)
-        for spool in self._spools:
-            spool.runner.change(limits if spool is self._spool else _for_left_over(limits))
+        self._spool.runner.change(limits)
+        for spool in self._spools[1:]:
+            spool.runner.change(_of_left_over(limits))
 
     def load_certificates(self, secrets: Secrets | None = None) -> None:
         """
@@ -565,28 +562,28 @@ class Composition:
         contact = table.contact or settings.postmaster
         if not table.send or contact is None:
             return None
-        resolver, https = self._for_reports(settings)
+        texts, post = self._ways_of_reports(settings)
         address = parse_address(contact)
         source = ReportSource(table.organisation or settings.hostname, address, address.domain)
         means = Means(
             clock=self._reactor,
             start=self.supervisor.start,
             run_in_thread=self.disk.run,
-            texts=resolver,
+            texts=texts,
             submit=self._submit_report,
-            post=https.post,
+            post=post,
             chance=random.SystemRandom().random,
             make_id=partial(secrets.token_hex, 8),
         )
         return TLSReports(settings.folder / "tls-reports", self.place.worker, source, means)
 
-    def _for_reports(self, settings: Settings) -> tuple[Resolver, HTTPS]:
-        """Make what asks whom reports are for, and what brings them there."""
+    def _ways_of_reports(self, settings: Settings) -> tuple[Resolver, HandOver]:
+        """Make what finds out who wants reports, and what hands them over by HTTPS."""
         try:
             resolver = Resolver(self._reactor, _nameservers(settings.relay))
         except OSError as error:
             raise RefusedError(f"relay: {error}") from error
-        return resolver, self._https(settings, resolver)
+        return resolver, self._https(settings, resolver).post
 
     async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
         """Put a report into our spool; say whether it is there."""
@@ -620,6 +617,10 @@ class Submitter:
     """The avatar of an account that sends mail."""
 
     account: str
+
+
+def _of_left_over(limits: Limits) -> Limits:
+    return replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates)
 
 
 def _postmaster(settings: Settings) -> Address | None:

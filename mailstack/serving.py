@@ -141,6 +141,7 @@ class Serving:
 
         Raises:  RefusedError, CertificateError.
         """
+        settings = kept_until_restart(self._settings, settings)
         self._parts.change(settings, secrets)
         self._settings = settings
         for factory in self._factories:
@@ -156,6 +157,11 @@ class Serving:
                 await parts.disk.run(parts.maildirs.clean_tmp, folder, self._reactor.seconds())
             except OSError:  # one folder that cannot be read does not keep the others
                 events.unexpected(f"cleaning {folder}", Failure())
+
+
+def kept_until_restart(before: Settings, after: Settings) -> Settings:
+    """Return changed settings as they are in force: what needs a restart is as it was, in every part of the house."""
+    return after.model_copy(update={key: getattr(before, key) for key in AFTER_A_RESTART})
 
 
 def describe_change(before: Settings, after: Settings) -> list[str]:

@@ -121,7 +121,7 @@ class Listen(Table):
     lmtp: LmtpListeners = ()
     """Local delivery for another mail server (RFC 2033), without authentication: "ADDRESS:PORT", or "unix:PATH"."""
     lmtp_group: GroupName | None = Field(default=None, examples=["postfix"])
-    """The group whose members may use the UNIX sockets of lmtp; without one only the user who makes them, and root."""
+    """The group whose members may use the UNIX sockets of lmtp, the server's user being one; else only he may, and root."""
 
     def each(self) -> Iterator[tuple[Service, Endpoint | SocketFile]]:
         """Yield every service with each of its endpoints."""
@@ -337,7 +337,7 @@ class Control(Table):
     """The control socket, by which `mailstack queue` asks the running server: the file "control" in the folder."""
 
     group: GroupName | None = Field(default=None, examples=["mailadmin"])
-    """The group whose members may use it, if the folder lets them pass; else only the user of the server may, and root."""
+    """The group whose members may use it, the server's user being one, if the folder lets them pass; else only he, and root."""
 
 
 class Delivery(Table):

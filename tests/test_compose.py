@@ -48,6 +48,7 @@ from mailstack.spool.concurrency import Rate
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.lanes import Limits as LanesLimits
 from mailstack.spool.selection import Selection
+from mailstack.spool.shards import shard_folder
 from mailstack.system import MailSystem
 from mailstack.tap import Options, makeService
 from mailstack.testing.dns import Nameserver
@@ -585,6 +586,30 @@ class RunningTests(TestCase):
         self.installation.change(lambda text: text.replace("colour = 1", "").replace("[policy]", '[policy]\nuse = ["nothere"]'))
         system.reload()
         self.assertEqual("70000", await deferToThread(self._announced_size))
+        await system.stopService()
+
+    async def test_what_waits_for_a_restart_is_in_force_nowhere_after_a_reload(self) -> None:
+        system = self.begin()
+        parts = system._parts
+        self.installation.change(
+            lambda text: text.replace('hostname = "', 'hostname = "new.').replace("[queue]", "[queue]\nretry_first_seconds = 7")
+        )
+        system.reload()
+        self.assertNotIn("new.", parts._relay._next_hops._hostname)
+        self.assertEqual(300.0, parts._spool.runner._lanes._limits.pauses.first_seconds)
+        await system.stopService()
+
+    async def test_a_reload_holds_for_what_others_left_and_for_reports_of_tls(self) -> None:
+        shard_folder(load(self.installation.config).spool_folder, 1).mkdir(parents=True)
+        system = self.begin()
+        parts = system._parts
+        assert parts._reports is not None
+        before = parts._reports._means
+        self.installation.change(lambda text: text.replace("[relay]", '[relay.rates]\n"*" = "1/hour"\n[relay]'))
+        system.reload()
+        self.assertEqual([["*"]] * 2, [list(each.runner._lanes._limits.rates) for each in parts._spools])
+        self.assertIsNot(before.texts, parts._reports._means.texts)
+        self.assertIsNot(before.post, parts._reports._means.post)
         await system.stopService()
 
     async def test_every_limit_is_in_force_after_a_reload(self) -> None:

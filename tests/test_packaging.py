@@ -169,3 +169,9 @@ def test_the_plugin_file_is_nothing_but_the_maker() -> None:
     text = (folder / "mailstack_plugin.py").read_text()
     imports = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
     assert imports == ["from twisted.application.service import ServiceMaker"], "twistd imports it for every --help"
+
+
+def test_the_unit_lets_the_server_give_a_socket_to_a_group() -> None:
+    unit = (ROOT / "etc" / "mailstack.service").read_text().splitlines()
+    # What is taken away has @chown in it.
+    assert unit.index("SystemCallFilter=@chown") > unit.index("SystemCallFilter=~@privileged @resources")

@@ -79,7 +79,7 @@ def parse_record(texts: Sequence[bytes]) -> tuple[Place, ...]:
         name, found, value = part.strip(" \t").partition("=")
         if found and name == "rua":
             places = [_place(each.strip(" \t")) for each in value.split(",")[:MAX_PLACES]]
-            return tuple(each for each in places if each is not None)
+            return tuple(dict.fromkeys(each for each in places if each is not None))
     return ()
 
 

@@ -112,7 +112,11 @@ class HTTPS:
                 self._reactor, _Only(endpoint), pool=HTTPConnectionPool(self._reactor, persistent=False)
             )
             place = host if port == self._port else f"{host}:{port}"
-            page = await _answer(agent.request(method, f"https://{place}{path}".encode("ascii"), headers, body), most_octets)
+            try:
+                asked = agent.request(method, f"https://{place}{path}".encode("ascii"), headers, body)
+                page = await _answer(asked, most_octets)
+            finally:
+                endpoint.drop()
             if isinstance(page, Page) or page.is_certificate:
                 break
         return page
@@ -160,13 +164,12 @@ class _Body(TwistedProtocol):
     def __init__(self, most_octets: int) -> None:
         self._most_octets = most_octets
         self._octets = bytearray()
-        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self.done: Deferred[bytes] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
         self._octets += data
         if len(self._octets) > self._most_octets and not self.done.called:
             self.done.errback(Failure(TooLongError(f"more than {self._most_octets} octets")))
-            self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
@@ -175,11 +178,6 @@ class _Body(TwistedProtocol):
             self.done.callback(bytes(self._octets))
         else:  # a body without length that was not ended as TLS ends may be half of it
             self.done.errback(reason)
-
-    def _abort(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            transport.abortConnection()
 
 
 @implementer(IAgentEndpointFactory)
@@ -200,12 +198,22 @@ class _Bounded:
     def __init__(self, endpoint: IStreamClientEndpoint, most_octets: int) -> None:
         self._endpoint = endpoint
         self._most_octets = most_octets
+        self._connection: Any = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         factory = _BoundedFactory(protocolFactory)  # type: ignore[no-untyped-call]  # Twisted's is untyped
         factory.most_octets = self._most_octets
         connecting: Deferred[Any] = self._endpoint.connect(factory)
-        return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)
+        return connecting.addCallback(self._connected)
+
+    def _connected(self, connection: Any) -> Any:
+        self._connection = connection
+        return connection.wrappedProtocol
+
+    def drop(self) -> None:
+        """End the connection, whatever the other side does: one that has answered need not close it, nor end its answer."""
+        if self._connection is not None:
+            self._connection.abortConnection()
 
 
 class _BoundedProtocol(ProtocolWrapper):

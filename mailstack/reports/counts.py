@@ -11,6 +11,8 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,10 @@ from mailstack.mail.tls_results import AppliedPolicy, TLSFailure
 
 MAX_IN_MEMORY: Final = 5_000
 MAX_ROWS_A_DAY: Final = 100_000
+MAX_LINES: Final = 10_000
+"""Of one report. Whoever changes his policy with every message could have a report of any length."""
+POLICY_CHARACTERS: Final = 2_000
+"""Of one policy, which strangers write."""
 KEPT_DAYS: Final = 3
 DAY_SECONDS: Final = 86_400
 WHY_CHARACTERS: Final = 200
@@ -52,6 +58,15 @@ def day_of(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
+def _cut(applied: AppliedPolicy) -> AppliedPolicy:
+    return replace(applied, strings=_cut_texts(applied.strings), hosts=_cut_texts(applied.hosts))
+
+
+def _cut_texts(texts: tuple[str, ...]) -> tuple[str, ...]:
+    sums = accumulate(map(len, texts))
+    return tuple(text for text, so_far in zip(texts, sums, strict=True) if so_far <= POLICY_CHARACTERS)
+
+
 class Counted:
     """What is counted in memory."""
 
@@ -59,8 +74,8 @@ class Counted:
         self._counts: dict[Key, int] = {}
 
     def add(self, seconds: float, line: Line) -> None:
-        """Count one session; when there is very much to be told apart, the hosts no longer are."""
-        key = (day_of(seconds), line)
+        """Count one session; of very much that differs the hosts are no longer told apart. A long policy is cut."""
+        key = (day_of(seconds), replace(line, applied=_cut(line.applied)))
         if key not in self._counts and len(self._counts) >= MAX_IN_MEMORY:
             key = (key[0], Line(AppliedPolicy(line.applied.kind, line.applied.domain), line.failure, 0))
             if key not in self._counts and len(self._counts) >= 2 * MAX_IN_MEMORY:
@@ -114,7 +129,7 @@ def domains_of(folder: Path, day: str) -> list[str]:
 
 
 def lines_of(folder: Path, day: str, domain: str) -> Sequence[Line]:
-    """Return what was counted of a domain that day, by all workers together."""
+    """Return what was counted of a domain that day, by all workers together, up to MAX_LINES."""
     found: dict[Line, int] = {}
     for database in _every(folder):
         rows = database.execute(
@@ -125,7 +140,8 @@ def lines_of(folder: Path, day: str, domain: str) -> Sequence[Line]:
             kind, strings, hosts = json.loads(policy)
             applied = AppliedPolicy(kind, domain, tuple(strings), tuple(hosts))
             line = Line(applied, TLSFailure(failure) if failure else None, 0, host, address, own_address, why)
-            found[line] = found.get(line, 0) + sessions
+            if line in found or len(found) < MAX_LINES:
+                found[line] = found.get(line, 0) + sessions
     return [
         Line(each.applied, each.failure, sessions, each.host, each.address, each.own_address, each.why)
         for each, sessions in found.items()

@@ -13,13 +13,13 @@ Source:  RFC 8460 §4.1 (a day of UTC; a random delay), §5.3 (by mail, whatever
 from __future__ import annotations
 
 import gzip
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -44,8 +44,12 @@ from mailstack.reports.counts import DAY_SECONDS, WHY_CHARACTERS, Counted, Count
 FLUSH_SECONDS: Final = 60.0
 LONGEST_DELAY_SECONDS: Final = 14_400.0
 RETRY_SECONDS: Final = 3_600.0
+TOLD_AT_ONCE: Final = 20
+"""So many domains; some of their places are slow."""
 
 T = TypeVar("T")
+HandOver = Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
+"""Hands octets over by HTTPS: to a host, at a port, to a path, of a media type."""
 
 
 class Clock(Protocol):
@@ -72,10 +76,6 @@ class RunInThread(Protocol):
         """Call it, and return what it returns."""
 
 
-SendPage = Callable[[str, int | None, str, str, bytes], Awaitable[Page | NoPage]]
-"""Sends octets by HTTPS, as `net.https.HTTPS.post`."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
     """
@@ -90,9 +90,15 @@ class Means:
     run_in_thread: RunInThread
     texts: Texts
     submit: Callable[[Address, Address, bytes], Awaitable[bool]]
-    post: SendPage
+    post: HandOver
     chance: Callable[[], float]
     make_id: Callable[[], str]
+
+
+def _write(lines: Sequence[Line], source: ReportSource, report_id: str, day: str) -> tuple[bytes, int]:
+    """Write a report, and return it compressed, with its length; blocks, if it is long."""
+    document = report_document(lines, source, report_id, day)
+    return gzip.compress(document, mtime=0), len(document)
 
 
 class TLSReports:
@@ -109,11 +115,8 @@ class TLSReports:
         self._delay = means.chance() * LONGEST_DELAY_SECONDS
         self._told_day = ""
         self._next_round_at = 0.0
+        self._is_telling = False
         self._is_closed = False
-
-    def change(self, texts: Texts, post: SendPage) -> None:
-        """Ask others from now on."""
-        self._means = replace(self._means, texts=texts, post=post)
 
     def session(
         self,
@@ -134,6 +137,10 @@ class TLSReports:
             line = Line(applied, failure, 0, host, address, own_address, printable)
         self._counted.add(self._means.clock.seconds(), line)
 
+    def change(self, texts: Texts, post: HandOver) -> None:
+        """Ask other name servers, and hand over another way, from now on."""
+        self._means = replace(self._means, texts=texts, post=post)
+
     def start(self) -> None:
         """Begin to keep what is counted, and to tell."""
         self._timer = self._means.clock.callLater(FLUSH_SECONDS, self._tick)
@@ -151,11 +158,15 @@ class TLSReports:
     async def _do_round(self) -> None:
         try:
             await self._flush()
-            if self._tells and not self._is_closed:
-                await self._tell()
         finally:
             if not self._is_closed:
                 self._timer = self._means.clock.callLater(FLUSH_SECONDS, self._tick)
+        if self._tells and not (self._is_telling or self._is_closed):
+            self._is_telling = True  # that takes as long as strangers make it take; what is counted does not wait for them
+            try:
+                await self._tell()
+            finally:
+                self._is_telling = False
 
     async def _flush(self) -> None:
         if counts := self._counted.take():
@@ -168,17 +179,28 @@ class TLSReports:
         if day == self._told_day or now % DAY_SECONDS < self._delay or now < self._next_round_at:
             return
         self._next_round_at = now + RETRY_SECONDS
-        is_done = True
-        for domain in await self._guarded(domains_of, self._folder, day) or ():
-            if self._is_closed:
+        domains, is_done = await self._guarded(domains_of, self._folder, day) or [], True
+        for start in range(0, len(domains), TOLD_AT_ONCE):
+            if self._is_closed or day_of(self._means.clock.seconds() - DAY_SECONDS) != day:
                 return
-            if not await self._guarded(self._file.is_settled, day, domain):
-                is_settled = await self._tell_domain(day, domain)
-                if is_settled:
-                    await self._guarded(self._file.settle, day, domain)
-                is_done = is_done and is_settled
+            telling = [Deferred.fromCoroutine(self._settle(day, each)) for each in domains[start : start + TOLD_AT_ONCE]]
+            for has_ended, is_settled in await DeferredList(telling, consumeErrors=True):
+                is_done = is_done and has_ended and is_settled
         if is_done:
             self._told_day = day
+
+    async def _settle(self, day: str, domain: str) -> bool:
+        """Tell one domain, unless it was told; say whether nothing is left to be done."""
+        try:
+            is_settled = await self._guarded(self._file.is_settled, day, domain)
+            if not is_settled and (is_settled := await self._tell_domain(day, domain)):
+                await self._guarded(self._file.settle, day, domain)
+            return bool(is_settled)
+        except CancelledError:
+            raise
+        except Exception:  # a bulkhead: the others are told
+            events.unexpected(f"reporting TLS sessions to {domain}", Failure())
+            return False
 
     async def _tell_domain(self, day: str, domain: str) -> bool:
         """Tell one domain, if it wants to be told; say whether nothing is left to be done."""
@@ -192,12 +214,14 @@ class TLSReports:
         if not lines:
             return lines is not None
         report_id = f"{self._means.make_id()}@{self._source.domain}"
-        document = report_document(lines, self._source, report_id, day)
-        zipped = gzip.compress(document, mtime=0)
+        written = await self._guarded(_write, lines, self._source, report_id, day)
+        if written is None:
+            return False
+        zipped, octets = written
         # RFC 8460 §3: each place gets it; one that has it is enough to be done.
         taken = [place for place in places if await self._hand_over(place, zipped, domain, report_id)]
         for place in taken:
-            events.tls_report_sent(domain, str(place) if isinstance(place, Address) else place.host, len(document))
+            events.tls_report_sent(domain, str(place) if isinstance(place, Address) else place.host, octets)
         return bool(taken)
 
     async def _hand_over(self, place: Place, zipped: bytes, domain: str, report_id: str) -> bool:

@@ -44,7 +44,7 @@ from mailstack.net.descriptors import raise_descriptor_limit
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
 from mailstack.net.tls import CertificateError
-from mailstack.serving import AFTER_A_RESTART, Listening, describe_change
+from mailstack.serving import Listening, describe_change, kept_until_restart
 from mailstack.settings import Settings, SettingsError
 from mailstack.system import bind_all, close_all, open_control, refuse_start
 from mailstack.workers.desk import WorkerDesk
@@ -184,8 +184,7 @@ class Workers(TwistedService):
             return
         before, self._settings = self._settings, settings
         # A worker that is replaced must be like the others: what needs a restart stays as it is for it, too.
-        kept = {key: getattr(self._conditions.settings, key) for key in AFTER_A_RESTART}
-        self._conditions = Conditions(settings.model_copy(update=kept), secrets)
+        self._conditions = Conditions(kept_until_restart(self._conditions.settings, settings), secrets)
         told = DeferredList([seat.change(self._conditions) for seat in self._seats])
         told.addCallback(self._have_told, describe_change(before, settings))
 

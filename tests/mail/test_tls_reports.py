@@ -38,6 +38,7 @@ class TestRecord:
             (b"v=TLSRPTv1; rua=http://example.com/,ftp:x,mailto:nobody,mailto:r@example.com", (Address("r", "example.com"),)),
             (b"v=TLSRPTv1; rua=https://[::1]/x,https://a@b.test/,https://x.test:99999/,mailto:%ff@x.test", ()),
             (b"v=TLSRPTv1; rua=" + b",".join(b"mailto:%d@x.test" % n for n in range(9)), 5),
+            (b"v=TLSRPTv1; rua=mailto:r@x.test,mailto:r@X.test,mailto:r@x.test", (Address("r", "x.test"),)),
             (b"v=TLSRPTv1;", ()),
             (b"v=TLSRPTv2; rua=mailto:reports@example.com", ()),
             (b"v=TLSRPTv1; rua=mailto:r\xc3\xbc@example.com", ()),

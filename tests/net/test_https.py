@@ -114,6 +114,16 @@ class HTTPSTests(TestCase):
         self.serve(None)
         self.assertEqual(await self.get(timeout_seconds=0.2), NoPage("no answer in time"))
 
+    async def test_a_body_that_does_not_end_in_time(self):
+        factory = self.serve(OK.replace(b"5\r\n", b"50\r\n"))
+        self.assertEqual(await self.get(timeout_seconds=0.5), NoPage("no answer in time"))
+        await factory.connections[0].ended
+
+    async def test_a_body_that_goes_on_for_ever(self):
+        factory = self.serve(OK.replace(b"5\r\n\r\nhello", b"1000\r\n\r\n" + b"x" * 101))
+        self.assertIn("more than 100 octets", (await self.get()).cause)
+        await factory.connections[0].ended
+
     async def test_certificates(self):
         other = make_authority("www.test", time.time())
         for more, trust in (({"name": "other.test"}, TRUST), ({"authority": other}, TRUST), ({}, None)):

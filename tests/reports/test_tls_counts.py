@@ -65,6 +65,22 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(domains_of(tmp_path, "2026-11-26")) == 10
 
 
+def test_a_domain_that_changes_its_policy_with_every_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailstack.reports.counts.MAX_LINES", 10)
+    counted = Counted()
+    hosts = tuple(f"{number}.{'x' * 200}.test" for number in range(200))
+    for number in range(40):
+        lines = (f"id: {number}", *(f"mx: {host}" for host in hosts))
+        counted.add(0, Line(AppliedPolicy("sts", "a.test", lines, hosts), None, 0))
+    taken = counted.take()
+    assert max(len("".join(line.applied.strings + line.applied.hosts)) for _, line in taken) < 5_000
+    assert all(line.applied.strings[0].startswith("id: ") for _, line in taken)
+    CountsFile(tmp_path / "0.db").add(taken)
+    CountsFile(tmp_path / "1.db").add(taken)
+    lines_read = lines_of(tmp_path, "1970-01-01", "a.test")
+    assert [line.sessions for line in lines_read] == [2] * 10
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "0.db").write_bytes(b"x" * 1_000)
     with pytest.raises(sqlite3.Error):

@@ -15,6 +15,8 @@ from mailstack.mail.address import Address
 from mailstack.mail.pages import NoPage, Page
 from mailstack.mail.tls_reports import MEDIA_TYPE, ReportSource
 from mailstack.mail.tls_results import NOT_REPORTED, AppliedPolicy, TLSFailure
+from mailstack.reports import tls
+from mailstack.reports.counts import day_of, domains_of
 from mailstack.reports.tls import Means, TLSReports
 from mailstack.testing.dns import FakeResolver, parse_zone
 
@@ -34,7 +36,7 @@ class DailyTests(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.mails, self.posts = [], []
-        self.accepts, self.page = True, Page(200, "", b"")
+        self.accepts, self.page, self.fails_for = True, Page(200, "", b""), ""
         self.ids = iter(range(100))
         self.reports = self.make()
         self.reports.start()
@@ -54,12 +56,14 @@ class DailyTests(SynchronousTestCase):
         return TLSReports(self.folder, worker, source, means)
 
     async def submit(self, sender, recipient, content):
+        if recipient.domain == self.fails_for:
+            raise OSError("no disk")
         self.mails.append((sender, recipient, content))
         return self.accepts
 
     async def post(self, *asked):
         self.posts.append(asked)
-        return self.page
+        return await self.page if isinstance(self.page, Deferred) else self.page
 
     def advance(self, seconds, step=600):
         for _ in range(int(seconds // step)):
@@ -107,6 +111,43 @@ class DailyTests(SynchronousTestCase):
         self.reports.start()
         self.advance(DAY)
         self.assertEqual(len(self.mails), 1)
+
+    def test_who_never_takes_a_report_keeps_nothing_from_being_counted(self):
+        self.record('_smtp._tls.a.test TXT "v=TLSRPTv1; rua=https://a.test/"')
+        self.page = Deferred()
+        self.reports.session(STS, "mx.a.test")
+        self.advance(DAY)
+        self.assertEqual(len(self.posts), 1)
+        self.reports.session(AppliedPolicy("sts", "b.test"), "mx.b.test")
+        self.advance(1_200)
+        self.assertEqual(domains_of(self.folder, day_of(self.clock.seconds())), ["b.test"])
+
+    def test_who_never_takes_a_report_or_fails_keeps_nobody_else_from_being_told(self):
+        self.record(
+            '_smtp._tls.a.test TXT "v=TLSRPTv1; rua=https://a.test/"\n'
+            '_smtp._tls.b.test TXT "v=TLSRPTv1; rua=mailto:r@b.test"\n'
+            '_smtp._tls.c.test TXT "v=TLSRPTv1; rua=mailto:r@c.test"'
+        )
+        self.page = Deferred()
+        self.fails_for = "b.test"
+        for domain in ("a.test", "b.test", "c.test"):
+            self.reports.session(AppliedPolicy("sts", domain), f"mx.{domain}")
+        self.advance(DAY / 2 + 1_200)
+        self.assertEqual([str(recipient) for _, recipient, _ in self.mails], ["r@c.test"])
+        self.assertEqual(len(self.posts), 1)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_the_day_after_the_report_of_a_day_is_not_gone_on_with(self):
+        self.patch(tls, "TOLD_AT_ONCE", 1)
+        self.record(
+            '_smtp._tls.a.test TXT "v=TLSRPTv1; rua=https://a.test/"\n_smtp._tls.b.test TXT "v=TLSRPTv1; rua=mailto:r@b.test"'
+        )
+        self.page = Deferred()
+        self.reports.session(STS, "mx.a.test")
+        self.reports.session(AppliedPolicy("sts", "b.test"), "mx.b.test")
+        self.advance(2 * DAY)
+        self.page.callback(NoPage("no answer in time"))
+        self.assertEqual(self.mails, [])
 
     def test_the_first_worker_tells_for_all(self):
         others = [self.make(worker) for worker in (1, 2)]
