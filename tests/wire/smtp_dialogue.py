@@ -54,6 +54,7 @@ KEYS = (
     "role", "tls", "bare", "size", "recipients", "scram", "certificate", "trusted", "header", "fields", "tokens", "binary",
 )  # fmt: skip
 ENDLESS = Refused(replies.MESSAGE_TOO_BIG, closes=True)
+OVER_QUOTA = reply(452, "4.2.2", "Mailbox full")
 GREETING = Reply(220, ("mx.example.org ESMTP",))
 # The example of RFC 7677 §3; its user is called "user".
 SCRAM_KEYS = make_keys(b"pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
@@ -63,6 +64,8 @@ TOKENS = {
     b"vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==": b"user@example.com",
     b"ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg": b"someuser@example.com",
 }
+# Alice's, and that of the examples of RFC 4954 §4.
+PASSWORDS = (b"secret", b"1234")
 BINDINGS = {"tls-exporter": b"what only the two ends know", "tls-server-end-point": b"hash of the certificate"}
 
 
@@ -75,6 +78,7 @@ class Session:
         self.events: list[Event] = []
         self.messages: list[bytes] = []
         self.chunks: list[bytes] = []
+        self.recipients: list[str] = []
         self.unanswered = 0  # events whose answer is said later: the first of a content by BDAT
 
     def feed(self, octets: bytes) -> None:
@@ -110,10 +114,14 @@ class Session:
             case Answered(answer) | ChunkEnd(answer) | Refused(answer) | Hello(reply=answer):
                 return [answer]
             case Mail(reverse_path=path):
+                self.recipients = []
                 refused = path is not None and path.local_part == "refused"
                 return [replies.RELAYING_DENIED if refused else replies.SENDER_OK]
+            case Rcpt(forward_path=path) if path.local_part == "unknown":
+                return [replies.NO_SUCH_USER]
             case Rcpt(forward_path=path):
-                return [replies.NO_SUCH_USER if path.local_part == "unknown" else replies.RECIPIENT_OK]
+                self.recipients.append(path.local_part)
+                return [replies.RECIPIENT_OK]
             case Data():
                 self.chunks = []
                 return [replies.START_CONTENT]
@@ -136,7 +144,7 @@ class Session:
                 right = token in TOKENS and wanted in (b"", TOKENS[token])
                 return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
             case Authenticate(credentials=credentials):
-                right = credentials.password == b"secret" and not credentials.acts_for_other
+                right = credentials.password in PASSWORDS and not credentials.acts_for_other
                 return [replies.AUTHENTICATED if right else replies.AUTH_FAILED]
             case StartTLS():
                 return [replies.START_TLS]
@@ -157,7 +165,7 @@ class Session:
         if b"REJECT ME" in content:
             return [reply(554, "5.7.1", "Content refused")] * event.replies
         self.messages.append(content)
-        return [replies.OK] * event.replies
+        return [OVER_QUOTA if each == "full" else replies.OK for each in self.recipients[-event.replies :]]
 
 
 @dataclass
