@@ -84,7 +84,8 @@ def test_many_messages_share_a_few_sessions(internet: Internet) -> None:
     )
     log = internet.mx.log()
     assert log.count("client=") == sent + 20
-    assert log.count(" connect from ") - connections <= 5, "as many as may be in an attempt at once"
+    # Five may be in an attempt at once at first, and more as each succeeds: how many it takes depends on the machine's pace.
+    assert log.count(" connect from ") - connections <= 10, "two messages or more in each, on average"
 
 
 def test_what_postfix_refuses_comes_back_as_a_notification(internet: Internet) -> None:
