@@ -466,6 +466,7 @@ class Composition:
             route=self._returns.route,
             couriers=self._courier,
             straight=self._couriers,
+            way_of=self._couriers.way_of,
             postmaster=_postmaster(settings) if settings.queue.double_bounces == "postmaster" else None,
             notices_per_hour=self.place.part_of(NOTICES_PER_HOUR),
             schedule=Schedule(

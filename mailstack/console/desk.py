@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
 from mailstack.mail.address import AddressError, format_path, parse_domain
 from mailstack.mail.envelope import Account, Envelope
+from mailstack.spool.entry import domain_of
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
@@ -180,8 +181,8 @@ class QueueDesk:
             return "held by the operator, until it is released"
         if place == "attempt":
             return "an attempt runs now"
-        if row.lane in paused:
-            return f"{row.lane} is paused by the operator, until it is resumed"
+        if (domain := domain_of(row.lane)) in paused:
+            return f"{domain} is paused by the operator, until it is resumed"
         if place == "memory":
             return "it waits for a free connection"
         if state == UNREPORTED:

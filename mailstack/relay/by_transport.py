@@ -131,6 +131,14 @@ class TransportCourier:
             return False
         return self._goes_as_usual(recipient) or isinstance(self._transport_of(recipient), Local)
 
+    def way_of(self, recipient: Recipient) -> str | None:
+        """Name the way to another host than the destination says, by the map; None: there is none such."""
+        if self.transports.is_empty:
+            return None
+        transport = self._transport_of(recipient)
+        is_way = isinstance(transport, Smtp | Lmtp) or (isinstance(transport, Mx) and _is_account(recipient))
+        return str(transport) if is_way else None
+
     def _goes_as_usual(self, recipient: Recipient) -> bool:
         return recipient.via is None and self.transports.is_empty
 

@@ -131,3 +131,7 @@ class Bucket:
     def take(self, now: float) -> None:
         """Note that one goes."""
         self._full_at = max(self._full_at, now) + self._each_seconds
+
+    def give_back(self) -> None:
+        """Note that the last one that was to go did not."""
+        self._full_at -= self._each_seconds

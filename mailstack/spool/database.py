@@ -67,10 +67,12 @@ CREATE TABLE paused (
     since REAL NOT NULL
 ) WITHOUT ROWID;
 """
-LANE_INDEX: Final = """
+LATER_INDEXES: Final = """
+-- Versions without these can use a database with them.
 -- What waits for one domain, for when that goes down, and when it comes up. What goes at its first attempt is never in it.
--- Versions without it can use a database with it.
 CREATE INDEX IF NOT EXISTS recipient_lane ON recipient (lane, due_at) WHERE due_at IS NOT NULL AND attempts > 0 AND lane <> '';
+-- What is to be told, for the start: also where the domain is paused.
+CREATE INDEX IF NOT EXISTS recipient_unreported ON recipient (entry, lane) WHERE state = 'unreported';
 """
 SCHEMA: Final = f"""
 CREATE TABLE entry (
@@ -99,7 +101,7 @@ CREATE TABLE recipient (
 ) WITHOUT ROWID;
 -- What is due is a range of this index, and only of this: the lane is in it so that no row need be looked up.
 CREATE INDEX recipient_due ON recipient (due_at, entry, ordinal, lane) WHERE due_at IS NOT NULL;
-{LANE_INDEX}
+{LATER_INDEXES}
 {_OPERATION}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -317,4 +319,4 @@ def _prepare_schema(connection: sqlite3.Connection) -> None:
     while version in UPGRADES:
         version += 1
         connection.executescript(f"BEGIN IMMEDIATE;{UPGRADES[version - 1]}PRAGMA user_version = {version};COMMIT;")
-    connection.execute(LANE_INDEX)  # older databases have none
+    connection.executescript(LATER_INDEXES)  # older databases have none

@@ -3,27 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from mailstack.mail.disposition import Disposition
-from mailstack.mail.envelope import Account, Content, Destination, Envelope
+from mailstack.mail.envelope import Account, Content, Envelope, Recipient
 from mailstack.spool.identifiers import format_number
 
-LOCAL_LANE = ""
+LOCAL_LANE: Final = ""
 """All accounts share a lane, since one delivery goes to all accounts of an entry; no domain has this name."""
 
+_BY: Final = " by "
+_VIA: Final = " via "
 
-def lane_of(destination: Destination, via: str | None = None) -> str:
-    """
-    Return the key by which recipients are grouped into deliveries.
+WayOf = Callable[[Recipient], str | None]
+"""Says by which way the mail of a recipient goes for the time being; None: as its destination says."""
 
-    Shape:   `via` is where the operator has them go instead; a delivery is to one domain all the same.
+
+def as_usual(recipient: Recipient) -> str | None:
+    """Say that mail goes as its destination says (a WayOf)."""
+    return None
+
+
+def lane_of(recipient: Recipient, way_of: WayOf = as_usual) -> str:
     """
-    lane = LOCAL_LANE if isinstance(destination, Account) else destination.domain
-    return lane if via is None else f"{lane} via {via}"
+    Return the key by which recipients are grouped into deliveries: their destination, and the way there.
+
+        ""                        accounts of ours
+        example.net               a domain
+        example.net by WAY        a domain, ours or not, whose mail goes another way as long as the configuration says so
+        example.net via WAY       the same for as long as the operator says so of this recipient
+
+    A delivery is to one domain, also where one way serves several: what is slow, or paused, is a domain.
+    """
+    destination = recipient.destination
+    domain = recipient.address.domain if isinstance(destination, Account) else destination.domain
+    if recipient.via is not None:
+        return f"{domain}{_VIA}{recipient.via}"
+    if (way := way_of(recipient)) is not None:
+        return f"{domain}{_BY}{way}"
+    return LOCAL_LANE if isinstance(destination, Account) else domain
+
+
+def lanes_of(envelope: Envelope, way_of: WayOf = as_usual) -> tuple[str, ...]:
+    """Return the lane of each recipient of an envelope."""
+    return tuple(lane_of(recipient, way_of) for recipient in envelope.recipients)
+
+
+def way_of_lane(lane: str) -> str:
+    """Return the way on which the mail of a lane goes; "" as its destination says."""
+    return lane.partition(_BY)[2] or lane.partition(_VIA)[2]
+
+
+def domain_of(lane: str) -> str:
+    """Return the domain whose mail is in a lane for as long as the operator says nothing else of it; for accounts ""."""
+    return lane.partition(_BY)[0]
+
+
+def is_lane_of(lane: str, recipient: Recipient) -> bool:
+    """Say whether a lane is one of those of a recipient, now or with another configuration."""
+    plain = lane_of(recipient)
+    if recipient.via is not None:
+        return lane == plain
+    return lane == plain or (_BY in lane and lane.startswith(f"{recipient.address.domain}{_BY}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +101,18 @@ class Pending:
     is_doubtful: bool = False
     via: str | None = None
 
+    def rerouted(self, recipient: Recipient) -> Recipient:
+        """Return the recipient with the way on which the operator has put it."""
+        return recipient if self.via is None else replace(recipient, via=self.via)
+
 
 @dataclass(slots=True, eq=False)
 class Work:
     """
     What is to be done for the recipients of one entry in one lane; it is held by one attempt at most.
 
-    Shape:  `is_withdrawn`: the operator has taken it out of memory before its turn; `orders` are what the operator wants to be
+    Shape:  `is_withdrawn`: the operator has taken it out of memory before its turn; `has_more`: others of the entry have become
+            due in the lane meanwhile, and are looked for when it has ended; `orders` are what the operator wants to be
             done with what its attempt leaves; `afterwards` is what the courier wants called when the outcomes are on disk.
     """
 
@@ -77,6 +126,7 @@ class Work:
     is_overdue: bool = False
     has_begun: bool = False
     is_withdrawn: bool = False
+    has_more: bool = False
     orders: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
     afterwards: list[Callable[[], None]] = field(default_factory=list)
 

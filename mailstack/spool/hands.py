@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import enum
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
+from mailstack.mail.envelope import Account
 from mailstack.mail.status import EnhancedStatus
-from mailstack.spool.entry import LOCAL_LANE, lane_of
+from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS
 from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
 from mailstack.spool.record import RecordError, parse_envelope
@@ -150,9 +151,9 @@ class Obey(_Writes):
             recipients = parse_envelope(record).recipients
         except RecordError:
             return False  # it is set aside when it is loaded
-        if not 0 <= ordinal < len(recipients) or lane_of(recipients[ordinal].destination) == LOCAL_LANE:
+        if not 0 <= ordinal < len(recipients) or isinstance(recipients[ordinal].destination, Account):
             return False
-        lane = lane_of(recipients[ordinal].destination, via)
+        lane = lane_of(replace(recipients[ordinal], via=via))
         return _update(
             connection,
             f"via = ?, lane = ?, due_at = iif(due_at IS NULL, NULL, ?) WHERE {_OPEN} AND state != 'unreported'",

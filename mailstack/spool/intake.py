@@ -28,7 +28,7 @@ from mailstack.mail.verdict import Refuse
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import INLINE_OCTETS, ContentFile, ContentFolder, FileContent, MemoryContent
 from mailstack.spool.database import Database
-from mailstack.spool.entry import Entry
+from mailstack.spool.entry import Entry, WayOf, lanes_of
 from mailstack.spool.failures import refusal
 from mailstack.spool.identifiers import Identifiers, format_number
 from mailstack.spool.operations import Accept
@@ -51,7 +51,8 @@ class Intake:
         space: FreeSpace,
         schedule: Schedule,
         start: Start,
-        on_accepted: Callable[[Entry, bool], None],
+        on_accepted: Callable[[Accept, bool], None],
+        way_of: WayOf,
         straight: Straight | None = None,
     ) -> None:
         self.database = database
@@ -59,6 +60,7 @@ class Intake:
         self.schedule = schedule
         self.start = start
         self.on_accepted = on_accepted
+        self.way_of = way_of
         self.straight = straight
         self._identifiers = identifiers
         self._space = space
@@ -178,16 +180,16 @@ class Draft:
         if self._file is not None:
             await self._seal(self._file)
         if self._failure is None:
-            entry = self._entry(envelope)
+            accept = Accept(self._entry(envelope), lanes_of(envelope, self._intake.way_of))
             try:
-                await self._intake.database.do(Accept(entry))
+                await self._intake.database.do(accept)
             except CancelledError:
                 raise
             except Exception as error:
                 self._failure = error
             else:
                 self._chunks.clear()
-                self._intake.on_accepted(entry, was_tried)
+                self._intake.on_accepted(accept, was_tried)
                 return None
         self._discard()
         return refusal(self._failure)

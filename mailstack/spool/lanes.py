@@ -22,6 +22,9 @@ Of memory a lane may have half of what is free (and so there is always some for 
 a troubled one gets no more when these together have a quarter. What finds no room waits on disk, where nothing of it is lost.
 What is read back from there has a smaller share than what comes in, and both leave a part to local mail.
 
+Lanes of which the mail goes to the same host, since the operator has named it as their way, together have no more places than one
+destination may have.
+
 Turns: of all lanes with work and a free place the one with the most urgent work is next, and among equals who waits longest.
 Within a lane, too, the urgent comes first (RFC 6710 §4.1), and else who came first. A lane that may not send more now, since
 its rate is used up, waits outside of the turns until it may.
@@ -38,7 +41,7 @@ from typing import Final
 
 from mailstack.mail.disposition import Disposition, Standing
 from mailstack.spool.concurrency import Bucket, Pauses, Rate, Window
-from mailstack.spool.entry import LOCAL_LANE, Work
+from mailstack.spool.entry import LOCAL_LANE, Work, domain_of, way_of_lane
 
 REMOTE_SHARE: Final = 0.75  # of memory; so slow hosts never keep local mail waiting on disk
 OLD_SHARE: Final = 0.5  # of memory, for what is read back
@@ -99,17 +102,28 @@ class Pause:
     reason: Disposition
 
 
+class _Way:
+    """A way that several lanes share: how many attempts are under way on it, and the lanes that wait for a place."""
+
+    __slots__ = ("taken", "waiting")
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.waiting: dict[_Lane, None] = {}
+
+
 class _Lane:
     __slots__ = (
         "bucket", "cohorts", "has_answered", "is_suspect", "is_throttled", "kind", "name", "octets", "probe", "ready", "reason",
-        "slow", "taken", "turn", "until", "urgency", "window", "works",
+        "slow", "taken", "turn", "until", "urgency", "way", "window", "works",
     )  # fmt: skip
 
-    def __init__(self, name: str, kind: Kind, window: Window, bucket: Bucket | None) -> None:
+    def __init__(self, name: str, kind: Kind, window: Window, bucket: Bucket | None, way: _Way | None) -> None:
         self.name = name
         self.kind = kind
         self.window = window
         self.bucket = bucket
+        self.way = way
         self.ready: deque[Work] = deque()
         self.taken = 0
         self.works = 0  # in memory: ready, in an attempt, or until the outcome is recorded
@@ -138,7 +152,8 @@ class Lanes:
         self._chance = chance
         self._lanes: dict[str, _Lane] = {}
         self._resting: dict[str, None] = {}  # lanes without work of which something is known; who rests longest first
-        self._local = _Lane(LOCAL_LANE, Kind.PROVEN, Window(1, 1), None)
+        self._ways: dict[str, _Way] = {}  # the operator names them: they are few
+        self._local = _Lane(LOCAL_LANE, Kind.PROVEN, Window(1, 1), None, None)
         self._turns: dict[Kind, list[tuple[int, int, _Lane]]] = {kind: [] for kind in Kind}
         self._last_turn = 0
         self._later: list[tuple[float, int, _Lane]] = []
@@ -229,14 +244,18 @@ class Lanes:
             limits = self._limits
             kind = Kind.TROUBLED if is_doubtful else Kind.UNPROVEN
             window = Window(1 if is_doubtful else limits.initial_per_destination, limits.per_destination)
-            lane = self._lanes[name] = _Lane(name, kind, window, self._bucket_for(name))
+            lane = self._lanes[name] = _Lane(name, kind, window, self._bucket_for(name), self._way_for(name))
         else:
             self._resting.pop(name, None)
             lane.is_suspect = lane.is_suspect or is_doubtful  # more of it may wait on disk, put off before we were started
         return lane
 
+    def _way_for(self, name: str) -> _Way | None:
+        way = way_of_lane(name)
+        return self._ways.setdefault(way, _Way()) if way else None
+
     def _bucket_for(self, name: str, before: Bucket | None = None) -> Bucket | None:
-        rate = self._limits.rates.get(name) or self._limits.rates.get(ANY_DESTINATION)
+        rate = self._limits.rates.get(domain_of(name)) or self._limits.rates.get(ANY_DESTINATION)
         if rate is None or (before is not None and before.rate == rate):
             return before if rate is not None else None
         return Bucket(rate)
@@ -272,7 +291,7 @@ class Lanes:
         self._note_slow(now)
         while (next_lane := self._next_lane()) is not None:
             lane = next_lane
-            if not lane.ready or lane.taken >= self._places(lane, now):
+            if not lane.ready or lane.taken >= self._places(lane, now) or self._must_wait_for_way(lane):
                 continue
             if lane.bucket is not None and (at := lane.bucket.ready_at(now)) > now:
                 lane.is_throttled = True
@@ -284,6 +303,8 @@ class Lanes:
     def _take_from(self, lane: _Lane, now: float) -> Work:
         work = lane.ready.popleft()
         lane.taken += 1
+        if lane.way is not None:
+            lane.way.taken += 1
         self._taken[lane.kind] += 1
         self._begun[work] = now
         if lane.bucket is not None:
@@ -326,7 +347,7 @@ class Lanes:
         if not lane.ready or lane.is_throttled:
             return
         if lane.turn is None:
-            if lane.taken >= self._places(lane, now):
+            if lane.taken >= self._places(lane, now) or self._must_wait_for_way(lane):
                 return
             lane.turn = self._new_turn()
         elif lane.ready[0].priority <= lane.urgency:
@@ -336,6 +357,14 @@ class Lanes:
     def _wait(self, lane: _Lane, turn: int) -> None:
         lane.urgency = lane.ready[0].priority
         heapq.heappush(self._turns[lane.kind], (-lane.urgency, turn, lane))
+
+    def _must_wait_for_way(self, lane: _Lane) -> bool:
+        """Say whether the way of a lane has no place left; then the lane waits for one."""
+        way = lane.way
+        if way is None or way.taken < self._limits.per_destination:
+            return False
+        way.waiting[lane] = None
+        return True
 
     def _places(self, lane: _Lane, now: float) -> int:
         if lane.reason is not None:
@@ -374,19 +403,47 @@ class Lanes:
             self._local.taken -= 1
             return None
         lane = self._lanes[work.lane]
+        turn = self._learn(lane, work, shown, lane.taken, now) if shown is not None else None
+        if lane.probe is work and lane.reason is not None and shown is None:
+            self._come_up(lane)  # nothing speaks against the destination
+            turn = Turn.CAME_UP
+        self._vacate(lane, work, now)
+        return turn
+
+    def put_back(self, work: Work, now: float) -> bool:
+        """Give back the place of work that is not attempted after all; say whether its destination needs another probe."""
+        if work.lane == LOCAL_LANE:
+            self._local.taken -= 1
+            return False
+        lane = self._lanes[work.lane]
+        was_probe = lane.probe is work and lane.reason is not None
+        if was_probe:
+            lane.until = now
+        if lane.bucket is not None:
+            lane.bucket.give_back()
+        self._vacate(lane, work, now)
+        return was_probe
+
+    def _vacate(self, lane: _Lane, work: Work, now: float) -> None:
         if self._begun.pop(work, None) is None:
             lane.slow -= 1
-        in_use = lane.taken
-        turn = self._learn(lane, work, shown, in_use, now) if shown is not None else None
         if lane.probe is work:
             lane.probe = None
-            if lane.reason is not None and shown is None:
-                self._come_up(lane)  # nothing speaks against the destination
-                turn = Turn.CAME_UP
         lane.taken -= 1
         self._taken[lane.kind] -= 1
+        if lane.way is not None:
+            self._leave_way(lane.way, now)
         self._offer(lane, now)
-        return turn
+
+    def _leave_way(self, way: _Way, now: float) -> None:
+        """Give back a place on a way, to who has waited longest for it and still wants it."""
+        way.taken -= 1
+        while way.waiting:
+            first = next(iter(way.waiting))
+            del way.waiting[first]
+            self._offer(first, now)
+            if first.turn is not None:
+                return
 
     def _learn(self, lane: _Lane, work: Work, shown: Disposition, in_use: int, now: float) -> Turn | None:
         was_down = lane.reason is not None

@@ -85,12 +85,17 @@ def expanded(ordinal: int) -> Disposition:
 
 
 def shown_by(outcomes: Iterable[Disposition]) -> Disposition | None:
-    """Return the outcome that tells what an attempt has shown of its destination; None: nothing was learned."""
+    """
+    Return the outcome that tells what an attempt has shown of its destination; None: nothing was learned.
+
+    That it is down or crowded is shown by a delay only: the others who wait for it have that outcome, too.
+    """
     found: Disposition | None = None
     for each in outcomes:
         if each.standing is Standing.UP or each.action in (Action.RELAYED, Action.DELIVERED):
             return each if each.standing is Standing.UP else replace(each, standing=Standing.UP)
-        if each.standing is not None and (found is None or each.standing is Standing.CROWDED):
+        is_delayed = each.standing is not None and each.action is Action.DELAYED
+        if is_delayed and (found is None or each.standing is Standing.CROWDED):
             found = each
     return found
 

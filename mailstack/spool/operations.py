@@ -9,8 +9,8 @@ out to have happened.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -18,7 +18,7 @@ from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Content
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.content import FileContent, MemoryContent
-from mailstack.spool.entry import Entry, Pending, lane_of
+from mailstack.spool.entry import Entry, Pending, is_lane_of
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, Change, State
 from mailstack.spool.record import RecordError, format_envelope, parse_envelope
@@ -43,9 +43,14 @@ Position = tuple[float, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Insert an entry whose content, when it is in a file, is already on stable storage."""
+    """
+    Insert an entry whose content, when it is in a file, is already on stable storage.
+
+    Shape:  a lane for each of its recipients.
+    """
 
     entry: Entry
+    lanes: tuple[str, ...]
     frees: ClassVar[bool] = False
 
     @property
@@ -60,32 +65,24 @@ class Accept:
         return 2 * ROW_OCTETS + (len(content) if content is not None else 0)
 
     def apply(self, connection: sqlite3.Connection) -> None:
-        """Do it."""
-        insert(connection, self.entry)
-
-
-def insert(connection: sqlite3.Connection, entry: Entry) -> None:
-    """Insert an entry and its recipients, due at once or when the sender wants."""
-    envelope, content = entry.envelope, entry.content
-    connection.execute(
-        "INSERT INTO entry (number, state, accepted_at, expires_at, envelope, content_octets, content)"
-        " VALUES (?, 'active', ?, ?, ?, ?, ?)",
-        (
-            entry.number,
-            envelope.accepted_at,
-            entry.expires_at,
-            format_envelope(envelope),
-            content.octets,
-            content.in_memory,
-        ),
-    )
-    connection.executemany(
-        "INSERT INTO recipient (entry, ordinal, lane, state, attempts, due_at) VALUES (?, ?, ?, 'waiting', 0, ?)",
-        [
-            (entry.number, ordinal, lane_of(recipient.destination), envelope.due_at)
-            for ordinal, recipient in enumerate(envelope.recipients)
-        ],
-    )
+        """Insert it and its recipients, due at once or when the sender wants."""
+        entry, envelope, content = self.entry, self.entry.envelope, self.entry.content
+        connection.execute(
+            "INSERT INTO entry (number, state, accepted_at, expires_at, envelope, content_octets, content)"
+            " VALUES (?, 'active', ?, ?, ?, ?, ?)",
+            (
+                entry.number,
+                envelope.accepted_at,
+                entry.expires_at,
+                format_envelope(envelope),
+                content.octets,
+                content.in_memory,
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO recipient (entry, ordinal, lane, state, attempts, due_at) VALUES (?, ?, ?, 'waiting', 0, ?)",
+            [(entry.number, ordinal, lane, envelope.due_at) for ordinal, lane in enumerate(self.lanes)],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,7 @@ class Record:
 
     number: int
     changes: tuple[Change, ...]
-    report: Entry | None = None
+    report: Accept | None = None
     is_all: bool = False
     is_first: bool = False
     at: float = 0.0
@@ -110,17 +107,17 @@ class Record:
     @property
     def creates(self) -> int | None:
         """The DSN."""
-        return self.report.number if self.report else None
+        return self.report.creates if self.report else None
 
     @property
     def octets(self) -> int:
         """Rows, and the DSN."""
-        return 2 * ROW_OCTETS + (self.report.content.octets if self.report else 0)
+        return 2 * ROW_OCTETS + (self.report.octets if self.report else 0)
 
     def apply(self, connection: sqlite3.Connection) -> bool:
         """Do it."""
         if self.report:
-            insert(connection, self.report)
+            self.report.apply(connection)
         if self.is_all and self._remove(connection, has_traces=not self.is_first):
             return True
         for change in self.changes:
@@ -325,7 +322,7 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
         if (
             not isinstance(attempts, int)
             or not 0 <= ordinal < len(recipients)
-            or lane_of(recipients[ordinal].destination, via) != lane
+            or not is_lane_of(lane, replace(recipients[ordinal], via=via))
         ):
             raise RecordError(f"recipient {ordinal} does not go with the envelope")
         failure = None
@@ -490,6 +487,24 @@ class WakeLane(_Moves):
         values = {"lane": self.lane, "now": self.now, "length": len(PUT_OFF), "put_off": PUT_OFF, "limit": self.limit}
         self.rows = connection.execute(WAKE, values).rowcount
         return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Relane(Reads):
+    """
+    Note that recipients are in other lanes now, since their way is another one.
+
+    Shape:   `lanes` are by entry and ordinal.
+    """
+
+    lanes: Mapping[tuple[int, int], str]
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Do it."""
+        connection.executemany(
+            "UPDATE recipient SET lane = ? WHERE entry = ? AND ordinal = ?",
+            [(lane, number, ordinal) for (number, ordinal), lane in self.lanes.items()],
+        )
 
 
 @dataclass(frozen=True, slots=True)

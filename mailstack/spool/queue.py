@@ -129,13 +129,15 @@ class Queue:
 
     def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
         """Claim recipients; or say that they are under way, in which case the order waits for them."""
-        number = target[0]
+        number, ordinals = target
         if order.act is Act.RETRY:  # what is in memory is tried anyway
-            return bool(self._runner.place_of(number, lane))
+            ordinals = tuple(each for each in ordinals if each not in self._runner.in_memory(number, lane))
+            if not ordinals:
+                return True
         work = self._runner.claim(number, lane)
         if work is None:
             return False
-        work.orders += (_Later(self, order, target, lane),)
+        work.orders += (_Later(self, order, (number, ordinals), lane),)
         return True
 
     async def obey_later(self, order: Order, target: Target, lane: str) -> None:

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mailstack.spool.entry import domain_of
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.operations import set_aside
 from mailstack.spool.queries import PAUSED
@@ -43,14 +44,16 @@ WAITING: Final = (
     "SELECT count(DISTINCT entry), count(*) FROM (SELECT entry FROM recipient WHERE due_at IS NOT NULL ORDER BY due_at LIMIT ?)"
 )
 LAST_NUMBER: Final = "SELECT max(number) FROM entry"
+UNREPORTED: Final = "SELECT DISTINCT entry, lane FROM recipient WHERE state = 'unreported'"
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """
-    What the spool held: entries in it, those set aside just now, files removed, the highest identifier, and paused lanes.
+    What the spool held: entries in it, those set aside just now, files removed, the highest identifier, and paused domains.
 
     Shape:  with `is_counted` False there are more entries than said: to count a million takes longer than all else here.
+            `unreported` are entries, and their lanes, with failures that are to be told although the domain is paused.
     """
 
     entries: int
@@ -59,6 +62,7 @@ class Recovered:
     removed_files: int
     last_number: int
     paused: frozenset[str]
+    unreported: list[tuple[int, str]]
 
 
 def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
@@ -90,5 +94,8 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
             removed += 1
     entries, rows = connection.execute(WAITING, (COUNTED_ROWS,)).fetchone()
     last_number = connection.execute(LAST_NUMBER).fetchone()[0] or 0
-    paused = frozenset(lane for lane, _since in connection.execute(PAUSED))
-    return Recovered(entries, rows < COUNTED_ROWS, damaged, removed, last_number, paused)
+    paused = frozenset(domain for domain, _since in connection.execute(PAUSED))
+    unreported = (
+        [(number, lane) for number, lane in connection.execute(UNREPORTED) if domain_of(lane) in paused] if paused else []
+    )
+    return Recovered(entries, rows < COUNTED_ROWS, damaged, removed, last_number, paused, unreported)

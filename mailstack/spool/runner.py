@@ -21,13 +21,12 @@ time is up, or whose sender is to be told of the delay, are looked at one by one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
@@ -35,14 +34,15 @@ from mailstack.mail.disposition import Disposition, Standing, delayed
 from mailstack.mail.envelope import Delivery
 from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
-from mailstack.spool.content import ContentFolder, FileContent
+from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
-from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work, lane_of
+from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, WayOf, Work, domain_of, lane_of
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.operations import (
     PUT_OFF,
     UNREADABLE_SECONDS,
+    Accept,
     Due,
     Load,
     Loaded,
@@ -50,17 +50,17 @@ from mailstack.spool.operations import (
     Position,
     PutOff,
     Quiet,
-    Record,
+    Relane,
     WakeLane,
 )
 from mailstack.spool.ports import Chance, Clock, Couriers, Start
-from mailstack.spool.report import Dropped, Postponed, Ready, Report, Reporter
+from mailstack.spool.report import Reporter
+from mailstack.spool.settlement import AGAIN_SECONDS, Settlement
 
 PAGE_ROWS: Final = 500
 PAGES_PER_LOOK: Final = 20
 LOAD_ENTRIES: Final = 50
 FLUSH_ROWS: Final = 1_000
-AGAIN_SECONDS: Final = 10.0  # after the database failed
 LOOK_AT_LEAST_EVERY_SECONDS: Final = 3_600.0  # whatever the clock has done meanwhile
 OVERDUE_EVERY_SECONDS: Final = 30.0
 GO_ON_SECONDS: Final = 0.2  # a million rows are looked through in 20 s, at 5 % of one core
@@ -83,6 +83,7 @@ class Runner:
         database: Database,
         contents: ContentFolder,
         couriers: Couriers,
+        way_of: WayOf,
         reporter: Reporter,
         clock: Clock,
         chance: Chance,
@@ -95,9 +96,18 @@ class Runner:
         self._database = database
         self._contents = contents
         self._couriers = couriers
-        self._reporter = reporter
+        self._way_of = way_of
+        self._settlement = Settlement(
+            database=database,
+            contents=contents,
+            reporter=reporter,
+            clock=clock,
+            chance=chance,
+            schedule=schedule,
+            way_of=way_of,
+            is_stopping=lambda: self._is_cancelling,
+        )
         self._clock = clock
-        self._chance = chance
         self._start = start
         self._schedule = schedule
         self._lease_seconds = lease_seconds
@@ -109,7 +119,7 @@ class Runner:
         self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
-        self._is_cancelling = False
+        self._is_cancelling: bool = False
         self._is_pumping = False
         self._is_looking = False
         self._must_look = False
@@ -151,17 +161,18 @@ class Runner:
         for running in list(self._running):
             running.cancel()
 
-    def accepted(self, entry: Entry, may_repeat: bool = False) -> None:
+    def accepted(self, accepted: Accept, may_repeat: bool = False) -> None:
         """Take up an entry that has just been committed; `may_repeat`: an attempt was made before."""
         if not self._is_on:
             return  # it waits on disk
+        entry = accepted.entry
         held_until = entry.envelope.requests.held_until
         if held_until is not None and held_until > self._clock.seconds():
             self._wake_in(held_until - self._clock.seconds())
             return
         lanes: dict[str, dict[int, Pending]] = {}
-        for ordinal, recipient in enumerate(entry.envelope.recipients):
-            lanes.setdefault(lane_of(recipient.destination), {})[ordinal] = Pending()
+        for ordinal, lane in enumerate(accepted.lanes):
+            lanes.setdefault(lane, {})[ordinal] = Pending()
         self._take_up(entry, lanes, may_repeat=may_repeat)
         self._pump()
 
@@ -193,16 +204,16 @@ class Runner:
 
     @property
     def paused(self) -> frozenset[str]:
-        """The lanes of which nothing is attempted."""
+        """The domains of which nothing is attempted."""
         return frozenset(self._paused)
 
-    def pause(self, lanes: Iterable[str]) -> None:
-        """Begin no attempts of these lanes: what is in memory of them is let go when its turn comes."""
-        self._paused.update(lanes)
+    def pause(self, domains: Iterable[str]) -> None:
+        """Begin no attempts of these domains: what is in memory of them is let go when its turn comes."""
+        self._paused.update(domains)
 
-    def resume(self, lane: str) -> None:
-        """Attempt what waits in a lane again."""
-        self._paused.discard(lane)
+    def resume(self, domain: str) -> None:
+        """Attempt what waits for a domain again."""
+        self._paused.discard(domain)
         self._position = None
         self._look()
 
@@ -210,6 +221,11 @@ class Runner:
         """Say where the recipients of an entry in a lane are: in an "attempt", in "memory", or "" on disk."""
         work = self._held.get((number, lane))
         return "" if work is None else "attempt" if work.has_begun else "memory"
+
+    def in_memory(self, number: int, lane: str) -> Container[int]:
+        """Return the recipients of an entry in a lane that are attempted, or will be when their turn comes."""
+        work = self._held.get((number, lane))
+        return () if work is None else work.pending
 
     def claim(self, number: int, lane: str) -> Work | None:
         """Take recipients into the operator's hands; or return the work of them that is in an attempt, to be left alone."""
@@ -229,11 +245,15 @@ class Runner:
 
     def give_back(self, claims: Iterable[tuple[int, str]]) -> None:
         """Let go of what was claimed, and look for what is due of it."""
-        for key in claims:
-            if key in self._held and self._held[key] is None:
-                del self._held[key]
-                self._leave(key[1])  # the pass may have gone by meanwhile
+        for _number, lane in self._unclaim(claims):
+            self._leave(lane)  # the pass may have gone by meanwhile
         self._look()
+
+    def _unclaim(self, claims: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+        claimed = [key for key in claims if key in self._held and self._held[key] is None]
+        for key in claimed:
+            del self._held[key]
+        return claimed
 
     # What is in memory
 
@@ -254,9 +274,12 @@ class Runner:
 
     def _not_paused(self, lane: str, pending: dict[int, Pending]) -> dict[int, Pending]:
         """Return the recipients for whom something may be done: of a lane that is paused those whose failure is to be told."""
-        if lane not in self._paused:
+        if not self._is_paused(lane):
             return pending
         return {ordinal: each for ordinal, each in pending.items() if each.failure is not None}
+
+    def _is_paused(self, lane: str) -> bool:
+        return bool(self._paused) and domain_of(lane) in self._paused
 
     def _let_go(self, work: Work) -> None:
         self._let_go_of(work)
@@ -292,6 +315,11 @@ class Runner:
                 if work.is_withdrawn or self._not_paused(work.lane, work.pending) != work.pending:
                     self._put_back(work)
                     continue
+                if self._must_change_lanes(work.entry, work.lane, work.pending):
+                    self._leave(work.lane)  # it is loaded into the right ones
+                    self._put_back(work)
+                    self._wake_in(0.0)
+                    continue
                 self._begin(work)
                 begun += work.lane != LOCAL_LANE
                 if begun == BEGUN_AT_ONCE:  # each has lookups and a connection before it: let others have their turn
@@ -313,8 +341,12 @@ class Runner:
 
     def _put_back(self, work: Work) -> None:
         """Let go of work whose turn came and that is not to be attempted: it waits on disk."""
-        self._note(work.lane, self._lanes.free(work, self._clock.seconds(), None))
+        was_probe = self._lanes.put_back(work, self._clock.seconds())
         self._let_go(work)
+        if work.has_more:
+            self._wake_in(0.0)
+        if was_probe and not self._is_paused(work.lane):
+            self._run(self._wake_lane(work.lane, 1), f"spool: another probe of {work.lane}")
 
     def _begin(self, work: Work) -> None:
         work.has_begun = True
@@ -370,7 +402,7 @@ class Runner:
         finally:
             _call_afterwards(work)
             self._let_go(work)
-            if has_obeyed:
+            if has_obeyed or work.has_more:
                 self._look()
             self._pump()
 
@@ -388,7 +420,7 @@ class Runner:
         """Return an outcome for each recipient that is to be attempted, whatever the courier does."""
         envelope = work.entry.envelope
         recipients = {
-            ordinal: envelope.recipients[ordinal] if each.via is None else replace(envelope.recipients[ordinal], via=each.via)
+            ordinal: each.rerouted(envelope.recipients[ordinal])
             for ordinal, each in work.pending.items()
             if each.failure is None
         }
@@ -426,91 +458,20 @@ class Runner:
     async def _settle(
         self, work: Work, outcomes: dict[int, Disposition], *, put_off_until: float | None = None, not_before: float = 0.0
     ) -> None:
-        """
-        Enter outcomes, and failures that are still to be reported, and do what follows from them.
-
-        Shape:   `put_off_until`: nothing was attempted, since the destination is down; then is the next time. Else the schedule
-                 says when that is, but `not_before`.
-        """
-        entry, now = work.entry, self._clock.seconds()
-        made = 1 if put_off_until is None else 0
-        attempts = {ordinal: max(each.attempts + made, 1) for ordinal, each in work.pending.items()}
-        entered = {ordinal: each.failure for ordinal, each in work.pending.items() if each.failure is not None}
-        for ordinal, disposition in outcomes.items():
-            entered[ordinal] = ledger.expire(disposition, now=now, expires_at=entry.expires_at)
-        envelope = entry.envelope
-        late = {
-            ordinal
-            for ordinal, each in entered.items()
-            if not work.pending[ordinal].is_warned
-            and ledger.is_warned(envelope, each, now=now, warning_seconds=self._schedule.warning_seconds)
-        }
-        told = [each for ordinal, each in entered.items() if ordinal in late or ledger.is_told(envelope, each)]
-        # With the outcome of the first attempt, since that is the first transaction after the one that has accepted it.
-        told += [
-            ledger.expanded(ordinal)
-            for ordinal, each in work.pending.items()
-            if each.attempts == 0 and envelope.recipients[ordinal].is_expanded
-        ]
-        report = await self._report(entry, told)
-        is_settled = not isinstance(report, Postponed)
-        warned = {ordinal for ordinal, each in work.pending.items() if each.is_warned} | (late if is_settled else set())
-        retry_at = max(now + self._schedule.delay_seconds(max(attempts.values()), self._chance()), not_before)
-        if put_off_until is not None:
-            retry_at = put_off_until
-        by = envelope.requests.deliver_by
-        if by is not None and now < by.deadline < retry_at:
-            retry_at = by.deadline  # the sender wants to know then
-        changes = ledger.changes(entered, attempts, retry_at=retry_at, report_is_settled=is_settled, warned=warned)
-        report_entry = report.entry if isinstance(report, Ready) else None
-        is_all = len(changes) == len(entry.envelope.recipients) and all(each.due_at is None for each in changes)
-        is_first = not work.may_repeat and all(each == 1 for each in attempts.values())
-        is_finished = await self._record(
-            Record(entry.number, changes, report_entry, is_all, is_first, at=now, tried=outcomes.keys())
-        )
-        if isinstance(report, Dropped) or (isinstance(report, Postponed) and is_finished):
-            events.dsn_dropped(entry.name, report.why)  # what can wait is only the report of a failure
-        if report_entry is not None:
-            events.dsn_queued(entry.name, report_entry.name)
-            self.accepted(report_entry)
-        if is_finished:
-            self._finished(entry)
-        if not is_settled:
-            if work.lane in self._paused:
-                self.report([(entry.number, work.lane)])
-        elif (bounced := self._bounced.get(entry.number)) is not None:
-            bounced.discard(work.lane)
-            if is_finished or not bounced:
-                del self._bounced[entry.number]
-        if any(each.due_at is not None for each in changes):
-            self._wake_in(retry_at - now)
-
-    async def _report(self, entry: Entry, outcomes: Sequence[Disposition]) -> Report | None:
-        if not outcomes:
-            return None
-        try:
-            return await self._reporter.report(entry, [(entry.envelope.recipients[each.ordinal], each) for each in outcomes])
-        except CancelledError:
-            if self._is_cancelling:
-                raise
-            return Postponed("it was broken off")
-
-    async def _record(self, operation: Record) -> bool:
-        """Enter changes; again and again if need be, since what was delivered must not be delivered once more."""
-        while True:
-            try:
-                return await self._database.do(operation)
-            except CancelledError:
-                raise
-            except Exception:
-                events.unexpected(f"{format_number(operation.number)}: outcome cannot be recorded", Failure())
-            await deferLater(self._clock, AGAIN_SECONDS)  # type: ignore[arg-type]  # it needs callLater only
-
-    def _finished(self, entry: Entry) -> None:
-        events.entry_finished(entry.name)
-        if isinstance(entry.content, FileContent):
-            removed = self._contents.remove(entry.content.path)
-            removed.addErrback(lambda failure: events.unexpected(f"{entry.name}: content cannot be removed", failure))
+        """Enter outcomes, and do what follows from them (`Settlement`)."""
+        settled = await self._settlement.settle(work, outcomes, put_off_until=put_off_until, not_before=not_before)
+        number, lane = work.entry.number, work.lane
+        if settled.report is not None:
+            self.accepted(settled.report)
+        if not settled.is_reported:
+            if self._is_paused(lane):
+                self.report([(number, lane)])
+        elif (bounced := self._bounced.get(number)) is not None:
+            bounced.discard(lane)
+            if settled.is_finished or not bounced:
+                del self._bounced[number]
+        if settled.retry_at is not None:
+            self._wake_in(settled.retry_at - self._clock.seconds())
 
     # Destinations that are down
 
@@ -535,13 +496,15 @@ class Runner:
         for lane in lanes:
             await self._wake_lane(lane)
 
-    async def _wake_lane(self, lane: str) -> None:
-        now, made = self._clock.seconds(), FLUSH_ROWS
+    async def _wake_lane(self, lane: str, most: int | None = None) -> None:
+        now, rows = self._clock.seconds(), most or FLUSH_ROWS
         try:
-            while self._is_on and made == FLUSH_ROWS:
-                made = await self._database.do(WakeLane(lane, now, FLUSH_ROWS))
+            while self._is_on:
+                made = await self._database.do(WakeLane(lane, now, rows))
                 if made:
                     self._look()
+                if most is not None or made < rows:
+                    break
         except CancelledError:
             raise
         except Exception:  # then they come when their time has come
@@ -593,6 +556,7 @@ class Runner:
         """Let entries that cannot just be put off have an outcome."""
         loaded = await self._database.do(Load(numbers, now, self._contents.path))
         self._note_damage(loaded)
+        told: list[tuple[Work, Pause]] = []
         for entry, lanes in loaded.entries:
             for lane, pending in lanes.items():
                 pause, key = self._lanes.pause_of(lane, now), (entry.number, lane)
@@ -602,17 +566,22 @@ class Runner:
                     self._leave(lane)
                     self._look()
                     continue
+                # All of them are held from now on: what was loaded is true only as long as nobody else touches it.
                 work = self._held[key] = Work(entry, lane, pending, may_repeat=True)
                 work.has_begun = True
-                has_obeyed = False
-                try:
-                    await self._tell(work, pause)
-                    has_obeyed = await self._obey_orders(work)
-                finally:
-                    if self._held.get(key) is work:
-                        del self._held[key]
-                    if has_obeyed:
-                        self._look()
+                told.append((work, pause))
+        has_obeyed = False
+        try:
+            while told:
+                work, pause = told[0]
+                await self._tell(work, pause)
+                has_obeyed |= await self._obey_orders(work) or work.has_more
+                del told[0], self._held[work.entry.number, work.lane]
+        finally:
+            for work, _ in told:
+                del self._held[work.entry.number, work.lane]
+            if has_obeyed:
+                self._look()
 
     async def _tell(self, work: Work, pause: Pause) -> None:
         reason = replace(pause.reason, diagnostic=PUT_OFF + pause.reason.diagnostic)
@@ -695,9 +664,14 @@ class Runner:
         wanted: dict[tuple[int, str], None] = {}  # in order
         more: dict[str, int] = {}
         now = self._clock.seconds()
-        for _due_at, number, _ordinal, lane in rows:
+        for _due_at, number, ordinal, lane in rows:
             work = (number, lane)
-            if work in self._held or work in wanted or (lane in self._paused and lane not in self._bounced.get(number, ())):
+            if work in self._held:
+                held = self._held[work]
+                if held is not None and ordinal not in held.pending:
+                    held.has_more = True
+                continue
+            if work in wanted or (self._is_paused(lane) and lane not in self._bounced.get(number, ())):
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, number)
@@ -710,8 +684,37 @@ class Runner:
 
     def _take_up_loaded(self, loaded: Loaded) -> None:
         self._note_damage(loaded)
+        changed: dict[tuple[int, int], str] = {}
+        claims: list[tuple[int, str]] = []
         for entry, lanes in loaded.entries:
+            for lane, pending in list(lanes.items()):
+                if (entry.number, lane) not in self._held and (others := self._must_change_lanes(entry, lane, pending)):
+                    del lanes[lane]
+                    changed |= others
+                    self._held[entry.number, lane] = None
+                    claims.append((entry.number, lane))
             self._take_up(entry, lanes, may_repeat=True)
+        if changed:
+            self._run(self._change_lanes(changed, claims), "spool: changing lanes")
+
+    def _must_change_lanes(self, entry: Entry, lane: str, pending: Mapping[int, Pending]) -> dict[tuple[int, int], str]:
+        """Return the right lanes, by entry and ordinal, of recipients whose way is another than when they came here."""
+        recipients = entry.envelope.recipients
+        right = {ordinal: lane_of(each.rerouted(recipients[ordinal]), self._way_of) for ordinal, each in pending.items()}
+        return {(entry.number, ordinal): now for ordinal, now in right.items() if now != lane}
+
+    async def _change_lanes(self, changed: Mapping[tuple[int, int], str], claims: Sequence[tuple[int, str]]) -> None:
+        """Put recipients into the lanes in which they belong; they are taken up from there."""
+        try:
+            await self._database.do(Relane(changed))
+        except CancelledError:
+            raise
+        except Exception:  # they are still due, and so they are met again
+            events.unexpected("spool: recipients cannot be put into other lanes", Failure())
+            self._unclaim(claims)
+            self._wake_in(AGAIN_SECONDS)
+        else:
+            self.give_back(claims)
 
     def _note_damage(self, loaded: Loaded) -> None:
         for number, why in loaded.set_aside:

@@ -14,6 +14,7 @@ from mailstack.mail.address import Address
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Connect, Database, connect
+from mailstack.spool.entry import WayOf, as_usual
 from mailstack.spool.failures import SpoolError
 from mailstack.spool.folder import SpoolFolder
 from mailstack.spool.identifiers import Identifiers, format_number
@@ -47,6 +48,8 @@ class Spool:
     Shape:   `batch_factory(run, name=…)` makes a batch around a function, `lambda run, name: BatchThread(run, name=name, …)`;
              `start(coroutine, what)` is the supervisor's; `chance()` is random.random or alike; `shard` differs between spools
              that deliver into the same maildirs; `straight` is the courier to accounts, when it may be used before the 250;
+             `way_of` names the way of a recipient whose courier does not go as the destination says, so that it has a lane of
+             its own;
              `postmaster` is told what no sender can be, so many times an hour; `forget_hosts` is called when everything is to
              be asked again. Nothing is opened or started before `open`.
     """
@@ -63,6 +66,7 @@ class Spool:
         route: Route,
         couriers: Couriers,
         straight: StraightCourier | None = None,
+        way_of: WayOf = as_usual,
         postmaster: Address | None = None,
         notices_per_hour: int = NOTICES_PER_HOUR,
         shard: int = 0,
@@ -95,6 +99,7 @@ class Spool:
             database=self._database,
             contents=self._contents,
             couriers=couriers,
+            way_of=way_of,
             reporter=reporter,
             clock=clock,
             chance=chance,
@@ -114,6 +119,7 @@ class Spool:
             schedule=schedule,
             start=start,
             on_accepted=self.runner.accepted,
+            way_of=way_of,
             straight=Straight(straight) if straight is not None else None,
         )
 
@@ -131,6 +137,7 @@ class Spool:
             raise
         self._identifiers.start_after(found.last_number)
         self.runner.pause(found.paused)
+        self.runner.report(found.unreported)
         for number, why in found.set_aside:
             events.unexpected(f"{format_number(number)}: set aside", Failure(ValueError(why)))
         events.spool_recovered(self._folder.path.name, found.entries, found.removed_files, is_counted=found.is_counted)

@@ -107,3 +107,9 @@ class TestBucket:
         at = bucket.ready_at(NOW)
         assert at == NOW + 60
         assert bucket.ready_at(at) == at
+
+    def test_what_did_not_go_is_not_counted(self):
+        bucket = Bucket(Rate(60, 3_600.0))
+        bucket.take(NOW)
+        bucket.give_back()
+        assert bucket.ready_at(NOW) == NOW

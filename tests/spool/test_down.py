@@ -17,6 +17,7 @@ from mailstack.spool.backoff import Schedule
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.database import connect
 from mailstack.spool.hands import Act, Order
+from mailstack.spool.identifiers import parse_name
 from mailstack.spool.lanes import Limits
 from mailstack.spool.selection import Selection
 
@@ -105,6 +106,13 @@ class TestDown:
         house.accept(remote("b@good.net"), local("c@x.org"))
         assert attempts(house) == {"down.net": 5, "good.net": 1, "x.org": 1}
 
+    @pytest.mark.parametrize("action", [Action.FAILED, Action.DISCARDED])
+    def test_what_is_over_for_one_message_says_nothing_of_others(self, house, action):
+        """They would have the same outcome, without an attempt."""
+        house.courier.answer = says(replace(DOWN, action=action))
+        take_down(house, messages=3)
+        assert attempts(house)["down.net"] == 8
+
     def test_one_message_asks_and_each_pause_is_longer(self, house):
         take_down(house, messages=50)
         attempts(house)
@@ -174,6 +182,44 @@ class TestDown:
         house.courier.answer = says(UP)
         house.clock.pump([600] * 12)
         assert house.counts().entries == 0
+
+    @pytest.fixture
+    def with_probe_in_memory(self, tmp_path):
+        """A destination that is down, and the next to ask it, which waits for the only place that there is."""
+        house = House(tmp_path / "spool", limits=Limits(attempts_at_once=1)).open()
+        house.courier.answer = says(DOWN)
+        take_down(house, messages=10)
+        house.clock.advance(299)
+        house.courier.answer = None
+        house.accept(remote("b@busy.net"))
+        house.clock.advance(1)
+        [probe] = [work for work in house.spool.runner._held.values() if work is not None and work.lane == "down.net"]
+        assert not probe.has_begun
+        attempts(house)
+        return house, probe.entry.name
+
+    def test_a_probe_that_the_operator_takes_away_shows_nothing_and_another_asks(self, with_probe_in_memory, logged):
+        house, probe = with_probe_in_memory
+        now(house.spool.queue.obey(Order(act=Act.HOLD, by="root"), [(parse_name(probe), (0,))]))
+        house.courier.finish(Action.RELAYED)
+        house.clock.pump([0.05] * 3)
+        assert attempts(house) == {"down.net": 1}
+        [(delivery, waiting)] = house.courier.waiting
+        waiting.callback(says(DOWN)(delivery))
+        house.clock.pump([0.05] * 3)
+        assert attempts(house) == {}
+        assert "destination_up" not in names(logged)
+
+    def test_a_probe_whose_domain_is_paused_shows_nothing(self, with_probe_in_memory, logged):
+        house, _ = with_probe_in_memory
+        now(house.spool.queue.pause("down.net"))
+        house.courier.finish(Action.RELAYED)
+        house.clock.pump([0.05] * 3)
+        assert attempts(house) == {}
+        now(house.spool.queue.resume("down.net"))
+        house.clock.pump([0.05] * 3)
+        assert attempts(house) == {"down.net": 1}
+        assert "destination_up" not in names(logged)
 
     def test_a_probe_that_hangs_keeps_all_others_waiting_on_disk(self, house):
         take_down(house, messages=50)

@@ -16,7 +16,17 @@ from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work
 from mailstack.spool.lanes import SLOW_SECONDS, Kind, Lanes, Limits
 
-LANES = (LOCAL_LANE, "a.net", "b.net", "c.net", "slow.net")
+HOST = "smtp:[relay.example]"
+LANES = (
+    LOCAL_LANE,
+    "a.net",
+    "b.net",
+    "slow.net",
+    f"a.net by {HOST}",
+    f"d.net by {HOST}",
+    f"slow.net by {HOST}",
+    f"e.net via {HOST}",
+)
 LIMITS = Limits(attempts_at_once=9, initial_per_destination=3, per_destination=4, works=60, rates={"slow.net": Rate(1, 10.0)})
 SHOWN: dict[str, Disposition | None] = {
     "up": replace(disposition(0, Action.RELAYED), standing=Standing.UP),
@@ -75,6 +85,9 @@ class Room:
         assert lanes._troubled_works == sum(each.works for each in remote_lanes if each.kind is Kind.TROUBLED)
         assert sum(lanes._taken.values()) <= LIMITS.attempts_at_once
         assert all(each.taken <= 4 for each in remote_lanes)
+        by_way = sum(each.taken for each in remote_lanes if each.way is not None)
+        assert by_way <= 4
+        assert by_way == (lanes._ways[HOST].taken if HOST in lanes._ways else 0)
         assert all(not each.works for each in remote_lanes if each.name in lanes._resting)
 
 
@@ -107,6 +120,28 @@ def test_what_they_count_is_so_and_nothing_is_stuck(steps):
             room.end(0, SHOWN["up"])
         room.check()
     assert room.lanes.works == 0
+
+
+def test_lanes_of_one_way_share_its_places_in_turn():
+    lanes = Lanes(Limits(attempts_at_once=500, initial_per_destination=3, per_destination=6))
+    for number in range(60):
+        lanes.add(work(f"{number % 20}.net by {HOST}"), NOW)
+    running = []
+    while (found := lanes.take(NOW)) is not None:
+        running.append(found)
+    assert len(running) == 6
+    assert len({each.lane for each in running}) == 6
+    seen = {each.lane for each in running}
+    for _ in range(15):
+        ended = running.pop(0)
+        lanes.free(ended, NOW, SHOWN["up"])
+        lanes.forget(ended)
+        found = lanes.take(NOW)
+        assert found is not None
+        running.append(found)
+        seen.add(found.lane)
+        assert lanes.take(NOW) is None
+    assert len(seen) == 20, "whoever waits longest is next"
 
 
 def test_the_lane_with_the_most_urgent_work_is_next():

@@ -15,13 +15,13 @@ from twisted.logger import globalLogPublisher
 from mailstack.mail.disposition import Action
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
-from mailstack.spool.entry import Entry
+from mailstack.spool.entry import Entry, lanes_of
 from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import Identifiers, format_number, parse_name
 from mailstack.spool.inspection import find_problem
 from mailstack.spool.lanes import Limits
-from mailstack.spool.operations import TRACES, insert
+from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
 from mailstack.spool.queue import MOST_PAUSED, Obeyed, QueueError
 from mailstack.spool.selection import Selection, SelectionError, parse_pattern, parse_selection
@@ -344,6 +344,19 @@ class TestPause:
         now(house.spool.queue.resume("x.net"))
         assert [list(each.recipients) for each in house.courier.deliveries[before:]] == [[1]]
 
+    def test_does_not_keep_a_bounce_after_a_crash_either(self, house):
+        now(house.spool.queue.pause("x.net"))
+        name = house.accept(remote("a@x.net"), remote("b@x.net"))
+        house.route = lambda address: defer("not now")
+        order(house, Act.BOUNCE, name, text="gone for good")
+        assert house.courier.deliveries == []
+        house.route = lambda address: (local(str(address)),)
+        house.crash().open()
+        house.clock.advance(1_000)
+        (report,) = house.courier.deliveries
+        assert b"gone for good" in report.content.in_memory
+        assert states(house) == ["new", "new"], "who is not bounced, and the report"
+
     def test_of_one_domain_leaves_others_of_the_entry(self, house):
         now(house.spool.queue.pause("x.net"))
         name = house.accept(remote("a@x.net"), remote("b@y.net"))
@@ -502,7 +515,8 @@ class TestFind:
         for number in range(100_000):
             made = envelope(remote(f"user@d{number % 100}.test"), accepted_at=NOW)
             content = MemoryContent(b"x: y\r\n")
-            insert(connection, Entry(number=identifiers.make(), envelope=made, content=content, expires_at=NOW + 1e6))
+            entry = Entry(number=identifiers.make(), envelope=made, content=content, expires_at=NOW + 1e6)
+            Accept(entry, lanes_of(made)).apply(connection)
         connection.execute("COMMIT")
         selection = parse_selection({"domain": "d7.test"})
         steps = [0]

@@ -11,10 +11,10 @@ from spool_house import NOW, House, all_are, connect_fast, disposition, envelope
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Delivery
 from mailstack.spool.content import MemoryContent
-from mailstack.spool.entry import Entry
+from mailstack.spool.entry import Entry, lanes_of
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import Identifiers, parse_name
-from mailstack.spool.operations import insert
+from mailstack.spool.operations import Accept
 from mailstack.spool.runner import GO_ON_SECONDS, PAGE_ROWS, PAGES_PER_LOOK
 from mailstack.spool.selection import parse_selection
 
@@ -67,7 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipient = remote(f"user@d{number}.test" if number % 10 == 0 else "user@down.test")
         made = envelope(recipient, accepted_at=NOW + 1.0 - 2.0 * (DUE - number))
         content = MemoryContent(b"x: y\r\n")
-        insert(connection, Entry(number=identifiers.make(), envelope=made, content=content, expires_at=NOW + 1e6))
+        entry = Entry(number=identifiers.make(), envelope=made, content=content, expires_at=NOW + 1e6)
+        Accept(entry, lanes_of(made)).apply(connection)
     connection.execute("COMMIT")
     connection.close()
     return path
