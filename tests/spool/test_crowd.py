@@ -10,11 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from spool_house import NOW, House, disposition, envelope, remote
+from spool_house import NOW, House, disposition, envelope, local, remote
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from mailstack.mail.disposition import Action, Disposition, Standing
 from mailstack.mail.envelope import Delivery
+from mailstack.relay.by_transport import TransportCourier
+from mailstack.relay.settings import RelaySettings
+from mailstack.route.transport import TransportMap, parse_transport
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry, Pending, Work
 from mailstack.spool.lanes import Lanes, Limits
@@ -157,3 +161,52 @@ def test_a_spool_with_hundreds_of_destinations_of_which_half_hang(tmp_path):
     house.clock.pump([0.2] * 10)
     rows = house.spool._database._connected().execute("SELECT DISTINCT lane FROM recipient").fetchall()
     assert all(lane.startswith("hangs") for (lane,) in rows)
+
+
+class Immediate:
+    """Delivers at once, and notes how long each message has waited for that."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.waits: list[float] = []
+
+    async def attempt(self, delivery: Delivery) -> list[Disposition]:
+        self.waits.append(self.clock.seconds() - delivery.envelope.accepted_at)
+        return [disposition(ordinal, Action.DELIVERED) for ordinal in delivery.recipients]
+
+    def head(self, reverse_path: object, recipient: object) -> bytes:
+        return b""
+
+
+class Hanging:
+    """Takes a connection, and says nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.attempts = 0
+
+    async def attempt(self, delivery: Delivery, next_hop: object = None) -> list[Disposition]:
+        self.attempts += 1
+        done: Deferred[None] = Deferred()
+        self.clock.callLater(HANG_SECONDS, done.callback, None)
+        await done
+        return [replace(DOWN, ordinal=ordinal) for ordinal in delivery.recipients]
+
+
+def test_a_program_behind_a_transport_that_hangs_keeps_no_mail_for_maildirs_waiting(tmp_path):
+    """Its accounts are ours, and all places for maildirs would be taken by them."""
+    transports = TransportMap({"behind.example": parse_transport("lmtp:192.0.2.5:24")})
+    couriers: list[TransportCourier] = []
+    house = House(tmp_path / "spool", way_of=lambda recipient: couriers[0].way_of(recipient))
+    ours, elsewhere = Immediate(house.clock), Hanging(house.clock)
+    couriers.append(TransportCourier(ours, elsewhere, RelaySettings(), transports))
+    house.courier = couriers[0]
+    house.open()
+    for number in range(800):
+        house.accept(local(f"u{number}@behind.example"))
+        if number % 2 == 0:
+            house.accept(local("bob@example.org"))
+        house.clock.advance(0.5)
+    assert len(ours.waits) == 400
+    assert max(ours.waits) < 1.0
+    assert 1 <= elsewhere.attempts <= 10
