@@ -20,20 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, ResponseDone
-from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
 
 from mailstack.credentials import TokensUnavailable
+from mailstack.net.http_exchange import HTTPExchange, LateError, NoResponseError, body_of, cause_of, with_tls, within
 
 ANSWER_OCTETS: Final = 65_536  # with its header section
 BELIEVED_SECONDS: Final = 60.0
@@ -116,41 +109,35 @@ class Introspection:
             self._believed.popitem(last=False)
 
     async def _asked(self, token: bytes) -> dict[str, Any]:
-        def too_late(_: object, seconds: float) -> Failure:
-            return Failure(TokensUnavailable(f"{self._authority.url}: no answer within {seconds} s"))
-
-        asking: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._ask_in_turn(token))
-        return await asking.addTimeout(self._authority.timeout_seconds, self._reactor, too_late)
+        try:
+            return await within(self._reactor, self._authority.timeout_seconds, self._ask_in_turn(token))
+        except (TokensUnavailable, CancelledError):
+            raise
+        except (LateError, NoResponseError) as error:
+            raise TokensUnavailable(f"{self._authority.url}: {error}") from None
+        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
+            raise TokensUnavailable(f"{self._authority.url}: {cause_of(error)}") from None
 
     async def _ask_in_turn(self, token: bytes) -> dict[str, Any]:
         await self._places.acquire()
-        connection = _Connection(self._endpoint())
         try:
-            return await self._ask(token, connection)
-        except (TokensUnavailable, CancelledError):
-            raise
-        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
-            if any(each.check(CancelledError) for each in getattr(error, "reasons", ())):  # as the Agent has it
-                raise CancelledError from None
-            raise TokensUnavailable(f"{self._authority.url}: {type(error).__name__}: {error}") from None
+            with HTTPExchange(self._reactor, self._endpoint(), ANSWER_OCTETS) as exchange:
+                return await self._ask(token, exchange)
         finally:
-            connection.drop()
             self._places.release()
 
     def _endpoint(self) -> IStreamClientEndpoint:
         host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._authority.timeout_seconds)
-        if self._url.scheme == "http":
-            return endpoint
-        return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+        return endpoint if self._url.scheme == "http" else with_tls(endpoint, host, self._trust)
 
-    async def _ask(self, token: bytes, connection: _Connection) -> dict[str, Any]:
+    async def _ask(self, token: bytes, exchange: HTTPExchange) -> dict[str, Any]:
         form = urlencode({"token": token, "token_type_hint": "access_token"}).encode("ascii")
-        agent = Agent.usingEndpointFactory(self._reactor, connection)
-        response = await agent.request(b"POST", self._authority.url.encode("ascii"), self._headers, _Form(form))
+        response = await exchange.ask(b"POST", self._authority.url, self._headers, form)
         if response.code != 200:
             raise TokensUnavailable(f"{self._authority.url} answers {response.code}")
-        answer = json.loads(await _read(response), parse_constant=_no_number)
+        octets = await body_of(response, ANSWER_OCTETS, ends_by_itself=True)  # as JSON does
+        answer = json.loads(octets, parse_constant=_no_number)
         if not isinstance(answer, dict):
             raise TokensUnavailable(f"{self._authority.url} answers with no object")
         return answer
@@ -190,86 +177,3 @@ def _texts(value: Any, separator: str | None = None) -> list[str]:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
-
-
-@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
-class _Connection:
-    """One connection, of which no more than ANSWER_OCTETS are read."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-        self._metered: _Metered | None = None
-
-    def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
-        return self
-
-    def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        wrapping = WrappingFactory(protocolFactory)
-        wrapping.protocol = _Metered
-        wrapping.noisy = protocolFactory.noisy = False
-        return self._endpoint.connect(wrapping).addCallback(self._connected)
-
-    def _connected(self, metered: Any) -> Any:
-        self._metered = metered
-        return metered.wrappedProtocol
-
-    def drop(self) -> None:
-        """End it, whatever the other side does."""
-        if self._metered is not None:
-            self._metered.abortConnection()
-
-
-class _Metered(ProtocolWrapper):
-    _left = ANSWER_OCTETS
-
-    def dataReceived(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
-            self.abortConnection()
-        else:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted's is untyped
-
-
-@implementer(IBodyProducer)
-class _Form:
-    """What is sent, in one write."""
-
-    def __init__(self, octets: bytes) -> None:
-        self.length = len(octets)
-        self._octets = octets
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._octets)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        pass
-
-
-class _Body(Protocol):
-    """Keeps what comes; `_Metered` bounds it."""
-
-    def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred()
-        self._octets = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        self._octets += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: nobody said how long it would be, and JSON has an end
-            self.whole.callback(self._octets)
-        else:
-            self.whole.errback(reason)
-
-
-def _read(response: IResponse) -> Deferred[bytes]:
-    body = _Body()
-    response.deliverBody(body)
-    return body.whole
