@@ -3,8 +3,14 @@ Tokens: asks the authorization server whose a token is (RFC 7662).
 
 Theory of operation: each question is one HTTP request on a connection of its own, which is dropped when the answer is there, or
 too long, or too late; waiting for a free place among those that ask counts, too. An answer that names somebody is believed for
-a short time, and never longer than the token is good for, so that a client with several sessions does not ask several times. A
-"no" is not kept, since the server may soon know better. What cannot be asked is not answered: whoever asked says "temporary".
+a short time, and never longer than the token is good for, so that a client with several sessions does not ask several times.
+
+A "no" is believed for a short time as well: the lockout counts a bad token once, however often it is shown, so that an old one
+in a telephone keeps nobody out, and a stranger must not make us ask about it as often as he likes. It is not for long, since
+the server may know better soon after. The two are kept apart, so that many bad tokens push out none that is good. Of sessions
+that show the same token at once one asks, and the others wait for what it hears.
+
+What cannot be asked is not answered: whoever asked says "temporary". That is not kept.
 
 Nothing is kept of a token but a hash with a key that this process made, and no error tells one.
 """
@@ -20,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
-from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.http_headers import Headers
@@ -31,6 +37,8 @@ from mailstack.net.http_exchange import HTTPExchange, LateError, NoResponseError
 ANSWER_OCTETS: Final = 65_536  # with its header section
 BELIEVED_SECONDS: Final = 60.0
 BELIEVED_TOKENS: Final = 10_000
+REFUSED_SECONDS: Final = 60.0
+REFUSED_TOKENS: Final = 10_000
 ASKED_AT_ONCE: Final = 20
 NAME_LETTERS: Final = 1_024
 
@@ -58,6 +66,14 @@ class Authority:
     timeout_seconds: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Whose a token is, None: nobody's; and how long that is believed, in seconds since 1970."""
+
+    owner: str | None
+    until: float
+
+
 class Introspection:
     """
     Asks one authorization server.
@@ -83,7 +99,9 @@ class Introspection:
             }
         )
         self._places = DeferredSemaphore(ASKED_AT_ONCE)
-        self._believed: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._believed: OrderedDict[bytes, _Judged] = OrderedDict()
+        self._refused: OrderedDict[bytes, _Judged] = OrderedDict()
+        self._asking: dict[bytes, list[Deferred[None]]] = {}
 
     async def owner(self, token: bytes) -> str | None:
         """
@@ -92,37 +110,57 @@ class Introspection:
         Raises:  TokensUnavailable.
         """
         name = hashlib.blake2b(token, key=self._key, digest_size=32).digest()
-        known = self._believed.get(name)
-        if known is not None and self._now() < known[1]:
-            return known[0]
-        self._believed.pop(name, None)
-        answer = await self._asked(token)
-        owner = judge(answer, self._authority, self._now())
-        if owner is not None:
-            self._believe(name, owner, answer.get("exp"))
-        return owner
+        judged = self._recall(name)
+        if judged is None:
+            try:
+                judged = await within(self._reactor, self._authority.timeout_seconds, self._ask_once(name, token))
+            except LateError as error:
+                raise TokensUnavailable(f"{self._authority.url}: {error}") from None
+        return judged.owner
 
-    def _believe(self, name: bytes, owner: str, until: Any) -> None:
-        most = self._now() + BELIEVED_SECONDS
-        self._believed[name] = owner, most if until is None else min(most, until)
-        if len(self._believed) > BELIEVED_TOKENS:
-            self._believed.popitem(last=False)
+    def _recall(self, name: bytes) -> _Judged | None:
+        now = self._now()
+        for judged in (self._believed.get(name), self._refused.get(name)):
+            if judged is not None and now < judged.until:
+                return judged
+        return None
 
-    async def _asked(self, token: bytes) -> dict[str, Any]:
+    def _remember(self, name: bytes, judged: _Judged) -> None:
+        is_good = judged.owner is not None
+        kept, most = (self._believed, BELIEVED_TOKENS) if is_good else (self._refused, REFUSED_TOKENS)
+        for each in (self._believed, self._refused):
+            each.pop(name, None)
+        kept[name] = judged
+        if len(kept) > most:
+            kept.popitem(last=False)
+
+    async def _ask_once(self, name: bytes, token: bytes) -> _Judged:
+        while (others := self._asking.get(name)) is not None:
+            waiting: Deferred[None] = Deferred()
+            others.append(waiting)
+            await waiting
+            if (judged := self._recall(name)) is not None:  # else who asked heard nothing, or has gone
+                return judged
+        self._asking[name] = []
         try:
-            return await within(self._reactor, self._authority.timeout_seconds, self._ask_in_turn(token))
-        except (TokensUnavailable, CancelledError):
-            raise
-        except (LateError, NoResponseError) as error:
-            raise TokensUnavailable(f"{self._authority.url}: {error}") from None
-        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
-            raise TokensUnavailable(f"{self._authority.url}: {cause_of(error)}") from None
+            answer = await self._ask_in_turn(token)
+            now = self._now()
+            owner, until = judge(answer, self._authority, now), answer.get("exp")
+            if owner is None:
+                judged = _Judged(None, now + REFUSED_SECONDS)
+            else:
+                judged = _Judged(owner, now + BELIEVED_SECONDS if until is None else min(now + BELIEVED_SECONDS, until))
+            self._remember(name, judged)
+            return judged
+        finally:
+            for each in self._asking.pop(name):
+                if not each.called:  # who waited may have been cancelled
+                    each.callback(None)
 
     async def _ask_in_turn(self, token: bytes) -> dict[str, Any]:
         await self._places.acquire()
         try:
-            with HTTPExchange(self._reactor, self._endpoint(), ANSWER_OCTETS) as exchange:
-                return await self._ask(token, exchange)
+            return await self._ask(token)
         finally:
             self._places.release()
 
@@ -131,7 +169,18 @@ class Introspection:
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._authority.timeout_seconds)
         return endpoint if self._url.scheme == "http" else with_tls(endpoint, host, self._trust)
 
-    async def _ask(self, token: bytes, exchange: HTTPExchange) -> dict[str, Any]:
+    async def _ask(self, token: bytes) -> dict[str, Any]:
+        try:
+            with HTTPExchange(self._reactor, self._endpoint(), ANSWER_OCTETS) as exchange:
+                return await self._answer(token, exchange)
+        except (TokensUnavailable, CancelledError):
+            raise
+        except NoResponseError as error:
+            raise TokensUnavailable(f"{self._authority.url}: {error}") from None
+        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
+            raise TokensUnavailable(f"{self._authority.url}: {cause_of(error)}") from None
+
+    async def _answer(self, token: bytes, exchange: HTTPExchange) -> dict[str, Any]:
         form = urlencode({"token": token, "token_type_hint": "access_token"}).encode("ascii")
         response = await exchange.ask(b"POST", self._authority.url, self._headers, form)
         if response.code != 200:
