@@ -12,8 +12,9 @@ known, and what others in its network did is not held against it. The same wrong
 attempts while locked out do not count: so a telephone that has the old password does not keep everybody at home out.
 
 Who shows a token guesses no password, and cannot guess tokens either; what a wrong one costs is a question to a server that is
-not ours. So tokens have pairs of their own (`by_token`), with the account that the client says it is for: old tokens lock out
-nobody who has the password, nor the other way round. For the network they count as all else does.
+not ours, which `net.introspection` asks about the same one only now and then. So tokens have pairs of their own (`by_token`),
+with the account that the client says it is for: old tokens lock out nobody who has the password, nor the other way round. For
+the network they count as all else does.
 
 The tallies know names only by hashes with a key of this run. So who is locked out cannot be listed, and an account cannot be
 let in from wherever it is locked out; but from a place that is named, as the log does, it can.

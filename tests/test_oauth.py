@@ -156,6 +156,16 @@ class OAuthTests(TestCase):
             self.assertEqual([334, 535], await deferToThread(self.submit, token, user), (token, user))
         self.assertEqual(FAILED, (await deferToThread(self.fetch, "alices", BOB))[0])
 
+    async def test_a_bad_one_again_and_again_is_asked_about_once_and_others_until_the_lockout(self) -> None:
+        self.begin()
+        for _ in range(12):
+            self.assertEqual([334, 535], await deferToThread(self.submit, "expired"))
+        self.assertEqual(FAILED, (await deferToThread(self.fetch, "expired", ALICE))[0])
+        self.assertEqual(["expired"], self.server.asked)
+        for number in range(12):
+            self.assertEqual([334, 535], await deferToThread(self.submit, f"bad{number}"))
+        self.assertEqual(10, len(self.server.asked), "the old one is the first failure of ten")
+
     async def test_who_is_disabled_or_no_more_is_refused_at_once(self) -> None:
         self.begin()
         self.assertEqual([235], await deferToThread(self.submit, "alices"))

@@ -3,8 +3,14 @@ Tokens: asks the authorization server whose a token is (RFC 7662).
 
 Theory of operation: each question is one HTTP request on a connection of its own, which is dropped when the answer is there, or
 too long, or too late; waiting for a free place among those that ask counts, too. An answer that names somebody is believed for
-a short time, and never longer than the token is good for, so that a client with several sessions does not ask several times. A
-"no" is not kept, since the server may soon know better. What cannot be asked is not answered: whoever asked says "temporary".
+a short time, and never longer than the token is good for, so that a client with several sessions does not ask several times.
+
+A "no" is believed for a short time as well: the lockout counts a bad token once, however often it is shown, so that an old one
+in a telephone keeps nobody out, and a stranger must not make us ask about it as often as he likes. It is not for long, since
+the server may know better soon after. The two are kept apart, so that many bad tokens push out none that is good. Of sessions
+that show the same token at once one asks, and the others wait for what it hears.
+
+What cannot be asked is not answered: whoever asked says "temporary". That is not kept.
 
 Nothing is kept of a token but a hash with a key that this process made, and no error tells one.
 """
@@ -20,24 +26,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, ResponseDone
-from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
 
 from mailstack.credentials import TokensUnavailable
+from mailstack.net.http_exchange import HTTPExchange, LateError, NoResponseError, body_of, cause_of, with_tls, within
 
 ANSWER_OCTETS: Final = 65_536  # with its header section
 BELIEVED_SECONDS: Final = 60.0
 BELIEVED_TOKENS: Final = 10_000
+REFUSED_SECONDS: Final = 60.0
+REFUSED_TOKENS: Final = 10_000
 ASKED_AT_ONCE: Final = 20
 NAME_LETTERS: Final = 1_024
 
@@ -65,6 +66,14 @@ class Authority:
     timeout_seconds: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Whose a token is, None: nobody's; and how long that is believed, in seconds since 1970."""
+
+    owner: str | None
+    until: float
+
+
 class Introspection:
     """
     Asks one authorization server.
@@ -90,7 +99,9 @@ class Introspection:
             }
         )
         self._places = DeferredSemaphore(ASKED_AT_ONCE)
-        self._believed: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._believed: OrderedDict[bytes, _Judged] = OrderedDict()
+        self._refused: OrderedDict[bytes, _Judged] = OrderedDict()
+        self._asking: dict[bytes, list[Deferred[None]]] = {}
 
     async def owner(self, token: bytes) -> str | None:
         """
@@ -99,58 +110,83 @@ class Introspection:
         Raises:  TokensUnavailable.
         """
         name = hashlib.blake2b(token, key=self._key, digest_size=32).digest()
-        known = self._believed.get(name)
-        if known is not None and self._now() < known[1]:
-            return known[0]
-        self._believed.pop(name, None)
-        answer = await self._asked(token)
-        owner = judge(answer, self._authority, self._now())
-        if owner is not None:
-            self._believe(name, owner, answer.get("exp"))
-        return owner
+        judged = self._recall(name)
+        if judged is None:
+            try:
+                judged = await within(self._reactor, self._authority.timeout_seconds, self._ask_once(name, token))
+            except LateError as error:
+                raise TokensUnavailable(f"{self._authority.url}: {error}") from None
+        return judged.owner
 
-    def _believe(self, name: bytes, owner: str, until: Any) -> None:
-        most = self._now() + BELIEVED_SECONDS
-        self._believed[name] = owner, most if until is None else min(most, until)
-        if len(self._believed) > BELIEVED_TOKENS:
-            self._believed.popitem(last=False)
+    def _recall(self, name: bytes) -> _Judged | None:
+        now = self._now()
+        for judged in (self._believed.get(name), self._refused.get(name)):
+            if judged is not None and now < judged.until:
+                return judged
+        return None
 
-    async def _asked(self, token: bytes) -> dict[str, Any]:
-        def too_late(_: object, seconds: float) -> Failure:
-            return Failure(TokensUnavailable(f"{self._authority.url}: no answer within {seconds} s"))
+    def _remember(self, name: bytes, judged: _Judged) -> None:
+        is_good = judged.owner is not None
+        kept, most = (self._believed, BELIEVED_TOKENS) if is_good else (self._refused, REFUSED_TOKENS)
+        for each in (self._believed, self._refused):
+            each.pop(name, None)
+        kept[name] = judged
+        if len(kept) > most:
+            kept.popitem(last=False)
 
-        asking: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._ask_in_turn(token))
-        return await asking.addTimeout(self._authority.timeout_seconds, self._reactor, too_late)
+    async def _ask_once(self, name: bytes, token: bytes) -> _Judged:
+        while (others := self._asking.get(name)) is not None:
+            waiting: Deferred[None] = Deferred()
+            others.append(waiting)
+            await waiting
+            if (judged := self._recall(name)) is not None:  # else who asked heard nothing, or has gone
+                return judged
+        self._asking[name] = []
+        try:
+            answer = await self._ask_in_turn(token)
+            now = self._now()
+            owner, until = judge(answer, self._authority, now), answer.get("exp")
+            if owner is None:
+                judged = _Judged(None, now + REFUSED_SECONDS)
+            else:
+                judged = _Judged(owner, now + BELIEVED_SECONDS if until is None else min(now + BELIEVED_SECONDS, until))
+            self._remember(name, judged)
+            return judged
+        finally:
+            for each in self._asking.pop(name):
+                if not each.called:  # who waited may have been cancelled
+                    each.callback(None)
 
     async def _ask_in_turn(self, token: bytes) -> dict[str, Any]:
         await self._places.acquire()
-        connection = _Connection(self._endpoint())
         try:
-            return await self._ask(token, connection)
-        except (TokensUnavailable, CancelledError):
-            raise
-        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
-            if any(each.check(CancelledError) for each in getattr(error, "reasons", ())):  # as the Agent has it
-                raise CancelledError from None
-            raise TokensUnavailable(f"{self._authority.url}: {type(error).__name__}: {error}") from None
+            return await self._ask(token)
         finally:
-            connection.drop()
             self._places.release()
 
     def _endpoint(self) -> IStreamClientEndpoint:
         host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._authority.timeout_seconds)
-        if self._url.scheme == "http":
-            return endpoint
-        return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+        return endpoint if self._url.scheme == "http" else with_tls(endpoint, host, self._trust)
 
-    async def _ask(self, token: bytes, connection: _Connection) -> dict[str, Any]:
+    async def _ask(self, token: bytes) -> dict[str, Any]:
+        try:
+            with HTTPExchange(self._reactor, self._endpoint(), ANSWER_OCTETS) as exchange:
+                return await self._answer(token, exchange)
+        except (TokensUnavailable, CancelledError):
+            raise
+        except NoResponseError as error:
+            raise TokensUnavailable(f"{self._authority.url}: {error}") from None
+        except Exception as error:  # a bulkhead: whatever it is, nobody can say now whose the token is
+            raise TokensUnavailable(f"{self._authority.url}: {cause_of(error)}") from None
+
+    async def _answer(self, token: bytes, exchange: HTTPExchange) -> dict[str, Any]:
         form = urlencode({"token": token, "token_type_hint": "access_token"}).encode("ascii")
-        agent = Agent.usingEndpointFactory(self._reactor, connection)
-        response = await agent.request(b"POST", self._authority.url.encode("ascii"), self._headers, _Form(form))
+        response = await exchange.ask(b"POST", self._authority.url, self._headers, form)
         if response.code != 200:
             raise TokensUnavailable(f"{self._authority.url} answers {response.code}")
-        answer = json.loads(await _read(response), parse_constant=_no_number)
+        octets = await body_of(response, ANSWER_OCTETS, ends_by_itself=True)  # as JSON does
+        answer = json.loads(octets, parse_constant=_no_number)
         if not isinstance(answer, dict):
             raise TokensUnavailable(f"{self._authority.url} answers with no object")
         return answer
@@ -190,86 +226,3 @@ def _texts(value: Any, separator: str | None = None) -> list[str]:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
-
-
-@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
-class _Connection:
-    """One connection, of which no more than ANSWER_OCTETS are read."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-        self._metered: _Metered | None = None
-
-    def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
-        return self
-
-    def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        wrapping = WrappingFactory(protocolFactory)
-        wrapping.protocol = _Metered
-        wrapping.noisy = protocolFactory.noisy = False
-        return self._endpoint.connect(wrapping).addCallback(self._connected)
-
-    def _connected(self, metered: Any) -> Any:
-        self._metered = metered
-        return metered.wrappedProtocol
-
-    def drop(self) -> None:
-        """End it, whatever the other side does."""
-        if self._metered is not None:
-            self._metered.abortConnection()
-
-
-class _Metered(ProtocolWrapper):
-    _left = ANSWER_OCTETS
-
-    def dataReceived(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
-            self.abortConnection()
-        else:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted's is untyped
-
-
-@implementer(IBodyProducer)
-class _Form:
-    """What is sent, in one write."""
-
-    def __init__(self, octets: bytes) -> None:
-        self.length = len(octets)
-        self._octets = octets
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._octets)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        pass
-
-
-class _Body(Protocol):
-    """Keeps what comes; `_Metered` bounds it."""
-
-    def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred()
-        self._octets = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        self._octets += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: nobody said how long it would be, and JSON has an end
-            self.whole.callback(self._octets)
-        else:
-            self.whole.errback(reason)
-
-
-def _read(response: IResponse) -> Deferred[bytes]:
-    body = _Body()
-    response.deliverBody(body)
-    return body.whole

@@ -112,11 +112,11 @@ class HTTPSTests(TestCase):
 
     async def test_no_answer_in_time(self):
         self.serve(None)
-        self.assertEqual(await self.get(timeout_seconds=0.2), NoPage("no answer in time"))
+        self.assertEqual(await self.get(timeout_seconds=0.2), NoPage("no answer within 0.2 s"))
 
     async def test_a_body_that_does_not_end_in_time(self):
         factory = self.serve(OK.replace(b"5\r\n", b"50\r\n"))
-        self.assertEqual(await self.get(timeout_seconds=0.5), NoPage("no answer in time"))
+        self.assertEqual(await self.get(timeout_seconds=0.5), NoPage("no answer within 0.5 s"))
         await factory.connections[0].ended
 
     async def test_a_body_that_goes_on_for_ever(self):

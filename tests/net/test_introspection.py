@@ -20,7 +20,15 @@ from twisted.web.server import NOT_DONE_YET, Site
 from mailstack.console.certificates import make_authority, make_server
 from mailstack.credentials import TokensUnavailable
 from mailstack.net import introspection
-from mailstack.net.introspection import ANSWER_OCTETS, BELIEVED_SECONDS, NAME_LETTERS, Authority, Introspection, judge
+from mailstack.net.introspection import (
+    ANSWER_OCTETS,
+    BELIEVED_SECONDS,
+    NAME_LETTERS,
+    REFUSED_SECONDS,
+    Authority,
+    Introspection,
+    judge,
+)
 
 NOW = 1_800_000_000.0
 KEY = bytes(range(32))
@@ -208,11 +216,68 @@ class IntrospectionTests(TestCase):
         self.assertIsNone(await self.introspection.owner(b"abc"))
         self.assertEqual(len(self.endpoint.asked), 2)
 
-    async def test_a_no_is_not_kept(self) -> None:
+    async def test_a_no_is_believed_for_a_while_too_and_not_for_ever(self) -> None:
         self.endpoint.answer = b'{"active": false}'
-        self.assertIsNone(await self.introspection.owner(b"abc"))
+        for _ in range(3):
+            self.assertIsNone(await self.introspection.owner(b"abc"))
+        self.assertEqual(len(self.endpoint.asked), 1)
         self.endpoint.answer = json.dumps(GOOD).encode()
+        self.now += REFUSED_SECONDS - 1
+        self.assertIsNone(await self.introspection.owner(b"abc"))
+        self.now += 1
         self.assertEqual(await self.introspection.owner(b"abc"), ALICE)
+        self.endpoint.answer = b'{"active": false}'
+        self.assertEqual(await self.introspection.owner(b"abc"), ALICE)
+        self.assertEqual(len(self.endpoint.asked), 2)
+
+    async def test_that_nobody_could_be_asked_is_no_answer_that_is_kept(self) -> None:
+        self.endpoint.code = 500
+        await self.failure()
+        self.endpoint.code = 200
+        self.assertEqual(await self.introspection.owner(b"sesame"), ALICE)
+
+    async def test_one_that_many_show_at_once_is_asked_about_once(self) -> None:
+        self.endpoint.answer = None
+        asking = [Deferred.fromCoroutine(self.introspection.owner(b"abc")) for _ in range(500)]
+        asking[1].cancel()
+        while not self.endpoint.waiting:
+            await self.turn()
+        self.say('{"active": false}')
+        with self.assertRaises(CancelledError):
+            await asking.pop(1)
+        self.assertEqual({await each for each in asking}, {None})
+        self.assertEqual(len(self.endpoint.asked), 1)
+
+    async def test_when_who_asked_for_all_has_gone_another_asks(self) -> None:
+        self.endpoint.answer = None
+        asking = [Deferred.fromCoroutine(self.introspection.owner(b"abc")) for _ in range(3)]
+        for number, each in enumerate(asking[:2]):
+            while len(self.endpoint.waiting) <= number:
+                await self.turn()
+            each.cancel()
+            with self.assertRaises(CancelledError):
+                await each
+        while len(self.endpoint.waiting) < 3:
+            await self.turn()
+        self.say(json.dumps(GOOD))
+        self.assertEqual(await asking[2], ALICE)
+        self.assertEqual(self.introspection._asking, {})
+
+    def say(self, answer: str) -> None:
+        """Give the last one who asked an answer."""
+        request = self.endpoint.waiting[-1]
+        request.write(answer.encode())
+        request.finish()
+
+    async def test_bad_ones_without_number_fill_no_memory_and_push_out_no_good_one(self) -> None:
+        self.patch(introspection, "REFUSED_TOKENS", 2)
+        self.assertEqual(await self.introspection.owner(b"good"), ALICE)
+        self.endpoint.answer = b'{"active": false}'
+        for token in (b"bad1", b"bad2", b"bad3", b"bad3", b"bad1"):
+            self.assertIsNone(await self.introspection.owner(token))
+        self.assertEqual(len(self.introspection._refused), 2)
+        self.assertEqual(await self.introspection.owner(b"good"), ALICE)
+        self.assertEqual(len(self.endpoint.asked), 5)
 
     async def test_what_is_kept_is_bounded_and_holds_no_token(self) -> None:
         self.patch(introspection, "BELIEVED_TOKENS", 2)

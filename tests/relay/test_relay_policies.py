@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tempfile
+import tracemalloc
+from pathlib import Path
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
@@ -11,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailstack.mail.mta_sts import Mode, Standing
 from mailstack.mail.pages import NoPage, Page
 from mailstack.mail.tls_results import TLSFailure
+from mailstack.relay import policies
 from mailstack.relay.policies import Policies
 from mailstack.testing.dns import FakeResolver, parse_zone
 
@@ -31,6 +36,25 @@ class Memory(dict):
         self[key] = octets
 
 
+class Disk:
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def read(self, key):
+        file = self.folder / key
+        return file.read_bytes() if file.exists() else None
+
+    def write(self, key, octets):
+        (self.folder / key).write_bytes(octets)
+
+
+def longest(domain):
+    """Return a policy that is as long as one can be."""
+    long = ".".join(["x" * 63] * 3)
+    hosts = "".join(f"mx: {number}.{long}.{domain}\n" for number in range(200))
+    return f"version: STSv1\nmode: enforce\n{hosts}max_age: 31557600\n".encode()
+
+
 class PoliciesTests(SynchronousTestCase):
     def setUp(self):
         self.clock = Clock()
@@ -40,10 +64,16 @@ class PoliciesTests(SynchronousTestCase):
         self.asked = []
         self.kept = Memory()
         self.running = []
+        self.disk = None  # a Deferred: it has done what it was asked for, and says so later
         self.policies = self.make()
 
     def make(self):
-        return Policies(self.resolver, self.fetch, self.clock, self.start, maybeDeferred, self.kept)
+        return Policies(self.resolver, self.fetch, self.clock, self.start, self.run_in_thread, self.kept)
+
+    def run_in_thread(self, function, *arguments):
+        if self.disk is None:
+            return maybeDeferred(function, *arguments)
+        return self.disk.addCallback(lambda _, found: found, function(*arguments))
 
     def start(self, coroutine, what):
         self.running.append(Deferred.fromCoroutine(coroutine))
@@ -172,3 +202,94 @@ class PoliciesTests(SynchronousTestCase):
         for number in range(6_000):
             self.standing(f"{number}.test")
         self.assertEqual(len(self.policies._known), 5_000)
+
+    def test_so_are_its_octets_and_what_does_not_fit_is_in_the_folder(self):
+        self.patch(policies, "MAX_OCTETS", 1_048_576)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.kept = Disk(folder.name)
+        domains = [f"{number}.test" for number in range(100)]
+        self.record("\n".join(RECORD.replace("example.test", each) for each in domains))
+        self.policies = self.make()
+        gc.collect()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for domain in domains:
+            self.page = Page(200, "text/plain", longest(domain))
+            self.assertEqual(len(self.standing(domain).policy.hosts), 200)
+        self.running.clear()
+        self.page = None
+        gc.collect()
+        octets, _ = tracemalloc.get_traced_memory()
+        self.assertLess(octets, 1_500_000, "they would be 6 million")
+        self.assertEqual(sum(each.octets for each in self.policies._known.values()), self.policies._octets)
+        self.record("")
+        for domain in domains:
+            self.assertTrue(self.standing(domain).policy.matches(f"199.{'.'.join(['x' * 63] * 3)}.{domain}"), domain)
+        self.assertEqual(len(self.asked), len(domains))
+
+    def test_short_ones_all_fit(self):
+        self.patch(policies, "MAX_KNOWN", policies.MAX_KNOWN // 10)
+        self.patch(policies, "MAX_OCTETS", policies.MAX_OCTETS // 10)
+        hosts = "\nmx: ".join(f"mx{number}.mail.example.test" for number in range(25))
+        self.page = Page(200, "text/plain", policy(host=hosts))
+        domains = [f"{number}.test" for number in range(policies.MAX_KNOWN)]
+        self.record("\n".join(RECORD.replace("example.test", each) for each in domains))
+        for domain in domains:
+            self.assertEqual(len(self.standing(domain).policy.hosts), 25)
+        self.assertEqual(list(self.policies._known), domains)
+
+    def make_room_for_one(self):
+        self.patch(policies, "MAX_KNOWN", 1)
+
+    def push_out(self):
+        """Have another domain asked for."""
+        self.record("")
+        self.assertEqual(self.standing("pushy.test"), Standing())
+        self.assertEqual(list(self.policies._known), ["pushy.test"])
+        self.record(RECORD)
+
+    def test_one_that_is_pushed_out_while_it_is_renewed_is_not_forgotten_when_that_fails(self):
+        self.make_room_for_one()
+        self.standing()
+        self.page = Deferred()
+        self.clock.advance(DAY / 2)
+        self.assertEqual(self.host(), "mx.test")
+        self.push_out()
+        self.page.callback(NoPage("refused"))
+        self.record("")
+        self.assertEqual(self.host(), "mx.test")
+
+    def test_nor_one_that_another_has_read_anew_meanwhile(self):
+        self.make_room_for_one()
+        self.standing()
+        self.page = Deferred()
+        self.record(TWO.partition("\n")[2])
+        waiting = Deferred.fromCoroutine(self.policies.standing("example.test"))
+        self.push_out()
+        self.kept.clear()
+        self.record("")
+        self.assertIsNone(self.host())
+        self.page.callback(NoPage("refused"))
+        self.assertEqual(self.successResultOf(waiting).policy.hosts, ("mx.test",))
+
+    def test_who_waits_for_one_gets_it_though_it_is_pushed_out_before(self):
+        self.make_room_for_one()
+        self.page = Deferred()
+        waiting = Deferred.fromCoroutine(self.policies.standing("example.test"))
+        self.disk = Deferred()
+        self.page.callback(Page(200, "text/plain", policy()))
+        disk, self.disk = self.disk, None
+        self.push_out()
+        disk.callback(None)
+        self.assertEqual(self.successResultOf(waiting).policy.hosts, ("mx.test",))
+
+    def test_what_was_fetched_while_we_read_is_not_replaced_by_what_was_there_before(self):
+        self.disk = Deferred()
+        waiting = Deferred.fromCoroutine(self.policies.standing("example.test"))
+        disk, self.disk = self.disk, None
+        self.assertEqual(self.host(), "mx.test")
+        self.record("")
+        disk.callback(None)
+        self.assertEqual(self.successResultOf(waiting).policy.hosts, ("mx.test",))
+        self.assertEqual(self.host(), "mx.test")
