@@ -22,7 +22,8 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.compose import Composition, Mail, Secrets, kind_of
+from mailstack.compose.composition import Composition, Mail, kind_of
+from mailstack.compose.secrets import Secrets
 from mailstack.console.control import Desk
 from mailstack.mail.envelope import Service
 from mailstack.net.listeners import Bound, serve, serve_shared

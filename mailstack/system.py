@@ -20,7 +20,8 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred
 
 from mailstack import events
-from mailstack.compose import Composition, RefusedError
+from mailstack.compose.composition import Composition
+from mailstack.compose.refused import RefusedError
 from mailstack.console.control import Desk
 from mailstack.console.control_server import ControlSocket, listen
 from mailstack.directory.records import DirectoryError

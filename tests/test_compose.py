@@ -29,7 +29,8 @@ from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.compose import Composition, House, Place
+from mailstack.compose.composition import Composition, House
+from mailstack.compose.place import Place
 from mailstack.console.certificates import make_authority
 from mailstack.console.command import main
 from mailstack.directory import editing

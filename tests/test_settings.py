@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mailstack.compose import _next_hop
+from mailstack.compose.composition import _next_hop
 from mailstack.mail.envelope import Service
 from mailstack.relay.settings import NextHop, TLSPolicy
 from mailstack.route.transport import Lmtp, Mx, Smtp

@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
@@ -26,6 +26,9 @@ from zope.interface import implementer
 
 import mailstack.plugins
 from mailstack import events
+from mailstack.compose.place import Place
+from mailstack.compose.refused import RefusedError, refused_in
+from mailstack.compose.secrets import Secrets
 from mailstack.console.control import Desk
 from mailstack.console.desk import QueueDesk
 from mailstack.console.desks import Desks
@@ -57,7 +60,7 @@ from mailstack.net.shared_counts import SharedMemory
 from mailstack.net.supervise import Supervisor
 from mailstack.net.tallies import Tally
 from mailstack.net.threads import Threads, kept
-from mailstack.net.tls import CertificateStore, Pem, identity, read_pair
+from mailstack.net.tls import CertificateStore, Pem, identity
 from mailstack.policy.activation import ActivationError, activate
 from mailstack.policy.chain import Chain
 from mailstack.policy.returns import Returns
@@ -81,7 +84,7 @@ from mailstack.route.hosts import is_public
 from mailstack.route.returns import ReturnPaths
 from mailstack.route.transport import Lmtp, Mx, Smtp, TransportError, parse_transport
 from mailstack.sessions import Counts, OwnCounts, peer_address
-from mailstack.settings import Network, Settings, Unix, read_secret, read_secrets
+from mailstack.settings import Network, Settings, Unix
 from mailstack.settings import Relay as RelayTable
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.concurrency import Pauses, Rate
@@ -114,37 +117,9 @@ _LEFT_OVER: Final = Limits(attempts_at_once=5, per_destination=1, works=200, oct
 """Of a spool without a worker of its own: what is left in it comes on top of what the limits allow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which one a process is of those that serve."""
-
-    worker: int = 0
-    workers: int = 1
-
-    def part_of(self, number: int) -> int:
-        """Return the part of a limit that falls to each worker: rounded up, so at least 1."""
-        return -(-number // self.workers)
-
-
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """What the parent read for its workers, who may have lost the right to."""
-
-    pem: Pem | None
-    smarthost_password: str | None = field(repr=False)
-    login_passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
-    srs: tuple[str, ...] = field(default=(), repr=False)
-    oauth_secret: str | None = field(default=None, repr=False)
-    relay_pem: Pem | None = None
-
-
 def kind_of(service: Service) -> int:
     """Return the number of the kind of service whose sessions count together."""
     return next(number for number, services in enumerate(_KINDS) if service in services)
-
-
-class RefusedError(Exception):
-    """No house can be built from the settings; the message tells the operator which key is at fault, and why."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +143,12 @@ class Composition:
     """
     The parts of one installation, as one process has them.
 
-    Shape:   without `secrets` they are read when they are wanted.
+    Shape:   without `secrets` they are read.
     Raises:  RefusedError: the settings name something that cannot be had.
     """
 
     def __init__(self, settings: Settings, reactor: Any, *, place: Place | None = None, secrets: Secrets | None = None) -> None:
+        secrets = secrets or Secrets.read(settings)
         self._settings = settings
         self._reactor = reactor
         self.place = place or Place()
@@ -276,11 +252,12 @@ class Composition:
 
         Raises:  RefusedError, CertificateError.
         """
+        secrets = secrets or Secrets.read(settings)
         judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
         relay = self._make_relay(settings, relaying, secrets)
         tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
         ways = self._ways_of_reports(settings) if self._reports is not None else None
-        self.load_certificates(secrets)
+        self.load_certificates(secrets.pem)
         self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
         self._returns.rewriting = rewriting
@@ -294,18 +271,18 @@ class Composition:
         for spool in self._spools[1:]:
             spool.runner.change(_of_left_over(limits))
 
-    def load_certificates(self, secrets: Secrets | None = None) -> None:
+    def load_certificates(self, pem: Pem | None = None) -> None:
         """
-        Put certificates into force, if there are any.
+        Put certificates into force, if there are any: these, or what their files hold.
 
         Raises:  CertificateError.
         """
         if self.certificates is None:
             return
-        if secrets is None or secrets.pem is None:
+        if pem is None:
             self.certificates.load()
         else:
-            self.certificates.use(secrets.pem)
+            self.certificates.use(pem)
 
     def make_factory(self, service: Service) -> Mail:
         """Make the factory of a listener."""
@@ -486,13 +463,10 @@ class Composition:
     def _courier(self, destination: Destination) -> TransportCourier:
         return self._couriers
 
-    def _make_relay(self, settings: Settings, relaying: RelaySettings, secrets: Secrets | None) -> RelayCourier:
-        try:
+    def _make_relay(self, settings: Settings, relaying: RelaySettings, secrets: Secrets) -> RelayCourier:
+        with refused_in("relay"):
             nameservers = _nameservers(settings.relay)
-            pem = read_relay_certificate(settings) if secrets is None else secrets.relay_pem
-            contexts = TLSContexts(identity=_relay_identity(settings.relay, pem))
-        except (OSError, ValueError) as error:
-            raise RefusedError(f"relay: {error}") from error
+            contexts = TLSContexts(identity=_relay_identity(settings.relay, secrets.relay_pem))
         resolver = Resolver(self._reactor, nameservers)
         return RelayCourier(
             settings.hostname,
@@ -515,18 +489,14 @@ class Composition:
             memory=self._make_memory(settings),
         )
 
-    def _make_tokens(self, settings: Settings, secrets: Secrets | None) -> Introspection | None:
+    def _make_tokens(self, settings: Settings, secrets: Secrets) -> Introspection | None:
         oauth = settings.oauth
         if oauth.introspection_url is None or oauth.client_id is None:
             return None
-        try:
-            secret = read_oauth_secret(settings) if secrets is None else secrets.oauth_secret
-        except ValueError as error:
-            raise RefusedError(f"oauth: {error}") from error
         authority = Authority(
             url=oauth.introspection_url,
             client_id=oauth.client_id,
-            client_secret=secret or "",
+            client_secret=secrets.oauth_secret or "",
             claim=oauth.account_claim,
             scopes=oauth.scope.split(),
             audience=oauth.audience,
@@ -579,10 +549,8 @@ class Composition:
 
     def _ways_of_reports(self, settings: Settings) -> tuple[Resolver, HandOver]:
         """Make what finds out who wants reports, and what hands them over by HTTPS."""
-        try:
+        with refused_in("relay"):
             resolver = Resolver(self._reactor, _nameservers(settings.relay))
-        except OSError as error:
-            raise RefusedError(f"relay: {error}") from error
         return resolver, self._https(settings, resolver).post
 
     async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
@@ -643,16 +611,6 @@ def _nameservers(relay: RelayTable) -> Sequence[Server]:
     return [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
 
 
-def read_smarthost_password(settings: Settings) -> str | None:
-    """
-    Read the password for the smarthost, if there is one.
-
-    Raises:  ValueError: it cannot be read.
-    """
-    file = settings.relay.smarthost_password_file
-    return None if file is None else read_secret(file)
-
-
 def _remembered_seconds(settings: Settings) -> tuple[float, float]:
     """A smarthost is asked often, since all mail waits for it, and that is one connection for all of it."""
     queue = settings.queue
@@ -660,55 +618,15 @@ def _remembered_seconds(settings: Settings) -> tuple[float, float]:
     return min(60.0, queue.retry_first_seconds), min(most, queue.retry_most_seconds)
 
 
-def read_srs_secrets(settings: Settings) -> tuple[str, ...]:
-    """
-    Read the secrets by which reverse-paths are rewritten, if that is done.
-
-    Raises:  ValueError: they cannot be read, or are no good.
-    """
-    file = settings.srs.secret_file
-    return () if file is None else read_secrets(file)
-
-
-def _rewriting(settings: Settings, secrets: Secrets | None) -> SenderRewriting | None:
-    """
-    Make what rewrites reverse-paths, if that is wanted.
-
-    Raises:  RefusedError.
-    """
+def _rewriting(settings: Settings, secrets: Secrets) -> SenderRewriting | None:
+    """Make what rewrites reverse-paths, if that is wanted."""
     if settings.srs.domain is None:
         return None
-    try:
-        found = read_srs_secrets(settings) if secrets is None else secrets.srs
-    except ValueError as error:
-        raise RefusedError(f"srs: {error}") from error
-    return SenderRewriting(settings.srs.domain, tuple(each.encode() for each in found))
+    return SenderRewriting(settings.srs.domain, tuple(each.encode() for each in secrets.srs))
 
 
 def _token_key() -> bytes:
     return secrets.token_bytes(32)
-
-
-def read_oauth_secret(settings: Settings) -> str | None:
-    """
-    Read the secret by which the authorization server knows us, if there is one.
-
-    Raises:  ValueError: it cannot be read.
-    """
-    file = settings.oauth.client_secret_file
-    return None if file is None else read_secret(file)
-
-
-def read_relay_certificate(settings: Settings) -> Pem | None:
-    """
-    Read the certificate that we show to other hosts, and its key, if there is one.
-
-    Raises:  CertificateError: it cannot be read.
-    """
-    relay = settings.relay
-    if relay.client_certificate is None or relay.client_key is None:
-        return None
-    return read_pair(relay.client_certificate, relay.client_key)
 
 
 def _relay_identity(relay: RelayTable, pem: Pem | None) -> dict[str, Any]:
@@ -717,33 +635,15 @@ def _relay_identity(relay: RelayTable, pem: Pem | None) -> dict[str, Any]:
     return identity(relay.client_certificate, relay.client_key, pem)
 
 
-def read_login_passwords(settings: Settings) -> dict[str, str]:
-    """
-    Read the passwords for the hosts at which we log in.
-
-    Raises:  ValueError: one cannot be read.
-    """
-    return {host: read_secret(login.password_file) for host, login in settings.relay.logins.items()}
-
-
-def _relaying(settings: Settings, secrets: Secrets | None) -> RelaySettings:
-    """
-    Say how mail leaves.
-
-    Raises:  RefusedError: a password cannot be read.
-    """
-    relay = settings.relay
-    try:
-        password = read_smarthost_password(settings) if secrets is None else secrets.smarthost_password
-        passwords = read_login_passwords(settings) if secrets is None else secrets.login_passwords
-    except ValueError as error:
-        raise RefusedError(f"relay: {error}") from error
+def _relaying(settings: Settings, secrets: Secrets) -> RelaySettings:
+    """Say how mail leaves."""
+    relay, passwords = settings.relay, secrets.login_passwords
     direct = NextHop(port=relay.port, tls=TLSPolicy(relay.tls), allow_private=relay.allow_private)
     logins = {
         host: HostLogin(Login(each.username, passwords[host]), TLSPolicy(each.tls)) for host, each in relay.logins.items()
     }
     return RelaySettings(
-        next_hop=_next_hop(relay, direct, password, logins),
+        next_hop=_next_hop(relay, direct, secrets.smarthost_password, logins),
         direct=direct,
         logins=logins,
         connect_timeout_seconds=relay.connect_timeout_seconds,

@@ -1,0 +1,19 @@
+"""
+THE COMPOSITION: builds the house from the settings.
+
+For: making the parts of one process, each with exactly the objects that it may use; and replacing, at a reload, those that a
+reload may change.
+
+Knows: every room, and the settings, which no room does: what it hands on are parts and single values. Only those know it that
+run the house: `serving`, `system` and `workers`. Nothing is opened, bound or started before they say so.
+
+Promises: settings from which no house can be built are refused, with the key that is at fault, before anything is opened; at a
+reload they change nothing.
+
+Each file makes one part of the house:
+
+    composition  all of them, in their order, from the start to the end
+    place        which one a process is of those that serve
+    secrets      what is read with the rights of who starts the server
+    refused      what keeps the house from being built
+"""
