@@ -64,7 +64,7 @@ class Serving:
             parts.share(memory)
         self._ports: list[IListeningPort] = []
         self._factories: list[Mail] = []
-        self._pulse = Pulse(reactor, parts.steady_seconds)
+        self._pulse = Pulse(reactor, parts.machine.steady_seconds)
         self._housekeeping = LoopingCall(self._keep_house)
         self._housekeeping.clock = reactor
 
@@ -80,8 +80,7 @@ class Serving:
         Raises:  DirectoryError, SpoolError.
         """
         parts = self._parts
-        parts.passwords.start()
-        parts.disk.start()
+        parts.machine.start()
         parts.directory.load()
         parts.open_spools()
         parts.deliveries.start()
@@ -149,13 +148,13 @@ class Serving:
             self._parts.configure(factory)
 
     def _keep_house(self) -> None:
-        self._parts.supervisor.start(self._clean_folders(), "cleaning the maildirs")
+        self._parts.machine.supervisor.start(self._clean_folders(), "cleaning the maildirs")
 
     async def _clean_folders(self) -> None:
         parts = self._parts
-        for folder in await parts.disk.run(parts.folders.known):
+        for folder in await parts.machine.disk.run(parts.folders.known):
             try:
-                await parts.disk.run(parts.maildirs.clean_tmp, folder, self._reactor.seconds())
+                await parts.machine.disk.run(parts.maildirs.clean_tmp, folder, self._reactor.seconds())
             except OSError:  # one folder that cannot be read does not keep the others
                 events.unexpected(f"cleaning {folder}", Failure())
 

@@ -74,7 +74,7 @@ class MailSystem(TwistedService):
         # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
         try:
-            self._parts.load_certificates()
+            self._parts.certificates.load()
             self._sockets = bind_all(self._settings)
         except (CertificateError, ListenError) as error:
             refuse_start(error, is_daemon=self._is_daemon)

@@ -23,13 +23,14 @@ from cryptography.x509 import load_pem_x509_certificate
 from harness.certificates import make_revocations, make_user
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ServerFactory
-from twisted.internet.testing import EventLoggingObserver, MemoryReactorClock
+from twisted.internet.testing import EventLoggingObserver
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.compose.composition import Composition, House
+from mailstack.compose.composition import House
+from mailstack.compose.limits import lane_limits
 from mailstack.compose.place import Place
 from mailstack.console.certificates import make_authority
 from mailstack.console.command import main
@@ -765,17 +766,12 @@ class RealHouseTests(HouseContract, SynchronousTestCase):
         self.house = House("mail.example.test", directory)
 
 
-class Reactor(MemoryReactorClock):
-    def callFromThread(self, function: Any, *arguments: Any) -> None:
-        raise AssertionError("nothing is started")
-
-
 class TestLimitsOfTheRelay:
     def limits(self, tmp_path: Path, relay: str, place: Place) -> LanesLimits:
         installation = Installation(tmp_path / "house")
         installation.change(lambda text: text.replace("[relay]", f"[relay]\n{relay}"))
         settings = load(installation.config)
-        return Composition(settings, Reactor(), place=place)._limits(settings)
+        return lane_limits(settings.relay, settings.queue, place)
 
     def test_each_worker_has_its_part(self, tmp_path: Path) -> None:
         relay = 'attempts_at_once = 100\nper_destination = 10\nrates = {"*" = "8/second", "example.net" = "100/minute"}'

@@ -12,8 +12,14 @@ reload they change nothing.
 
 Each file makes one part of the house:
 
-    composition  all of them, in their order, from the start to the end
-    place        which one a process is of those that serve
-    secrets      what is read with the rights of who starts the server
-    refused      what keeps the house from being built
+    composition   all of them, in their order, from the start to the end
+    place         which one a process is of those that serve
+    machine       reactor, clocks and threads
+    chance        what nobody may guess
+    secrets       what is read with the rights of who starts the server
+    refused       what keeps the house from being built
+    limits        how much of everything
+    peers         who may do more than others, by where he comes from
+    certificates  what our listeners show
+    outside       the DNS and HTTPS
 """

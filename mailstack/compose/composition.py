@@ -7,25 +7,26 @@ settings. Nothing is opened, bound or started here; `system` does that, in its o
 
 from __future__ import annotations
 
-import itertools
-import random
-import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, Final
 
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.plugin import getPlugins
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 import mailstack.plugins
 from mailstack import events
+from mailstack.compose import chance
+from mailstack.compose.certificates import Certificates
+from mailstack.compose.limits import lane_limits, lockout_limits, of_left_over, pop3_limits, smtp_limits
+from mailstack.compose.machine import Machine
+from mailstack.compose.outside import Outside
+from mailstack.compose.peers import is_among, may_speak_for_others, may_use_lmtp
 from mailstack.compose.place import Place
 from mailstack.compose.refused import RefusedError, refused_in
 from mailstack.compose.secrets import Secrets
@@ -38,9 +39,8 @@ from mailstack.directory.cred import BearerChecker, CertificateChecker, Director
 from mailstack.directory.directory import Directory
 from mailstack.directory.passwords import Argon2Hasher, Verifier
 from mailstack.doors import IPolicyMaker
-from mailstack.lockout import Lockout, LockoutLimits
+from mailstack.lockout import Lockout
 from mailstack.mail.address import Address, parse_address
-from mailstack.mail.answers import Exchange
 from mailstack.mail.envelope import Destination, Envelope, Origin, Service
 from mailstack.mail.requests import Notify, Requests
 from mailstack.mail.srs import SenderRewriting
@@ -48,19 +48,14 @@ from mailstack.mail.tls_reports import ReportSource
 from mailstack.mail.verdict import Refuse
 from mailstack.net.batch import BatchThread
 from mailstack.net.cache_folder import CacheFolder
-from mailstack.net.dns_exchange import Server
-from mailstack.net.https import HTTPS
 from mailstack.net.introspection import Authority, Introspection
-from mailstack.net.lean_reactor import when_idle
 from mailstack.net.own_addresses import OwnAddresses
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.proxied import ProxiedFactory
-from mailstack.net.resolver import Resolver, system_nameservers
 from mailstack.net.shared_counts import SharedMemory
-from mailstack.net.supervise import Supervisor
 from mailstack.net.tallies import Tally
-from mailstack.net.threads import Threads, kept
-from mailstack.net.tls import CertificateStore, Pem, identity
+from mailstack.net.threads import kept
+from mailstack.net.tls import Pem, identity
 from mailstack.policy.activation import ActivationError, activate
 from mailstack.policy.chain import Chain
 from mailstack.policy.returns import Returns
@@ -74,20 +69,17 @@ from mailstack.relay.policies import Policies
 from mailstack.relay.protocol import Surroundings
 from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
-from mailstack.reports.tls import HandOver, Means, TLSReports
+from mailstack.reports.tls import Means, TLSReports
 from mailstack.retrieve.factory import POP3Factory
 from mailstack.retrieve.interfaces import IMaildrop
-from mailstack.retrieve.limits import POP3Limits
 from mailstack.retrieve.threaded import ThreadedMaildrop
 from mailstack.route.expand import Expander
-from mailstack.route.hosts import is_public
 from mailstack.route.returns import ReturnPaths
 from mailstack.route.transport import Lmtp, Mx, Smtp, TransportError, parse_transport
 from mailstack.sessions import Counts, OwnCounts, peer_address
-from mailstack.settings import Network, Settings, Unix
 from mailstack.settings import Relay as RelayTable
+from mailstack.settings import Settings
 from mailstack.spool.backoff import Schedule
-from mailstack.spool.concurrency import Pauses, Rate
 from mailstack.spool.lanes import Limits
 from mailstack.spool.report import NOTICES_PER_HOUR
 from mailstack.spool.shards import left_over, shard_folder
@@ -96,14 +88,9 @@ from mailstack.store.folders import MailFolder
 from mailstack.store.maildir import Maildirs, Outcome, Shipment
 from mailstack.store.maildrop import Maildrop
 from mailstack.store.maildrops import Maildrops
-from mailstack.wire.limits import BareNewline
-from mailstack.wire.limits import Limits as SMTPLimits
 from mailstack.wire.proxy import parse_proxy_header
 from mailstack.wire.smtp_mailing import Login
 
-PASSWORD_THREADS: Final = 2  # Argon2 wants memory and a core each
-DISK_THREADS: Final = 8
-LONGEST_PAUSE_SECONDS: Final = 3_600.0
 REMEMBERED_SECONDS: Final = 1_800.0
 REMEMBERED_SECONDS_OF_SMARTHOST: Final = 120.0
 
@@ -113,8 +100,6 @@ TALLIES: Final = KINDS + 2
 """Of the connections to each kind of service, and of the logins that failed and that succeeded."""
 
 Mail = ReceiverFactory | POP3Factory
-_LEFT_OVER: Final = Limits(attempts_at_once=5, per_destination=1, works=200, octets=8_388_608, works_per_destination=100)
-"""Of a spool without a worker of its own: what is left in it comes on top of what the limits allow."""
 
 
 def kind_of(service: Service) -> int:
@@ -150,16 +135,13 @@ class Composition:
     def __init__(self, settings: Settings, reactor: Any, *, place: Place | None = None, secrets: Secrets | None = None) -> None:
         secrets = secrets or Secrets.read(settings)
         self._settings = settings
-        self._reactor = reactor
         self.place = place or Place()
-        self.supervisor = Supervisor()
-        self.passwords = Threads(reactor, "passwords", self.place.part_of(PASSWORD_THREADS))
-        self.disk = Threads(reactor, "disk", DISK_THREADS)
-        self.certificates = _certificates(settings)
+        self.machine = machine = Machine(reactor, self.place)
+        self.certificates = Certificates(settings.tls)
         self.folders = MailFolder(settings.mail_folder)
-        self.maildirs = Maildirs(self.folders, seconds=time.monotonic)
-        self.maildrops = Maildrops(now=reactor.seconds)
-        self.deliveries: BatchThread[Shipment, list[Outcome]] = self._batch(self.maildirs.deliver_many, name="deliveries")
+        self.maildirs = Maildirs(self.folders, seconds=machine.steady_seconds)
+        self.maildrops = Maildrops(now=machine.seconds)
+        self.deliveries: BatchThread[Shipment, list[Outcome]] = machine.batch(self.maildirs.deliver_many, name="deliveries")
         self.directory = self._make_directory(settings)
         self._expander = Expander(
             self.directory,
@@ -171,7 +153,7 @@ class Composition:
             self._expander,
             self.directory,
             rewriting=_rewriting(settings, secrets),
-            seconds=reactor.seconds,
+            seconds=machine.seconds,
             too_long=events.sender_kept,
         )
         self._judge = self._make_judge(settings)
@@ -181,7 +163,7 @@ class Composition:
         local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
         self._couriers = TransportCourier(local, self._relay, relaying, settings.transports)
         self._tokens = self._make_tokens(settings, secrets)
-        self._spool = self._make_spool(self.place.worker, self._limits(settings))
+        self._spool = self._make_spool(self.place.worker, lane_limits(settings.relay, settings.queue, self.place))
         self._spools = [self._spool]
         self._portal = Portal(
             Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}),
@@ -192,21 +174,20 @@ class Composition:
                 BearerChecker(self.directory, self._owner_of),
             ],
         )
-        self._scram = ScramSource(self.directory.scram_keys, _nonce)
-        self._session_names = _session_names()
-        self.steady_seconds = time.monotonic
+        self._scram = ScramSource(self.directory.scram_keys, chance.nonce)
+        self._session_names = chance.session_names()
         self._counts: list[Counts] = [OwnCounts() for _ in range(KINDS)]
-        self._count_in(_own_tallies(self.steady_seconds))
+        self._count_in(_own_tallies(machine.steady_seconds))
 
     def share(self, memory: SharedMemory) -> None:
         """Count together with other processes; to be said before any factory is made."""
         worker = self.place.worker
         self._counts = [memory.counts(worker, kind) for kind in range(KINDS)]
-        self._count_in([memory.tally(worker, number, self.steady_seconds) for number in range(TALLIES)])
+        self._count_in([memory.tally(worker, number, self.machine.steady_seconds) for number in range(TALLIES)])
 
     def _count_in(self, tallies: Sequence[Tally]) -> None:
         *self._arrivals, failed, good = tallies
-        self._lockout = Lockout(failed, good, _lockout_limits(self._settings))
+        self._lockout = Lockout(failed, good, lockout_limits(self._settings.limits))
 
     def open_spools(self) -> None:
         """
@@ -216,15 +197,15 @@ class Composition:
         """
         self._spool.open()
         folder, place = self._settings.spool_folder, self.place
-        limits = self._limits(self._settings)
+        limits = lane_limits(self._settings.relay, self._settings.queue, place)
         for shard in left_over(folder, worker=place.worker, workers=place.workers):
-            spool = self._make_spool(shard, _of_left_over(limits))
+            spool = self._make_spool(shard, of_left_over(limits))
             spool.open()
             self._spools.append(spool)
 
     def make_desk(self) -> Desk:
         """Make the desk at which the operator's requests are answered; to be said when the spools are open."""
-        return Desks([QueueDesk(each.queue, seconds=self._reactor.seconds, check_via=_check_via) for each in self._spools])
+        return Desks([QueueDesk(each.queue, seconds=self.machine.seconds, check_via=_check_via) for each in self._spools])
 
     def start_spools(self) -> None:
         """Begin to deliver what waits."""
@@ -237,14 +218,13 @@ class Composition:
         """End everything, when no session is left."""
         if self._reports is not None:
             await self._reports.stop()
-        await DeferredList([self.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
+        await DeferredList([self.machine.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
         await self._relay.close()
         await self.deliveries.stop()
         self.maildirs.close()
-        await self.supervisor.stop()
+        await self.machine.supervisor.stop()
         self.directory.close()
-        self.passwords.stop()
-        self.disk.stop()
+        self.machine.stop()
 
     def change(self, settings: Settings, secrets: Secrets | None = None) -> None:
         """
@@ -256,33 +236,20 @@ class Composition:
         judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
         relay = self._make_relay(settings, relaying, secrets)
         tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
-        ways = self._ways_of_reports(settings) if self._reports is not None else None
-        self.load_certificates(secrets.pem)
-        self.supervisor.start(self._relay.close(), "ending the sessions of the relay")
+        outside = Outside(settings.relay, self.machine.reactor) if self._reports is not None else None
+        self.certificates.load(secrets.pem)
+        self.machine.supervisor.start(self._relay.close(), "ending the sessions of the relay")
         self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
         self._returns.rewriting = rewriting
         couriers = self._couriers
         couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
         self._expander.transports = couriers.transports
-        if self._reports is not None and ways is not None:
-            self._reports.change(*ways)
-        limits = self._limits(settings)
+        if self._reports is not None and outside is not None:
+            self._reports.change(outside.resolver, outside.https.post)
+        limits = lane_limits(settings.relay, settings.queue, self.place)
         self._spool.runner.change(limits)
         for spool in self._spools[1:]:
-            spool.runner.change(_of_left_over(limits))
-
-    def load_certificates(self, pem: Pem | None = None) -> None:
-        """
-        Put certificates into force, if there are any: these, or what their files hold.
-
-        Raises:  CertificateError.
-        """
-        if self.certificates is None:
-            return
-        if pem is None:
-            self.certificates.load()
-        else:
-            self.certificates.use(pem)
+            spool.runner.change(of_left_over(limits))
 
     def make_factory(self, service: Service) -> Mail:
         """Make the factory of a listener."""
@@ -291,10 +258,10 @@ class Composition:
             made: Mail = POP3Factory(
                 portal=self._portal,
                 service=service,
-                clock=self._reactor,
-                start=self.supervisor.start,
+                clock=self.machine.reactor,
+                start=self.machine.supervisor.start,
                 session_names=self._session_names,
-                certificates=self._certificates_for(service),
+                certificates=self.certificates.of(service),
                 counts=self._counts[kind],
                 arrivals=self._arrivals[kind],
                 lockout=self._lockout,
@@ -303,10 +270,10 @@ class Composition:
             made = ReceiverFactory(
                 portal=self._portal,
                 service=service,
-                clock=self._reactor,
-                start=self.supervisor.start,
+                clock=self.machine.reactor,
+                start=self.machine.supervisor.start,
                 session_names=self._session_names,
-                certificates=self._certificates_for(service),
+                certificates=self.certificates.of(service),
                 counts=self._counts[kind],
                 arrivals=None if service is Service.LMTP else self._arrivals[kind],  # a neighbour may be busy
                 lockout=self._lockout,
@@ -323,47 +290,17 @@ class Composition:
         limits = self._settings.limits
         factory.scram = self._scram if self._settings.login.scram else None
         factory.token_scope = None if self._tokens is None else self._settings.oauth.scope
-        self._lockout.limits = _lockout_limits(self._settings)
+        self._lockout.limits = lockout_limits(self._settings.limits)
         if isinstance(factory, POP3Factory):
             factory.require_tls = self._settings.pop3.require_tls
-            factory.limits = POP3Limits(
-                idle_seconds=self._settings.pop3.idle_timeout_seconds,
-                failed_logins=limits.failed_logins_per_session,
-                sessions=limits.connections,
-                sessions_per_peer=limits.connections_per_peer,
-                sessions_per_network=limits.connections_per_network,
-                sessions_per_minute=limits.connections_per_minute,
-            )
+            factory.limits = pop3_limits(limits, self._settings.pop3)
         else:
             receive = self._settings.receive
             factory.judge = self._judge
             factory.trusts = partial(may_speak_for_others, speakers=receive.xclient_from)
             if factory.service is Service.LMTP:
                 factory.admits = partial(may_use_lmtp, networks=receive.lmtp_from)
-            factory.limits = SMTPLimits(
-                message_octets=limits.message_octets,
-                recipients=limits.recipients,
-                header_octets=limits.header_octets,
-                header_fields=limits.header_fields,
-                command_line_octets=limits.command_line_octets,
-                errors=limits.errors,
-                free_errors=limits.errors_before_delay,
-                idle_commands=limits.idle_commands,
-                authentication_failures=limits.failed_logins_per_session,
-                error_delay_seconds=limits.error_delay_seconds,
-                greeting_pause_seconds=limits.greeting_pause_seconds,
-                command_seconds=limits.command_timeout_seconds,
-                content_seconds=limits.data_timeout_seconds,
-                content_octets_per_second=limits.data_octets_per_second,
-                handshake_seconds=limits.handshake_timeout_seconds,
-                session_seconds=limits.session_timeout_seconds,
-                binary=receive.binarymime,
-                bare_newline=_bare_newline(factory.service, limits.bare_newline),
-                sessions=limits.connections,
-                sessions_per_peer=limits.connections_per_peer,
-                sessions_per_network=limits.connections_per_network,
-                sessions_per_minute=limits.connections_per_minute,
-            )
+            factory.limits = smtp_limits(limits, factory.service, binary=receive.binarymime)
 
     def wrapped(self, factory: Mail) -> IProtocolFactory:
         """Put around a factory what comes before its sessions: a proxy's header, and TLS if the service begins with that."""
@@ -373,26 +310,17 @@ class Composition:
             is_proxy=lambda address: is_among(peer_address(address), self._settings.proxy.of(service)),
             parse=parse_proxy_header,
             dropped=lambda address, why: events.proxy_dropped(service, peer_address(address), why),
-            clock=self._reactor,
+            clock=self.machine.reactor,
         )
 
     def _with_tls(self, factory: Mail) -> Any:
         if not factory.service.is_implicit_tls:
             return factory
-        certificates = self._certificates_for(factory.service)
+        certificates = self.certificates.of(factory.service)
         assert certificates is not None, "implicit TLS without certificates: the settings see to it that there are some"
         return TLSMemoryBIOFactory(certificates, False, factory)
 
-    def _certificates_for(self, service: Service) -> IOpenSSLServerConnectionCreator | None:
-        if self.certificates is None or service in (Service.SMTP, Service.LMTP):
-            return self.certificates
-        return self.certificates.for_users
-
     # How they are made
-
-    def _batch(self, run: Callable[[list[Any]], Any], *, name: str) -> BatchThread[Any, Any]:
-        reactor = self._reactor
-        return BatchThread(run, name=name, from_thread=reactor.callFromThread, gather=when_idle(reactor))
 
     def _make_judge(self, settings: Settings) -> Chain:
         srs_domain = settings.srs.domain
@@ -405,29 +333,16 @@ class Composition:
             raise RefusedError(f"policy: {error}") from error
         if srs_domain is not None:
             policies.insert(0, ("returns", Returns(srs_domain)))
-        return Chain(policies, self._reactor)
+        return Chain(policies, self.machine.reactor)
 
     def _make_directory(self, settings: Settings) -> Directory:
+        machine = self.machine
         return Directory(
             settings.directory_file,
-            self.disk.run,
-            verifier=Verifier(Argon2Hasher(), self.passwords.run, seconds=time.monotonic, cache_key=secrets.token_bytes(32)),
-            seconds=time.monotonic,
+            machine.disk.run,
+            verifier=Verifier(Argon2Hasher(), machine.passwords.run, seconds=machine.steady_seconds, cache_key=chance.key()),
+            seconds=machine.steady_seconds,
             subaddress_delimiter=settings.delivery.subaddress_delimiter,
-        )
-
-    def _limits(self, settings: Settings) -> Limits:
-        relay, queue, part_of = settings.relay, settings.queue, self.place.part_of
-        # Domains have lanes of their own, also where all mail goes to one host: that is the destination then.
-        attempts_at_once = (
-            relay.attempts_at_once if relay.smarthost is None else min(relay.attempts_at_once, relay.per_destination)
-        )
-        return Limits(
-            attempts_at_once=part_of(attempts_at_once),
-            initial_per_destination=part_of(relay.initial_per_destination),
-            per_destination=part_of(relay.per_destination),
-            pauses=Pauses(queue.retry_first_seconds, min(LONGEST_PAUSE_SECONDS, queue.retry_most_seconds)),
-            rates={domain: Rate(each.messages, each.seconds * self.place.workers) for domain, each in relay.rates.items()},
         )
 
     def _make_spool(self, shard: int, limits: Limits) -> Spool:
@@ -436,10 +351,10 @@ class Composition:
             shard_folder(settings.spool_folder, shard),
             shard=shard,
             hostname=settings.hostname,
-            clock=self._reactor,
-            batch_factory=self._batch,
-            start=self.supervisor.start,
-            chance=random.SystemRandom().random,
+            clock=self.machine.reactor,
+            batch_factory=self.machine.batch,
+            start=self.machine.supervisor.start,
+            chance=chance.fraction,
             route=self._returns.route,
             couriers=self._courier,
             straight=self._couriers,
@@ -464,27 +379,26 @@ class Composition:
         return self._couriers
 
     def _make_relay(self, settings: Settings, relaying: RelaySettings, secrets: Secrets) -> RelayCourier:
+        outside = Outside(settings.relay, self.machine.reactor)
         with refused_in("relay"):
-            nameservers = _nameservers(settings.relay)
             contexts = TLSContexts(identity=_relay_identity(settings.relay, secrets.relay_pem))
-        resolver = Resolver(self._reactor, nameservers)
         return RelayCourier(
             settings.hostname,
-            resolver,
-            Connector(PromptTCP(self._reactor), relaying.connect_timeout_seconds),
+            outside.resolver,
+            Connector(PromptTCP(self.machine.reactor), relaying.connect_timeout_seconds),
             Surroundings(
-                clock=self._reactor,
-                start=self.supervisor.start,
-                run_in_thread=self.disk.run,
+                clock=self.machine.reactor,
+                start=self.machine.supervisor.start,
+                run_in_thread=self.machine.disk.run,
                 timeouts_seconds=relaying.timeouts_seconds,
-                make_nonce=_nonce,
+                make_nonce=chance.nonce,
             ),
-            _shuffled,
+            chance.shuffled,
             settings=relaying,
             return_path=self._returns.forwarding,
             is_ourselves=OwnAddresses([(each.host, each.port) for each in settings.listen.smtp]),
             contexts=contexts,
-            policies=self._make_policies(settings, resolver),
+            policies=self._make_policies(settings, outside),
             witness=self._reports,
             memory=self._make_memory(settings),
         )
@@ -502,7 +416,7 @@ class Composition:
             audience=oauth.audience,
             timeout_seconds=oauth.timeout_seconds,
         )
-        return Introspection(self._reactor, authority, key=_token_key(), now=time.time)
+        return Introspection(self.machine.reactor, authority, key=chance.key(), now=self.machine.seconds)
 
     async def _owner_of(self, token: bytes) -> str | None:
         """Ask the authorization server of now; a session may have begun when there was another, or none any more."""
@@ -513,18 +427,14 @@ class Composition:
         patience = settings.relay.tls_patience_seconds
         if not patience:
             return None
-        kept = CacheFolder(settings.folder / "tls-hosts")
-        return TLSMemory(patience, self._reactor, self.supervisor.start, self.disk.run, kept)
+        machine, kept = self.machine, CacheFolder(settings.folder / "tls-hosts")
+        return TLSMemory(patience, machine.reactor, machine.supervisor.start, machine.disk.run, kept)
 
-    def _make_policies(self, settings: Settings, resolver: Resolver) -> Policies:
+    def _make_policies(self, settings: Settings, outside: Outside) -> Policies:
         """Make what knows the MTA-STS policies of other domains."""
-        kept = CacheFolder(settings.folder / "mta-sts")
-        fetch = self._https(settings, resolver).get
-        return Policies(resolver, fetch, self._reactor, self.supervisor.start, self.disk.run, kept)
-
-    def _https(self, settings: Settings, resolver: Resolver) -> HTTPS:
-        is_allowed = (lambda address: True) if settings.relay.allow_private else is_public
-        return HTTPS(self._reactor, resolver, is_allowed=is_allowed)
+        machine, kept = self.machine, CacheFolder(settings.folder / "mta-sts")
+        start, run_in_thread = machine.supervisor.start, machine.disk.run
+        return Policies(outside.resolver, outside.https.get, machine.reactor, start, run_in_thread, kept)
 
     def _make_reports(self, settings: Settings) -> TLSReports | None:
         """Make what counts TLS sessions and reports them; None: there is nobody who could be asked about a report."""
@@ -532,26 +442,20 @@ class Composition:
         contact = table.contact or settings.postmaster
         if not table.send or contact is None:
             return None
-        texts, post = self._ways_of_reports(settings)
+        outside = Outside(settings.relay, self.machine.reactor)
         address = parse_address(contact)
         source = ReportSource(table.organisation or settings.hostname, address, address.domain)
         means = Means(
-            clock=self._reactor,
-            start=self.supervisor.start,
-            run_in_thread=self.disk.run,
-            texts=texts,
+            clock=self.machine.reactor,
+            start=self.machine.supervisor.start,
+            run_in_thread=self.machine.disk.run,
+            texts=outside.resolver,
             submit=self._submit_report,
-            post=post,
-            chance=random.SystemRandom().random,
-            make_id=partial(secrets.token_hex, 8),
+            post=outside.https.post,
+            chance=chance.fraction,
+            make_id=chance.identifier,
         )
         return TLSReports(settings.folder / "tls-reports", self.place.worker, source, means)
-
-    def _ways_of_reports(self, settings: Settings) -> tuple[Resolver, HandOver]:
-        """Make what finds out who wants reports, and what hands them over by HTTPS."""
-        with refused_in("relay"):
-            resolver = Resolver(self._reactor, _nameservers(settings.relay))
-        return resolver, self._https(settings, resolver).post
 
     async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
         """Put a report into our spool; say whether it is there."""
@@ -565,7 +469,7 @@ class Composition:
             reverse_path=sender,
             recipients=recipients,
             origin=Origin(service=Service.LOCAL),
-            accepted_at=self._reactor.seconds(),
+            accepted_at=self.machine.seconds(),
             requests=Requests(tls_optional=True),
         )
         return await draft.commit(envelope) is None
@@ -574,9 +478,9 @@ class Composition:
         path = str(self.folders.path_of(account))
         at_once = self.maildrops.open_at_once(path)
         if at_once is not None:
-            return succeed((ThreadedMaildrop(at_once, self.disk.run, account), at_once.close))
-        opening = kept(self.disk.run(self.maildrops.opening(path)), Maildrop.close).addCallback(self.maildrops.remember)
-        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.disk.run, account), opened.close))
+            return succeed((ThreadedMaildrop(at_once, self.machine.disk.run, account), at_once.close))
+        opening = kept(self.machine.disk.run(self.maildrops.opening(path)), Maildrop.close).addCallback(self.maildrops.remember)
+        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.machine.disk.run, account), opened.close))
 
 
 @implementer(ISubmitter)
@@ -587,28 +491,8 @@ class Submitter:
     account: str
 
 
-def _of_left_over(limits: Limits) -> Limits:
-    return replace(_LEFT_OVER, pauses=limits.pauses, rates=limits.rates)
-
-
 def _postmaster(settings: Settings) -> Address | None:
     return parse_address(settings.postmaster) if settings.postmaster else None
-
-
-def _certificates(settings: Settings) -> CertificateStore | None:
-    if settings.tls.certificate is None or settings.tls.key is None:
-        return None
-    return CertificateStore(
-        settings.tls.certificate,
-        settings.tls.key,
-        settings.tls.client_authority,
-        settings.tls.client_revocations,
-        refused=lambda address, subject, why: events.client_certificate_refused(peer_address(address), subject, why),
-    )
-
-
-def _nameservers(relay: RelayTable) -> Sequence[Server]:
-    return [Server(each.host, each.port) for each in relay.nameservers] or system_nameservers()
 
 
 def _remembered_seconds(settings: Settings) -> tuple[float, float]:
@@ -623,10 +507,6 @@ def _rewriting(settings: Settings, secrets: Secrets) -> SenderRewriting | None:
     if settings.srs.domain is None:
         return None
     return SenderRewriting(settings.srs.domain, tuple(each.encode() for each in secrets.srs))
-
-
-def _token_key() -> bytes:
-    return secrets.token_bytes(32)
 
 
 def _relay_identity(relay: RelayTable, pem: Pem | None) -> dict[str, Any]:
@@ -669,44 +549,8 @@ def _next_hop(relay: RelayTable, direct: NextHop, password: str | None, logins: 
 
 
 def _own_tallies(seconds: Callable[[], float]) -> list[Tally]:
-    key = secrets.token_bytes(32)
+    key = chance.key()
     return [Tally.alone(key, seconds) for _ in range(TALLIES)]
-
-
-def _lockout_limits(settings: Settings) -> LockoutLimits:
-    limits = settings.limits
-    return LockoutLimits(
-        failures=limits.failed_logins,
-        failures_per_network=limits.failed_logins_per_network,
-        window_seconds=limits.failed_logins_seconds,
-    )
-
-
-def _bare_newline(service: Service, wanted: str) -> BareNewline:
-    """Our own users' programs are not attackers, and some of them end lines with LF."""
-    return BareNewline.NORMALISE if service.is_submission else BareNewline(wanted)
-
-
-def is_among(peer: str, networks: Sequence[Network]) -> bool:
-    """Say whether a peer is in one of the networks; "", a UNIX socket, is in none."""
-    if not networks or not peer:
-        return False
-    address = ip_address(peer)
-    return any(address in each for each in networks)
-
-
-def may_speak_for_others(peer: str, speakers: Sequence[Network | Unix]) -> bool:
-    """Say whether a peer is believed who its client is: one of the networks, or of UNIX sockets ("") where these are named."""
-    return is_among(peer, [each for each in speakers if not isinstance(each, str)]) if peer else "unix" in speakers
-
-
-def may_use_lmtp(peer: str, networks: Sequence[Network]) -> bool:
-    """Say whether a peer may use LMTP: one of this machine, of whom UNIX sockets know no address, or of the networks."""
-    return not peer or ip_address(peer).is_loopback or is_among(peer, networks)
-
-
-def _shuffled(exchanges: Sequence[Exchange]) -> Sequence[Exchange]:
-    return random.SystemRandom().sample(exchanges, len(exchanges))
 
 
 def _check_via(text: str) -> str:
@@ -722,13 +566,3 @@ def _check_via(text: str) -> str:
     if not isinstance(transport, Mx | Smtp | Lmtp):
         raise ValueError(f"{text[:80]!r} is no way to a host; there are mx, smtp:HOST, smtp:[HOST]:PORT and lmtp:...")
     return str(transport)
-
-
-def _nonce() -> str:
-    return secrets.token_urlsafe(18)
-
-
-def _session_names() -> Callable[[], str]:
-    """Make names for sessions, different from those of earlier runs: `k3f9a2-17`."""
-    run, numbers = secrets.token_hex(3), itertools.count(1)
-    return lambda: f"{run}-{next(numbers)}"

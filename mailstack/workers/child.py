@@ -64,7 +64,7 @@ class Worker:
         self._line: Line | None = None
         self._is_stopping = False
         parts = Composition(conditions.settings, reactor, place=place, secrets=conditions.secrets)
-        parts.load_certificates(conditions.secrets.pem)
+        parts.certificates.load(conditions.secrets.pem)
         memory = SharedMemory(errand.memory, workers=place.workers, kinds=KINDS, tallies=TALLIES, key=errand.memory_key)
         self._serving = Serving(parts, conditions.settings, reactor, memory=memory)
         self._sockets = [_listening(each) for each in errand.sockets]

@@ -104,7 +104,7 @@ class Workers(TwistedService):
         # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
         try:
-            self._sample.load_certificates()
+            self._sample.certificates.load()
             self._conditions = Conditions(self._settings, self._secrets(self._settings))
             self._sockets = bind_all(self._settings)
         except (CertificateError, RefusedError, ListenError) as error:
@@ -205,8 +205,7 @@ class Workers(TwistedService):
         )
 
     def _secrets(self, settings: Settings) -> Secrets:
-        certificates = self._sample.certificates
-        return Secrets.read(settings, None if certificates is None else certificates.pem)
+        return Secrets.read(settings, self._sample.certificates.pem)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """
