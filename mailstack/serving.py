@@ -83,7 +83,7 @@ class Serving:
         parts.machine.start()
         parts.directory.load()
         parts.open_spools()
-        parts.deliveries.start()
+        parts.mailboxes.start()
         # First what a crash may have left half-way: what a user deletes must not be delivered again behind his back.
         parts.start_spools()
 
@@ -152,9 +152,9 @@ class Serving:
 
     async def _clean_folders(self) -> None:
         parts = self._parts
-        for folder in await parts.machine.disk.run(parts.folders.known):
+        for folder in await parts.machine.disk.run(parts.mailboxes.folders.known):
             try:
-                await parts.machine.disk.run(parts.maildirs.clean_tmp, folder, self._reactor.seconds())
+                await parts.machine.disk.run(parts.mailboxes.maildirs.clean_tmp, folder, self._reactor.seconds())
             except OSError:  # one folder that cannot be read does not keep the others
                 events.unexpected(f"cleaning {folder}", Failure())
 

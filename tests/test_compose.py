@@ -29,7 +29,7 @@ from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.compose.composition import House
+from mailstack.compose.judge import House
 from mailstack.compose.limits import lane_limits
 from mailstack.compose.place import Place
 from mailstack.console.certificates import make_authority

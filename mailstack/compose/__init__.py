@@ -20,6 +20,10 @@ Each file makes one part of the house:
     refused       what keeps the house from being built
     limits        how much of everything
     peers         who may do more than others, by where he comes from
+    logins        who has an account, and how users show it
+    mailboxes     the maildirs of our users
+    routing       for whom mail is meant, and from whom it goes on
+    judge         the policies, and the house that they may ask
     certificates  what our listeners show
     outside       the DNS and HTTPS
 """

@@ -8,59 +8,45 @@ settings. Nothing is opened, bound or started here; `system` does that, in its o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import DeferredList
 from twisted.internet.interfaces import IProtocolFactory
-from twisted.plugin import getPlugins
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from zope.interface import implementer
 
-import mailstack.plugins
 from mailstack import events
 from mailstack.compose import chance
 from mailstack.compose.certificates import Certificates
+from mailstack.compose.judge import make_judge
 from mailstack.compose.limits import lane_limits, lockout_limits, of_left_over, pop3_limits, smtp_limits
+from mailstack.compose.logins import Logins, make_directory, make_tokens
 from mailstack.compose.machine import Machine
+from mailstack.compose.mailboxes import Mailboxes
 from mailstack.compose.outside import Outside
 from mailstack.compose.peers import is_among, may_speak_for_others, may_use_lmtp
 from mailstack.compose.place import Place
-from mailstack.compose.refused import RefusedError, refused_in
+from mailstack.compose.refused import refused_in
+from mailstack.compose.routing import Routing, make_rewriting, postmaster_of
 from mailstack.compose.secrets import Secrets
 from mailstack.console.control import Desk
 from mailstack.console.desk import QueueDesk
 from mailstack.console.desks import Desks
-from mailstack.credentials import ScramSource
-from mailstack.deliver.local import LocalCourier
-from mailstack.directory.cred import BearerChecker, CertificateChecker, DirectoryChecker, ProofChecker, Realm
-from mailstack.directory.directory import Directory
-from mailstack.directory.passwords import Argon2Hasher, Verifier
-from mailstack.doors import IPolicyMaker
 from mailstack.lockout import Lockout
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.envelope import Destination, Envelope, Origin, Service
 from mailstack.mail.requests import Notify, Requests
-from mailstack.mail.srs import SenderRewriting
 from mailstack.mail.tls_reports import ReportSource
 from mailstack.mail.verdict import Refuse
-from mailstack.net.batch import BatchThread
 from mailstack.net.cache_folder import CacheFolder
-from mailstack.net.introspection import Authority, Introspection
 from mailstack.net.own_addresses import OwnAddresses
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.proxied import ProxiedFactory
 from mailstack.net.shared_counts import SharedMemory
 from mailstack.net.tallies import Tally
-from mailstack.net.threads import kept
 from mailstack.net.tls import Pem, identity
-from mailstack.policy.activation import ActivationError, activate
-from mailstack.policy.chain import Chain
-from mailstack.policy.returns import Returns
 from mailstack.receive.factory import ReceiverFactory
-from mailstack.receive.interfaces import ISubmitter
 from mailstack.relay.by_transport import TransportCourier
 from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
@@ -71,10 +57,6 @@ from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, SourceAd
 from mailstack.relay.tls import TLSContexts
 from mailstack.reports.tls import Means, TLSReports
 from mailstack.retrieve.factory import POP3Factory
-from mailstack.retrieve.interfaces import IMaildrop
-from mailstack.retrieve.threaded import ThreadedMaildrop
-from mailstack.route.expand import Expander
-from mailstack.route.returns import ReturnPaths
 from mailstack.route.transport import Lmtp, Mx, Smtp, TransportError, parse_transport
 from mailstack.sessions import Counts, OwnCounts, peer_address
 from mailstack.settings import Relay as RelayTable
@@ -84,10 +66,6 @@ from mailstack.spool.lanes import Limits
 from mailstack.spool.report import NOTICES_PER_HOUR
 from mailstack.spool.shards import left_over, shard_folder
 from mailstack.spool.spool import Spool
-from mailstack.store.folders import MailFolder
-from mailstack.store.maildir import Maildirs, Outcome, Shipment
-from mailstack.store.maildrop import Maildrop
-from mailstack.store.maildrops import Maildrops
 from mailstack.wire.proxy import parse_proxy_header
 from mailstack.wire.smtp_mailing import Login
 
@@ -107,23 +85,6 @@ def kind_of(service: Service) -> int:
     return next(number for number, services in enumerate(_KINDS) if service in services)
 
 
-@dataclass(frozen=True)
-class House:
-    """What policies may ask (`doors.House`)."""
-
-    hostname: str
-    directory: Directory
-    srs_domain: str | None = None
-
-    async def is_local_domain(self, domain: str) -> bool:
-        """Say whether mail for the domain comes here."""
-        return domain == self.srs_domain or await self.directory.is_local_domain(domain)
-
-    async def owns(self, account: str, address: Address) -> bool:
-        """Say whether the account may send as the address."""
-        return await self.directory.owns(account, address)
-
-
 class Composition:
     """
     The parts of one installation, as one process has them.
@@ -138,43 +99,20 @@ class Composition:
         self.place = place or Place()
         self.machine = machine = Machine(reactor, self.place)
         self.certificates = Certificates(settings.tls)
-        self.folders = MailFolder(settings.mail_folder)
-        self.maildirs = Maildirs(self.folders, seconds=machine.steady_seconds)
-        self.maildrops = Maildrops(now=machine.seconds)
-        self.deliveries: BatchThread[Shipment, list[Outcome]] = machine.batch(self.maildirs.deliver_many, name="deliveries")
-        self.directory = self._make_directory(settings)
-        self._expander = Expander(
-            self.directory,
-            delimiter=settings.delivery.subaddress_delimiter,
-            postmaster=_postmaster(settings),
-            transports=settings.transports,
-        )
-        self._returns = ReturnPaths(
-            self._expander,
-            self.directory,
-            rewriting=_rewriting(settings, secrets),
-            seconds=machine.seconds,
-            too_long=events.sender_kept,
-        )
-        self._judge = self._make_judge(settings)
+        self.mailboxes = Mailboxes(settings.mail_folder, machine)
+        self.directory = make_directory(settings, machine)
+        rewriting = make_rewriting(settings.srs, secrets.srs)
+        self._routing = Routing(settings, self.directory, rewriting, seconds=machine.seconds)
+        self._judge = make_judge(settings, self.directory, reactor)
         self._reports = self._make_reports(settings)
         relaying = _relaying(settings, secrets)
         self._relay = self._make_relay(settings, relaying, secrets)
-        local = LocalCourier(self.folders, self.deliveries.submit, settings.hostname)
+        local = self.mailboxes.make_courier(settings.hostname)
         self._couriers = TransportCourier(local, self._relay, relaying, settings.transports)
-        self._tokens = self._make_tokens(settings, secrets)
+        tokens = make_tokens(settings.oauth, secrets.oauth_secret, machine)
+        self._logins = Logins(self.directory, self.mailboxes.open_maildrop, tokens)
         self._spool = self._make_spool(self.place.worker, lane_limits(settings.relay, settings.queue, self.place))
         self._spools = [self._spool]
-        self._portal = Portal(
-            Realm({ISubmitter: Submitter, IMaildrop: self._open_maildrop}),
-            [
-                DirectoryChecker(self.directory),
-                ProofChecker(self.directory),
-                CertificateChecker(self.directory),
-                BearerChecker(self.directory, self._owner_of),
-            ],
-        )
-        self._scram = ScramSource(self.directory.scram_keys, chance.nonce)
         self._session_names = chance.session_names()
         self._counts: list[Counts] = [OwnCounts() for _ in range(KINDS)]
         self._count_in(_own_tallies(machine.steady_seconds))
@@ -220,8 +158,7 @@ class Composition:
             await self._reports.stop()
         await DeferredList([self.machine.supervisor.start(spool.close(), "closing a spool") for spool in self._spools])
         await self._relay.close()
-        await self.deliveries.stop()
-        self.maildirs.close()
+        await self.mailboxes.stop()
         await self.machine.supervisor.stop()
         self.directory.close()
         self.machine.stop()
@@ -233,17 +170,18 @@ class Composition:
         Raises:  RefusedError, CertificateError.
         """
         secrets = secrets or Secrets.read(settings)
-        judge, relaying = self._make_judge(settings), _relaying(settings, secrets)
+        machine, relaying = self.machine, _relaying(settings, secrets)
+        judge = make_judge(settings, self.directory, machine.reactor)
         relay = self._make_relay(settings, relaying, secrets)
-        tokens, rewriting = self._make_tokens(settings, secrets), _rewriting(settings, secrets)
+        tokens = make_tokens(settings.oauth, secrets.oauth_secret, machine)
+        rewriting = make_rewriting(settings.srs, secrets.srs)
         outside = Outside(settings.relay, self.machine.reactor) if self._reports is not None else None
         self.certificates.load(secrets.pem)
         self.machine.supervisor.start(self._relay.close(), "ending the sessions of the relay")
-        self._settings, self._judge, self._relay, self._tokens = settings, judge, relay, tokens
-        self._returns.rewriting = rewriting
+        self._settings, self._judge, self._relay, self._logins.tokens = settings, judge, relay, tokens
         couriers = self._couriers
         couriers.relay, couriers.settings, couriers.transports = relay, relaying, settings.transports
-        self._expander.transports = couriers.transports
+        self._routing.change(settings.transports, rewriting)
         if self._reports is not None and outside is not None:
             self._reports.change(outside.resolver, outside.https.post)
         limits = lane_limits(settings.relay, settings.queue, self.place)
@@ -256,7 +194,7 @@ class Composition:
         kind = kind_of(service)
         if service in (Service.POP3, Service.POP3S):
             made: Mail = POP3Factory(
-                portal=self._portal,
+                portal=self._logins.portal,
                 service=service,
                 clock=self.machine.reactor,
                 start=self.machine.supervisor.start,
@@ -268,7 +206,7 @@ class Composition:
             )
         else:
             made = ReceiverFactory(
-                portal=self._portal,
+                portal=self._logins.portal,
                 service=service,
                 clock=self.machine.reactor,
                 start=self.machine.supervisor.start,
@@ -279,7 +217,7 @@ class Composition:
                 lockout=self._lockout,
                 hostname=self._settings.hostname,
                 intake=self._spool.intake,
-                router=self._returns,
+                router=self._routing.returns,
                 judge=self._judge,
             )
         self.configure(made)
@@ -288,8 +226,8 @@ class Composition:
     def configure(self, factory: Mail) -> None:
         """Give a factory what a reload may change."""
         limits = self._settings.limits
-        factory.scram = self._scram if self._settings.login.scram else None
-        factory.token_scope = None if self._tokens is None else self._settings.oauth.scope
+        factory.scram = self._logins.scram if self._settings.login.scram else None
+        factory.token_scope = None if self._logins.tokens is None else self._settings.oauth.scope
         self._lockout.limits = lockout_limits(self._settings.limits)
         if isinstance(factory, POP3Factory):
             factory.require_tls = self._settings.pop3.require_tls
@@ -322,29 +260,6 @@ class Composition:
 
     # How they are made
 
-    def _make_judge(self, settings: Settings) -> Chain:
-        srs_domain = settings.srs.domain
-        house = House(settings.hostname, self.directory, srs_domain)
-        makers, policy = getPlugins(IPolicyMaker, mailstack.plugins), settings.policy
-        use = [*policy.use, "author"] if policy.check_header_from and "author" not in policy.use else policy.use
-        try:
-            policies = activate(makers, use, policy.options, house)
-        except ActivationError as error:
-            raise RefusedError(f"policy: {error}") from error
-        if srs_domain is not None:
-            policies.insert(0, ("returns", Returns(srs_domain)))
-        return Chain(policies, self.machine.reactor)
-
-    def _make_directory(self, settings: Settings) -> Directory:
-        machine = self.machine
-        return Directory(
-            settings.directory_file,
-            machine.disk.run,
-            verifier=Verifier(Argon2Hasher(), machine.passwords.run, seconds=machine.steady_seconds, cache_key=chance.key()),
-            seconds=machine.steady_seconds,
-            subaddress_delimiter=settings.delivery.subaddress_delimiter,
-        )
-
     def _make_spool(self, shard: int, limits: Limits) -> Spool:
         settings = self._settings
         return Spool(
@@ -355,10 +270,10 @@ class Composition:
             batch_factory=self.machine.batch,
             start=self.machine.supervisor.start,
             chance=chance.fraction,
-            route=self._returns.route,
+            route=self._routing.returns.route,
             couriers=self._courier,
             straight=self._couriers,
-            postmaster=_postmaster(settings) if settings.queue.double_bounces == "postmaster" else None,
+            postmaster=postmaster_of(settings) if settings.queue.double_bounces == "postmaster" else None,
             notices_per_hour=self.place.part_of(NOTICES_PER_HOUR),
             schedule=Schedule(
                 first_seconds=settings.queue.retry_first_seconds,
@@ -395,32 +310,13 @@ class Composition:
             ),
             chance.shuffled,
             settings=relaying,
-            return_path=self._returns.forwarding,
+            return_path=self._routing.returns.forwarding,
             is_ourselves=OwnAddresses([(each.host, each.port) for each in settings.listen.smtp]),
             contexts=contexts,
             policies=self._make_policies(settings, outside),
             witness=self._reports,
             memory=self._make_memory(settings),
         )
-
-    def _make_tokens(self, settings: Settings, secrets: Secrets) -> Introspection | None:
-        oauth = settings.oauth
-        if oauth.introspection_url is None or oauth.client_id is None:
-            return None
-        authority = Authority(
-            url=oauth.introspection_url,
-            client_id=oauth.client_id,
-            client_secret=secrets.oauth_secret or "",
-            claim=oauth.account_claim,
-            scopes=oauth.scope.split(),
-            audience=oauth.audience,
-            timeout_seconds=oauth.timeout_seconds,
-        )
-        return Introspection(self.machine.reactor, authority, key=chance.key(), now=self.machine.seconds)
-
-    async def _owner_of(self, token: bytes) -> str | None:
-        """Ask the authorization server of now; a session may have begun when there was another, or none any more."""
-        return None if self._tokens is None else await self._tokens.owner(token)
 
     def _make_memory(self, settings: Settings) -> TLSMemory | None:
         """Make what remembers the hosts that offer TLS."""
@@ -459,7 +355,7 @@ class Composition:
 
     async def _submit_report(self, sender: Address, recipient: Address, content: bytes) -> bool:
         """Put a report into our spool; say whether it is there."""
-        found = await self._expander.route(recipient)
+        found = await self._routing.expander.route(recipient)
         if isinstance(found, Refuse) or not found:
             return False
         recipients = tuple(replace(each, notify=frozenset((Notify.NEVER,))) for each in found)
@@ -474,39 +370,12 @@ class Composition:
         )
         return await draft.commit(envelope) is None
 
-    def _open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
-        path = str(self.folders.path_of(account))
-        at_once = self.maildrops.open_at_once(path)
-        if at_once is not None:
-            return succeed((ThreadedMaildrop(at_once, self.machine.disk.run, account), at_once.close))
-        opening = kept(self.machine.disk.run(self.maildrops.opening(path)), Maildrop.close).addCallback(self.maildrops.remember)
-        return opening.addCallback(lambda opened: (ThreadedMaildrop(opened, self.machine.disk.run, account), opened.close))
-
-
-@implementer(ISubmitter)
-@dataclass(frozen=True)
-class Submitter:
-    """The avatar of an account that sends mail."""
-
-    account: str
-
-
-def _postmaster(settings: Settings) -> Address | None:
-    return parse_address(settings.postmaster) if settings.postmaster else None
-
 
 def _remembered_seconds(settings: Settings) -> tuple[float, float]:
     """A smarthost is asked often, since all mail waits for it, and that is one connection for all of it."""
     queue = settings.queue
     most = REMEMBERED_SECONDS if settings.relay.smarthost is None else REMEMBERED_SECONDS_OF_SMARTHOST
     return min(60.0, queue.retry_first_seconds), min(most, queue.retry_most_seconds)
-
-
-def _rewriting(settings: Settings, secrets: Secrets) -> SenderRewriting | None:
-    """Make what rewrites reverse-paths, if that is wanted."""
-    if settings.srs.domain is None:
-        return None
-    return SenderRewriting(settings.srs.domain, tuple(each.encode() for each in secrets.srs))
 
 
 def _relay_identity(relay: RelayTable, pem: Pem | None) -> dict[str, Any]:
