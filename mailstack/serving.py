@@ -71,7 +71,7 @@ class Serving:
     @property
     def desk(self) -> Desk:
         """Where the operator's requests are answered, once everything is open."""
-        return self._parts.make_desk()
+        return self._parts.spools.make_desk()
 
     def open(self) -> None:
         """
@@ -79,13 +79,7 @@ class Serving:
 
         Raises:  DirectoryError, SpoolError.
         """
-        parts = self._parts
-        parts.machine.start()
-        parts.directory.load()
-        parts.open_spools()
-        parts.mailboxes.start()
-        # First what a crash may have left half-way: what a user deletes must not be delivered again behind his back.
-        parts.start_spools()
+        self._parts.open()
 
     def listen(self, sockets: Sequence[Listening]) -> None:
         """Accept connections."""

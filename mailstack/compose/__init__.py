@@ -23,6 +23,10 @@ Each file makes one part of the house:
     logins        who has an account, and how users show it
     mailboxes     the maildirs of our users
     routing       for whom mail is meant, and from whom it goes on
+    spools        where accepted mail waits
+    outgoing      how it leaves, to our maildirs and to other hosts
+    relaying      how it goes to other hosts, in values
+    reporting     what other domains are told of TLS with their hosts
     judge         the policies, and the house that they may ask
     certificates  what our listeners show
     outside       the DNS and HTTPS
