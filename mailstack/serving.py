@@ -22,7 +22,9 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.compose.composition import Composition, Mail, kind_of
+from mailstack.compose.composition import Composition
+from mailstack.compose.counting import kind_of
+from mailstack.compose.factories import Mail
 from mailstack.compose.secrets import Secrets
 from mailstack.console.control import Desk
 from mailstack.mail.envelope import Service
@@ -61,7 +63,7 @@ class Serving:
         self._reactor = reactor
         self._memory = memory
         if memory is not None:
-            parts.share(memory)
+            parts.counting.share(memory, parts.place.worker)
         self._ports: list[IListeningPort] = []
         self._factories: list[Mail] = []
         self._pulse = Pulse(reactor, parts.machine.steady_seconds)
@@ -98,9 +100,9 @@ class Serving:
 
     def _serve(self, socket: Listening) -> None:
         parts, memory = self._parts, self._memory
-        factory = parts.make_factory(socket.service)
+        factory = parts.factories.make(socket.service)
         self._factories.append(factory)
-        wrapped = parts.wrapped(factory)
+        wrapped = parts.factories.wrapped(factory)
         if memory is None:
             port = serve(self._reactor, socket.bound, wrapped)
         else:
@@ -139,7 +141,7 @@ class Serving:
         self._parts.change(settings, secrets)
         self._settings = settings
         for factory in self._factories:
-            self._parts.configure(factory)
+            self._parts.factories.configure(factory)
 
     def _keep_house(self) -> None:
         self._parts.machine.supervisor.start(self._clean_folders(), "cleaning the maildirs")

@@ -424,7 +424,7 @@ class RunningTests(TestCase):
         self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))
         system = self.begin()
         parts: Any = system._serving._parts
-        made: dict[Service, Any] = {each: parts.make_factory(each) for each in Service if each is not Service.LOCAL}
+        made: dict[Service, Any] = {each: parts.factories.make(each) for each in Service if each is not Service.LOCAL}
 
         def together(name: str) -> set[frozenset[Service]]:
             return {

@@ -28,6 +28,8 @@ Each file makes one part of the house:
     relaying      how it goes to other hosts, in values
     reporting     what other domains are told of TLS with their hosts
     judge         the policies, and the house that they may ask
+    factories     what makes the sessions of each listener
+    counting      how many sessions there are, and logins that failed
     certificates  what our listeners show
     outside       the DNS and HTTPS
 """

@@ -35,7 +35,8 @@ from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.compose.composition import KINDS, TALLIES, Composition
+from mailstack.compose.composition import Composition
+from mailstack.compose.counting import KINDS, TALLIES
 from mailstack.compose.refused import RefusedError
 from mailstack.console.control import ControlError
 from mailstack.directory.records import DirectoryError

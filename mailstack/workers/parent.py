@@ -24,7 +24,8 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
-from mailstack.compose.composition import KINDS, TALLIES, Composition
+from mailstack.compose.composition import Composition
+from mailstack.compose.counting import KINDS, TALLIES
 from mailstack.compose.place import Place
 from mailstack.compose.refused import RefusedError
 from mailstack.compose.secrets import Secrets
