@@ -15,17 +15,7 @@ class Certificates:
     """The certificate of our listeners, if there is one."""
 
     def __init__(self, tls: Tls) -> None:
-        self._store = (
-            None
-            if tls.certificate is None or tls.key is None
-            else CertificateStore(
-                tls.certificate,
-                tls.key,
-                tls.client_authority,
-                tls.client_revocations,
-                refused=lambda address, subject, why: events.client_certificate_refused(peer_address(address), subject, why),
-            )
-        )
+        self._store = _make_store(tls)
 
     @property
     def pem(self) -> Pem | None:
@@ -50,3 +40,15 @@ class Certificates:
         if self._store is None or service in (Service.SMTP, Service.LMTP):
             return self._store
         return self._store.for_users
+
+
+def _make_store(tls: Tls) -> CertificateStore | None:
+    if tls.certificate is None or tls.key is None:
+        return None
+    return CertificateStore(
+        tls.certificate,
+        tls.key,
+        tls.client_authority,
+        tls.client_revocations,
+        refused=lambda address, subject, why: events.client_certificate_refused(peer_address(address), subject, why),
+    )

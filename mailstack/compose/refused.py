@@ -13,7 +13,7 @@ class RefusedError(Exception):
 @contextmanager
 def refused_in(table: str) -> Iterator[None]:
     """
-    Name the table of the configuration by which something is meant that cannot be read, or is no good.
+    Name the table of the configuration that asks for what cannot be read, or is no good.
 
     Raises:  RefusedError: for an OSError or a ValueError.
     """

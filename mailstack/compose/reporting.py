@@ -36,7 +36,7 @@ class OwnMail:
         self._seconds = seconds
 
     async def submit(self, sender: Address, recipient: Address, content: bytes) -> bool:
-        """Put a report into our spool; say whether it is there."""
+        """Put a message into our spool, of which nobody is notified; say whether it is there."""
         found = await self._route(recipient)
         if isinstance(found, Refuse) or not found:
             return False
