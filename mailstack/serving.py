@@ -22,7 +22,10 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.compose import Composition, Mail, Secrets, kind_of
+from mailstack.compose.composition import Composition
+from mailstack.compose.counting import kind_of
+from mailstack.compose.factories import Mail
+from mailstack.compose.secrets import Secrets
 from mailstack.console.control import Desk
 from mailstack.mail.envelope import Service
 from mailstack.net.listeners import Bound, serve, serve_shared
@@ -60,17 +63,17 @@ class Serving:
         self._reactor = reactor
         self._memory = memory
         if memory is not None:
-            parts.share(memory)
+            parts.counting.share(memory, parts.place.worker)
         self._ports: list[IListeningPort] = []
         self._factories: list[Mail] = []
-        self._pulse = Pulse(reactor, parts.steady_seconds)
+        self._pulse = Pulse(reactor, parts.machine.steady_seconds)
         self._housekeeping = LoopingCall(self._keep_house)
         self._housekeeping.clock = reactor
 
     @property
     def desk(self) -> Desk:
         """Where the operator's requests are answered, once everything is open."""
-        return self._parts.make_desk()
+        return self._parts.spools.make_desk()
 
     def open(self) -> None:
         """
@@ -78,14 +81,7 @@ class Serving:
 
         Raises:  DirectoryError, SpoolError.
         """
-        parts = self._parts
-        parts.passwords.start()
-        parts.disk.start()
-        parts.directory.load()
-        parts.open_spools()
-        parts.deliveries.start()
-        # First what a crash may have left half-way: what a user deletes must not be delivered again behind his back.
-        parts.start_spools()
+        self._parts.open()
 
     def listen(self, sockets: Sequence[Listening]) -> None:
         """Accept connections."""
@@ -104,9 +100,9 @@ class Serving:
 
     def _serve(self, socket: Listening) -> None:
         parts, memory = self._parts, self._memory
-        factory = parts.make_factory(socket.service)
+        factory = parts.factories.make(socket.service)
         self._factories.append(factory)
-        wrapped = parts.wrapped(factory)
+        wrapped = parts.factories.wrapped(factory)
         if memory is None:
             port = serve(self._reactor, socket.bound, wrapped)
         else:
@@ -145,16 +141,16 @@ class Serving:
         self._parts.change(settings, secrets)
         self._settings = settings
         for factory in self._factories:
-            self._parts.configure(factory)
+            self._parts.factories.configure(factory)
 
     def _keep_house(self) -> None:
-        self._parts.supervisor.start(self._clean_folders(), "cleaning the maildirs")
+        self._parts.machine.supervisor.start(self._clean_folders(), "cleaning the maildirs")
 
     async def _clean_folders(self) -> None:
         parts = self._parts
-        for folder in await parts.disk.run(parts.folders.known):
+        for folder in await parts.machine.disk.run(parts.mailboxes.folders.known):
             try:
-                await parts.disk.run(parts.maildirs.clean_tmp, folder, self._reactor.seconds())
+                await parts.machine.disk.run(parts.mailboxes.maildirs.clean_tmp, folder, self._reactor.seconds())
             except OSError:  # one folder that cannot be read does not keep the others
                 events.unexpected(f"cleaning {folder}", Failure())
 

@@ -20,7 +20,8 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred
 
 from mailstack import events
-from mailstack.compose import Composition, RefusedError
+from mailstack.compose.composition import Composition
+from mailstack.compose.refused import RefusedError
 from mailstack.console.control import Desk
 from mailstack.console.control_server import ControlSocket, listen
 from mailstack.directory.records import DirectoryError
@@ -73,7 +74,7 @@ class MailSystem(TwistedService):
         # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
         try:
-            self._parts.load_certificates()
+            self._parts.certificates.load()
             self._sockets = bind_all(self._settings)
         except (CertificateError, ListenError) as error:
             refuse_start(error, is_daemon=self._is_daemon)

@@ -23,13 +23,15 @@ from cryptography.x509 import load_pem_x509_certificate
 from harness.certificates import make_revocations, make_user
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ServerFactory
-from twisted.internet.testing import EventLoggingObserver, MemoryReactorClock
+from twisted.internet.testing import EventLoggingObserver
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailstack.compose import Composition, House, Place
+from mailstack.compose.judge import House
+from mailstack.compose.limits import lane_limits
+from mailstack.compose.place import Place
 from mailstack.console.certificates import make_authority
 from mailstack.console.command import main
 from mailstack.directory import editing
@@ -422,7 +424,7 @@ class RunningTests(TestCase):
         self.installation.change(lambda text: text.replace("#lmtp = []", 'lmtp = ["127.0.0.1:0"]'))
         system = self.begin()
         parts: Any = system._serving._parts
-        made: dict[Service, Any] = {each: parts.make_factory(each) for each in Service if each is not Service.LOCAL}
+        made: dict[Service, Any] = {each: parts.factories.make(each) for each in Service if each is not Service.LOCAL}
 
         def together(name: str) -> set[frozenset[Service]]:
             return {
@@ -539,7 +541,7 @@ class RunningTests(TestCase):
             await deferToThread(self.installation.send, self.ports["smtp"], "carol@remote.test", recipient)
         self.assertEqual(1, len(await self.until_fetched(BOB)))
         self.assertFalse((folder / "mail/example.test/alice").exists())
-        spool = system._serving._parts._spool
+        spool = system._serving._parts.spools.own
         (found,) = (await spool.queue.find(Selection(), after=0, limit=10)).found
         self.assertEqual([True], [row.held_at is not None for row in found.rows])
         self.installation.change(lambda text: text.replace(entries, ""))
@@ -558,7 +560,8 @@ class RunningTests(TestCase):
     async def test_a_reload_is_for_the_spools_of_former_workers_too(self) -> None:
         (self.installation.folder / "spool" / "shard-1").mkdir(parents=True, mode=0o700)
         system = self.begin()
-        own, left_over = system._parts._spools
+        spools = system._parts.spools
+        own, (left_over,) = spools.own, spools.others
         self.installation.change(lambda text: text.replace("\n[relay]\n", '\n[relay]\nrates = {"slow.test" = "1/hour"}\n'))
         system.reload()
         for spool in (own, left_over):
@@ -595,19 +598,19 @@ class RunningTests(TestCase):
             lambda text: text.replace('hostname = "', 'hostname = "new.').replace("[queue]", "[queue]\nretry_first_seconds = 7")
         )
         system.reload()
-        self.assertNotIn("new.", parts._relay._next_hops._hostname)
-        self.assertEqual(300.0, parts._spool.runner._lanes._limits.pauses.first_seconds)
+        self.assertNotIn("new.", parts._outgoing._relay._next_hops._hostname)
+        self.assertEqual(300.0, parts.spools.own.runner._lanes._limits.pauses.first_seconds)
         await system.stopService()
 
     async def test_a_reload_holds_for_what_others_left_and_for_reports_of_tls(self) -> None:
         shard_folder(load(self.installation.config).spool_folder, 1).mkdir(parents=True)
         system = self.begin()
-        parts = system._parts
+        parts, spools = system._parts, system._parts.spools
         assert parts._reports is not None
         before = parts._reports._means
         self.installation.change(lambda text: text.replace("[relay]", '[relay.rates]\n"*" = "1/hour"\n[relay]'))
         system.reload()
-        self.assertEqual([["*"]] * 2, [list(each.runner._lanes._limits.rates) for each in parts._spools])
+        self.assertEqual([["*"]] * 2, [list(each.runner._lanes._limits.rates) for each in (spools.own, *spools.others)])
         self.assertIsNot(before.texts, parts._reports._means.texts)
         self.assertIsNot(before.post, parts._reports._means.post)
         await system.stopService()
@@ -764,17 +767,12 @@ class RealHouseTests(HouseContract, SynchronousTestCase):
         self.house = House("mail.example.test", directory)
 
 
-class Reactor(MemoryReactorClock):
-    def callFromThread(self, function: Any, *arguments: Any) -> None:
-        raise AssertionError("nothing is started")
-
-
 class TestLimitsOfTheRelay:
     def limits(self, tmp_path: Path, relay: str, place: Place) -> LanesLimits:
         installation = Installation(tmp_path / "house")
         installation.change(lambda text: text.replace("[relay]", f"[relay]\n{relay}"))
         settings = load(installation.config)
-        return Composition(settings, Reactor(), place=place)._limits(settings)
+        return lane_limits(settings.relay, settings.queue, place)
 
     def test_each_worker_has_its_part(self, tmp_path: Path) -> None:
         relay = 'attempts_at_once = 100\nper_destination = 10\nrates = {"*" = "8/second", "example.net" = "100/minute"}'

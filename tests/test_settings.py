@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mailstack.compose import _next_hop
+from mailstack.compose.relaying import usual_next_hop
 from mailstack.mail.envelope import Service
 from mailstack.relay.settings import NextHop, TLSPolicy
 from mailstack.route.transport import Lmtp, Mx, Smtp
@@ -451,7 +451,7 @@ class TestSmarthostLogin:
     def test_without_a_word_of_tls_its_certificate_is_verified(self, file: Path) -> None:
         settings = loaded(file, f'[relay]\nsmarthost = "x.test:25"\n{self.LOGIN}')
         direct = NextHop(tls=TLSPolicy(settings.relay.tls))
-        assert _next_hop(settings.relay, direct, "secret", {}).tls is TLSPolicy.VERIFY
+        assert usual_next_hop(settings.relay, direct, "secret", {}).tls is TLSPolicy.VERIFY
 
     def test_with_nobody_to_log_in_at(self, file: Path) -> None:
         found = errors(file, f'{HOSTNAME}[relay]\ntls = "verify"\n{self.LOGIN}')

@@ -35,7 +35,9 @@ from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.compose import KINDS, TALLIES, Composition, RefusedError
+from mailstack.compose.composition import Composition
+from mailstack.compose.counting import KINDS, TALLIES
+from mailstack.compose.refused import RefusedError
 from mailstack.console.control import ControlError
 from mailstack.directory.records import DirectoryError
 from mailstack.loglines import LineObserver
@@ -63,7 +65,7 @@ class Worker:
         self._line: Line | None = None
         self._is_stopping = False
         parts = Composition(conditions.settings, reactor, place=place, secrets=conditions.secrets)
-        parts.load_certificates(conditions.secrets)
+        parts.certificates.load(conditions.secrets.pem)
         memory = SharedMemory(errand.memory, workers=place.workers, kinds=KINDS, tallies=TALLIES, key=errand.memory_key)
         self._serving = Serving(parts, conditions.settings, reactor, memory=memory)
         self._sockets = [_listening(each) for each in errand.sockets]

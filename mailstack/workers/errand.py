@@ -14,7 +14,8 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Final
 
-from mailstack.compose import Place, Secrets
+from mailstack.compose.place import Place
+from mailstack.compose.secrets import Secrets
 from mailstack.mail.envelope import Service
 from mailstack.net.tls import Pem
 from mailstack.settings import Settings

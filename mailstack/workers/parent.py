@@ -24,19 +24,11 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailstack import events
-from mailstack.compose import (
-    KINDS,
-    TALLIES,
-    Composition,
-    Place,
-    RefusedError,
-    Secrets,
-    read_login_passwords,
-    read_oauth_secret,
-    read_relay_certificate,
-    read_smarthost_password,
-    read_srs_secrets,
-)
+from mailstack.compose.composition import Composition
+from mailstack.compose.counting import KINDS, TALLIES
+from mailstack.compose.place import Place
+from mailstack.compose.refused import RefusedError
+from mailstack.compose.secrets import Secrets
 from mailstack.console.control import Desk
 from mailstack.console.control_server import ControlSocket
 from mailstack.console.desks import Desks, share_pauses
@@ -113,7 +105,7 @@ class Workers(TwistedService):
         # From the first moment: a SIGHUP without its handler ends the process. What it asks for is done when the reactor runs.
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
         try:
-            self._sample.load_certificates()
+            self._sample.certificates.load()
             self._conditions = Conditions(self._settings, self._secrets(self._settings))
             self._sockets = bind_all(self._settings)
         except (CertificateError, RefusedError, ListenError) as error:
@@ -214,22 +206,7 @@ class Workers(TwistedService):
         )
 
     def _secrets(self, settings: Settings) -> Secrets:
-        certificates = self._sample.certificates
-        try:
-            password, passwords = read_smarthost_password(settings), read_login_passwords(settings)
-            relay_pem = read_relay_certificate(settings)
-        except ValueError as error:
-            raise RefusedError(f"relay: {error}") from error
-        try:
-            srs = read_srs_secrets(settings)
-        except ValueError as error:
-            raise RefusedError(f"srs: {error}") from error
-        try:
-            oauth_secret = read_oauth_secret(settings)
-        except ValueError as error:
-            raise RefusedError(f"oauth: {error}") from error
-        pem = None if certificates is None else certificates.pem
-        return Secrets(pem, password, login_passwords=passwords, srs=srs, oauth_secret=oauth_secret, relay_pem=relay_pem)
+        return Secrets.read(settings, self._sample.certificates.pem)
 
     def _await(self, processes: Sequence[Process], answer: str) -> None:
         """

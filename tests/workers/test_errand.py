@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.compose import Place, Secrets
+from mailstack.compose.place import Place
+from mailstack.compose.secrets import Secrets
 from mailstack.net.tls import Pem
 from mailstack.settings import Settings, load
 from mailstack.workers.errand import Conditions, Errand, Socket
