@@ -17,6 +17,9 @@ from mailstack.wire.limits import BareNewline
 from mailstack.wire.limits import Limits as SMTPLimits
 
 LONGEST_PAUSE_SECONDS: Final = 3_600.0
+LEAST_WORKS: Final = 1_000
+LEAST_OCTETS: Final = 16_777_216  # of what waits in the memory of a worker, however many of them share what there is
+_ALL: Final = LaneLimits()
 _LEFT_OVER: Final = LaneLimits(attempts_at_once=5, per_destination=1, works=200, octets=8_388_608, works_per_destination=100)
 """Of a spool without a worker of its own: what is left in it comes on top of what the limits allow."""
 
@@ -84,6 +87,8 @@ def lane_limits(relay: Relay, queue: Queue, place: Place) -> LaneLimits:
         attempts_at_once=part_of(attempts_at_once),
         initial_per_destination=part_of(relay.initial_per_destination),
         per_destination=part_of(relay.per_destination),
+        works=max(part_of(_ALL.works), LEAST_WORKS),
+        octets=max(part_of(_ALL.octets), LEAST_OCTETS),
         pauses=Pauses(queue.retry_first_seconds, min(LONGEST_PAUSE_SECONDS, queue.retry_most_seconds)),
         rates={domain: Rate(each.messages, each.seconds * place.workers) for domain, each in relay.rates.items()},
     )

@@ -22,8 +22,8 @@ Of memory a lane may have half of what is free (and so there is always some for 
 a troubled one gets no more when these together have a quarter. What finds no room waits on disk, where nothing of it is lost.
 What is read back from there has a smaller share than what comes in, and both leave a part to local mail.
 
-Lanes of which the mail goes to the same host, since the operator has named it as their way, together have no more places than one
-destination may have.
+Lanes of which the mail goes to the same host, since the operator has named it as their way, together have no more places than
+one destination may have.
 
 Turns: of all lanes with work and a free place the one with the most urgent work is next, and among equals who waits longest.
 Within a lane, too, the urgent comes first (RFC 6710 §4.1), and else who came first. A lane that may not send more now, since
