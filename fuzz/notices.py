@@ -25,7 +25,7 @@ WHOLE_OCTETS: Final = 998  # RFC 5322 §2.1.1
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _QUOTED_OR_COMMENT: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|\([^()]*\)')
 _TOLD: Final = [each for each in Action if each is not Action.DISCARDED]
-_OF_RECIPIENT: Final = ("Original-Recipient", "Final-Recipient", "Action", "Status")
+_OF_RECIPIENT: Final = ("Final-Recipient", "Action", "Status")
 
 
 def _address(text: str) -> Address:
@@ -81,7 +81,7 @@ def run_dsn(octets: bytes) -> None:
     )
     if is_global:
         notice = _as_if_ascii(notice)
-    _check_notice(notice, 1 + two, has_host and host != "", content, whole=whole)
+    _check_notice(notice, 1 + two, content, has_host=has_host and host != "", has_asked=has_asked, whole=whole)
 
 
 def _as_if_ascii(notice: bytes) -> bytes:
@@ -109,7 +109,7 @@ def _pieces(notice: bytes) -> list[bytes]:
     return pieces
 
 
-def _check_notice(notice: bytes, outcomes: int, has_host: bool, content: bytes, *, whole: bool) -> None:
+def _check_notice(notice: bytes, outcomes: int, content: bytes, *, has_host: bool, has_asked: bool, whole: bool) -> None:
     is_whole = whole and b"message/rfc822" in notice
     assert not _BARE.search(notice), "a bare CR or LF"
     assert max(map(len, notice.split(b"\r\n"))) <= LINE_OCTETS
@@ -125,6 +125,9 @@ def _check_notice(notice: bytes, outcomes: int, has_host: bool, content: bytes, 
     groups = _inside(parts[1])
     assert len(groups) == 1 + outcomes
     for group in groups[1:]:
+        if has_asked and "Original-Recipient" in group:
+            assert group.keys()[0] == "Original-Recipient"
+            del group["Original-Recipient"]
         expected = (*_OF_RECIPIENT, *(("Remote-MTA",) if has_host else ()), "Diagnostic-Code", "Last-Attempt-Date")
         assert tuple(group.keys()) == expected, group.keys()
     if not is_whole:

@@ -206,7 +206,7 @@ def _machine_part(
     groups = [about]
     for recipient, disposition in outcomes:
         fields = [
-            f"Original-Recipient: {_original_recipient(recipient, is_global)}",
+            *_original_recipient(recipient, is_global),
             f"Final-Recipient: {_address_field(_final(recipient, disposition), is_global)}",
             f"Action: {disposition.action.value}",
             f"Status: {disposition.status}",
@@ -242,15 +242,20 @@ def _final(recipient: Recipient, disposition: Disposition) -> Address:
     return recipient.original if disposition.action in _OF_WHO_WAS_WRITTEN_TO else recipient.address
 
 
-def _original_recipient(recipient: Recipient, is_global: bool) -> str:
-    """Write what ORCPT said, or else, or where that has become too long, the forward-path (RFC 3464 §2.3.1)."""
+def _original_recipient(recipient: Recipient, is_global: bool) -> list[str]:
+    """
+    Write what ORCPT said, if it said anything: by that the sender's program knows whom this is about.
+
+    Nothing of ours stands in its place: the forward-path is told in words. What is too long for a line is left out, too.
+
+    Source:  RFC 3464 §2.3.1; RFC 3461 §6.3 (d).
+    """
     asked = recipient.original_recipient
     if asked is None:
-        return _address_field(recipient.original, is_global)
-    if asked.kind != "utf-8":
-        return f"{_printable(asked.kind)};{_printable(asked.address)}"
-    field = f"utf-8;{_escaped(asked.address, is_global)}"
-    return field if len(field.encode()) <= VALUE_OCTETS else _address_field(recipient.original, is_global)
+        return []
+    address = _escaped(asked.address, is_global) if asked.kind == "utf-8" else _printable(asked.address)
+    value = f"{_printable(asked.kind)};{address}"
+    return [f"Original-Recipient: {value}"] if len(value.encode()) <= VALUE_OCTETS else []
 
 
 def _address_field(address: Address, is_global: bool) -> str:

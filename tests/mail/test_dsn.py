@@ -106,7 +106,6 @@ class TestForm:
         assert message["Reporting-MTA"] == "dns; mx.example.org"
         assert message["Arrival-Date"] == "Fri, 15 Jan 2027 08:00:00 +0000"
         assert dict(about.items()) == {
-            "Original-Recipient": "rfc822; team@example.org",
             "Final-Recipient": "rfc822; bob@example.net",
             "Action": "failed",
             "Status": "5.1.1",
@@ -114,6 +113,15 @@ class TestForm:
             "Diagnostic-Code": "smtp; 550 5.1.1 No such user",
             "Last-Attempt-Date": "Fri, 15 Jan 2027 08:00:00 +0000",
         }
+
+    def test_the_original_recipient_is_what_the_sender_gave_as_it_and_nothing_else(self):
+        alias = recipient("bob@example.net", "team@example.org")
+        asked = replace(alias, original_recipient=OriginalRecipient("rfc822", "Team+x@example.org"))
+        _, human, [_, about], _ = parts(make((alias, outcome())))
+        assert about["Original-Recipient"] is None
+        assert "(you wrote to <team@example.org>)" in human
+        _, _, [_, about], _ = parts(make((asked, outcome())))
+        assert about["Original-Recipient"] == "rfc822;Team+x@example.org"
 
     def test_our_own_words_are_not_said_to_be_smtp(self):
         _, human, [_, about], _ = parts(make((recipient(), outcome(diagnostic="No route", remote_mta=None))))
@@ -346,7 +354,7 @@ class TestInjection:
     def test_an_original_recipient_whose_ascii_form_would_be_too_long_a_line(self):
         about = replace(recipient(), original_recipient=OriginalRecipient("utf-8", "\u00f8" * 240 + "@example.net"))
         _, _, groups, _ = parts(make((about, outcome())))
-        assert groups[1]["Original-Recipient"] == "rfc822; bob@example.net"
+        assert groups[1]["Original-Recipient"] is None
 
     @pytest.mark.parametrize("action", [Action.DELIVERED, Action.RELAYED])
     def test_a_success_does_not_say_where_an_alias_leads(self, action):
