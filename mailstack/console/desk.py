@@ -115,7 +115,7 @@ class QueueDesk:
         limit = request.get("limit", LISTED_ENTRIES)
         if not _is_int(limit) or not 1 <= limit <= LISTED_ENTRIES:
             raise ControlError(f"limit is a number from 1 to {LISTED_ENTRIES}")
-        selection = parse_selection(request.get("select") or {})
+        selection = parse_selection(request.get("select", {}))
         page = await self._queue.find(selection, after=_after(request), limit=limit)
         return {
             "entries": [self._listed(each) for each in page.found],

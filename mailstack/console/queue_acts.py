@@ -103,6 +103,8 @@ def reroute(via: str | None, back: bool, **options: Any) -> None:
     """Send mail for other domains another way: only what waits now, and at once. What is held stays held."""
     if (via is None) is not back:
         raise click.UsageError("Say where to: --via WAY, or --back.")
+    if via is not None and not via.strip():
+        raise click.UsageError("--via is empty. What goes to where it was to go at first goes --back.")
     _run(REROUTE, options, via or "")
 
 

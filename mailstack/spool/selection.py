@@ -1,7 +1,8 @@
 """
 Selection: which entries the operator means, and of them which recipients. Pure.
 
-A selection comes from outside, as fields, and is parsed once. Everything in it must be so at once; what is empty says nothing.
+A selection comes from outside, as fields, and is parsed once. Everything in it must be so at once. What is not to be said is
+left out: a field that is there and empty is refused, since whoever lost what he meant would mean all there is.
 An entry is selected by what it is, and a recipient of it by whom it is for and how it stands. Who is finished never is.
 
     shown as     is                                            in the ledger
@@ -186,10 +187,13 @@ def parse_selection(fields: object) -> Selection:
     unknown = fields.keys() - _FIELDS
     if unknown:
         raise SelectionError(f"a selection has no {min(map(str, unknown))[:40]}")
-    named = fields.get("names") or []
+    for key, value in fields.items():
+        if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+            raise SelectionError(f"{key} is empty, and selects nothing; leave it out for all that waits")
+    named = fields.get("names", [])
     if not isinstance(named, list) or len(named) > NAMES:
         raise SelectionError(f"names are a list of at most {NAMES}")
-    states = fields.get("states") or []
+    states = fields.get("states", [])
     if not isinstance(states, list) or not all(each in SELECTABLE for each in states):
         raise SelectionError(f"states are of {', '.join(SELECTABLE)}")
     return Selection(
@@ -247,9 +251,7 @@ def _pattern(fields: dict[str, Any], key: str) -> AddressPattern | None:
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
-    text = fields.get(key)
-    if text is None:
-        return ""
+    text = fields.get(key, "")
     if not isinstance(text, str) or len(text) > CHARACTERS:
         raise SelectionError(f"{key} is a text of at most {CHARACTERS} characters")
     return text

@@ -225,6 +225,18 @@ class TestActs:
         assert "--via WAY, or --back" in run("reroute", "--all", expect=2).stderr
         assert "cannot be released" in run("release", "--state", "new", expect=2).stderr
 
+    @pytest.mark.parametrize("option", ["--sender", "--recipient", "--domain", "--reason"])
+    @pytest.mark.parametrize("value", ["", " "])
+    def test_are_not_about_everything_when_a_filter_is_empty(self, run: Run, house: House, option: str, value: str) -> None:
+        fill(house, 2)
+        for words in (("delete", "--yes"), ("delete", "--domain", "d0.test", "--yes"), ("hold",), ("list",)):
+            assert "is empty" in run(*words, option, value, expect=2).stderr
+        assert house.counts().entries == 2
+
+    def test_do_not_take_an_empty_way_for_the_way_back(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        assert "--via is empty" in run("reroute", name, "--via", "", "--yes", expect=2).stderr
+
     def test_say_when_there_is_none(self, run: Run) -> None:
         for words in (("hold",), ("delete", "--yes"), ("delete",), ("delete", "--dry-run"), ("retry", "--json")):
             run(words[0], "--all", *words[1:], expect=3)
@@ -367,6 +379,9 @@ class TestDesk:
             {"ask": "find", "limit": True},
             {"ask": "find", "select": [1]},
             {"ask": "find", "select": {"sender": 1}},
+            {"ask": "find", "select": {"sender": ""}},
+            {"ask": "find", "select": None},
+            {"ask": "find", "select": ""},
             {"ask": "find", "after": "x"},
             {"ask": "find", "after": 5},
             {"ask": "show"},

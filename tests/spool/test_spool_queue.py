@@ -24,7 +24,7 @@ from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
 from mailstack.spool.queue import MOST_PAUSED, Obeyed, QueueError
-from mailstack.spool.selection import Selection, SelectionError, parse_pattern, parse_selection
+from mailstack.spool.selection import _FIELDS, Selection, SelectionError, parse_pattern, parse_selection
 
 ALL = Selection()
 
@@ -497,6 +497,12 @@ class TestFind:
             {"accepted_after": 1e300},
             {"octets_from": 1.5},
             {"octets_to": True},
+            *({key: ""} for key in sorted(_FIELDS)),
+            *({key: None} for key in sorted(_FIELDS)),
+            {"sender": " "},
+            {"reason": "\t"},
+            {"names": []},
+            {"states": []},
         ],
     )
     def test_what_is_no_selection(self, fields):
