@@ -174,7 +174,7 @@ class QueueDesk:
         """Say what a recipient waits for."""
         state, place = row.shown(is_corrupt=found.is_corrupt), self._queue.place_of(found.number, row.lane)
         if found.is_corrupt:
-            return "it is damaged and set aside; all that can be done is to delete it"
+            return "it is damaged and set aside; when it is whole again it can be released, else deleted"
         if row.due_at is None and row.held_at is None:
             return "nothing is to be done"
         if state == HELD:
@@ -196,7 +196,12 @@ class QueueDesk:
     async def _act(self, request: Request) -> Answer:
         order = self._order(request)
         obeyed = await self._queue.obey(order, _targets(request.get("targets")))
-        return {"entries": obeyed.entries, "recipients": obeyed.recipients, "under_way": obeyed.under_way}
+        return {
+            "entries": obeyed.entries,
+            "recipients": obeyed.recipients,
+            "under_way": obeyed.under_way,
+            "refused": {format_number(number): why for number, why in obeyed.refused.items()},
+        }
 
     def _order(self, request: Request) -> Order:
         try:

@@ -18,11 +18,13 @@ import click
 from mailstack.console.asking import Refused, config_option, json_option, show_result
 from mailstack.console.queue_asking import act_on, asking, found_by, progress_bar
 from mailstack.console.queue_selecting import Select, select_fields, selecting
+from mailstack.console.queue_sums import Sums
 from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, show_rows, size
 
 if TYPE_CHECKING:
     from mailstack.console.control_client import Client
 
+REFUSED: Final = Refused.exit_code
 NOTHING: Final = 3
 """The exit code when no mail is selected."""
 PREVIEWED: Final = 5
@@ -40,7 +42,7 @@ class Act:
 
 
 HOLD: Final = Act("hold", "held", ("new", "delayed", "unreported"))
-RELEASE: Final = Act("release", "released", ("held",))
+RELEASE: Final = Act("release", "released", ("held", "corrupt"))
 RETRY: Final = Act("retry", "due now", ("new", "delayed", "unreported"))
 REROUTE: Final = Act("reroute", "rerouted", ("new", "delayed", "held"), "Reroute:")
 BOUNCE: Final = Act("bounce", "returned to the sender", ("new", "delayed", "held"), "Return to the sender, as failed for good:")
@@ -81,7 +83,11 @@ def hold(**options: Any) -> None:
 @click.command(epilog="Example: mailstack queue release --sender '@example.com'")
 @_act(asks=False)
 def release(**options: Any) -> None:
-    """Let go of what is held: it is attempted at once."""
+    """
+    Let go of what is held: it is attempted at once.
+
+    Also of what is corrupt, if it is whole again (its file is back): all of the message is attempted then.
+    """
     _run(RELEASE, options)
 
 
@@ -134,11 +140,12 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
         raise click.UsageError(f"What is {', '.join(select['states'])} cannot be {act.past}.")
     select = {**select, "states": wanted, "accepted_before": min(now, select.get("accepted_before", now))}
     config_path: Path | None = config
+    sums = Sums()
     with asking(config_path) as client:
         if options["dry_run"] or (act.question and not options["yes"]):
             _preview(client, act, select, options)
         with progress_bar(act.name, is_quiet=as_json) as progress:
-            sums = act_on(client, select, act.name, text, progress)
+            act_on(client, select, act.name, text, progress, sums)
     _tell(act, sums, as_json)
 
 
@@ -169,19 +176,26 @@ def _preview(client: Client, act: Act, select: Select, options: dict[str, Any]) 
     click.confirm(f"{act.question} {count(recipients, 'recipient')} of {count(messages, 'message')}?", abort=True, err=True)
 
 
-def _tell(act: Act, sums: dict[str, int], as_json: bool) -> None:
+def _tell(act: Act, sums: Sums, as_json: bool) -> None:
     if as_json:
-        show_result(True, "", result=act.name, **sums)
-    if not sums["messages"]:
+        show_result(True, "", result=act.name, **sums.as_fields())
+    if not sums.messages:
         _nothing(as_json)
-    if as_json:
-        return
-    changed = f"{count(sums['changed_recipients'], 'recipient')} of {count(sums['changed_messages'], 'message')}"
+    if not as_json:
+        _tell_in_words(act, sums)
+    if sums.refused and not sums.changed_messages and not sums.under_way:
+        click.get_current_context().exit(REFUSED)
+
+
+def _tell_in_words(act: Act, sums: Sums) -> None:
+    changed = f"{count(sums.changed_recipients, 'recipient')} of {count(sums.changed_messages, 'message')}"
     click.echo(f"{changed}: {act.past}.")
-    if sums["under_way"] and act is RETRY:
-        click.echo(f"{count(sums['under_way'], 'recipient')} more: attempted at this moment.")
-    elif sums["under_way"]:
-        click.echo(f"{count(sums['under_way'], 'recipient')} more: in an attempt. What that leaves is {act.past} when it ends.")
+    if sums.under_way and act is RETRY:
+        click.echo(f"{count(sums.under_way, 'recipient')} more: attempted at this moment.")
+    elif sums.under_way:
+        click.echo(f"{count(sums.under_way, 'recipient')} more: in an attempt. What that leaves is {act.past} when it ends.")
+    for line in sums.refusals():
+        click.echo(line, err=True)
 
 
 def _nothing(as_json: bool) -> None:

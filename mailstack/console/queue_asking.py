@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mailstack.console.control import Answer
     from mailstack.console.control_client import Client
     from mailstack.console.queue_selecting import Select
+    from mailstack.console.queue_sums import Sums
 
 PAGE_ENTRIES: Final = 100
 Progress = Callable[[float], None]
@@ -68,17 +69,12 @@ def _pages(client: Client, select: Select, progress: Progress, page_entries: int
     progress(1.0)
 
 
-def act_on(client: Client, select: Select, act: str, text: str, progress: Progress) -> dict[str, int]:
-    """Do something with all that is selected, and return how many messages and recipients that were, and with what success."""
-    sums = dict.fromkeys(("messages", "changed_messages", "changed_recipients", "under_way"), 0)
+def act_on(client: Client, select: Select, act: str, text: str, progress: Progress, sums: Sums) -> None:
+    """Do something with all that is selected, and add up what came of it: of all that was done when this ends early."""
     for page in _pages(client, select, progress, PAGE_ENTRIES):
-        sums["messages"] += len(page["entries"])
+        sums.messages += len(page["entries"])
         for targets in _parts(page["entries"]):
-            done = client.ask("act", act=act, text=text, targets=targets)
-            sums["changed_messages"] += done["entries"]
-            sums["changed_recipients"] += done["recipients"]
-            sums["under_way"] += done["under_way"]
-    return sums
+            sums.add(client.ask("act", act=act, text=text, targets=targets))
 
 
 def _parts(entries: list[dict[str, Any]]) -> Iterator[list[tuple[str, list[int]]]]:

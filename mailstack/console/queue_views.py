@@ -115,7 +115,7 @@ def entry_lines(entry: Fields, now: float) -> Iterator[str]:
     yield f"  accepted  {date_of(entry['accepted_at'])}, {duration(now - entry['accepted_at'])} ago{_by_whom(entry)}"
     yield f"  given up  {date_of(entry['expires_at'])}, when an attempt after that does not succeed"
     if entry["is_corrupt"]:
-        yield "  corrupt   it is damaged and was set aside; the log says why"
+        yield "  corrupt   it is damaged and was set aside, and the log says why; when it is whole again it can be released"
     if entry.get("requires_tls"):
         yield "  only      by verified TLS, as its sender wants"
 

@@ -4,6 +4,7 @@ The operator's hands: what the operator does with recipients, as operations on t
     act        with recipients that are            afterwards they are
     hold       waiting, warned, unreported         held: `held_at` set, `due_at` NULL
     release    held                                due now
+               those of a corrupt entry            all of them due now, if it is whole; else corrupt as before, and why
     retry      waiting, warned, unreported         due now
     reroute    waiting or warned, to other domains due now (or held as before), in a lane and with a `via` of their own
     bounce     waiting or warned                   unreported and due now: the runner tells the sender, as of any failure
@@ -18,13 +19,14 @@ from __future__ import annotations
 import enum
 import sqlite3
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Final
 
 from mailstack.mail.envelope import Account
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS
-from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
+from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace, take_back
 from mailstack.spool.record import RecordError, parse_envelope
 
 BOUNCED: Final = EnhancedStatus(5, 0, 0)
@@ -59,13 +61,15 @@ class Done:
     """
     What was done with one entry.
 
-    Shape:   `ordinals` are its recipients for whom something is different now; with `is_removed` nothing is left of it.
+    Shape:   `ordinals` are its recipients for whom something is different now; with `is_removed` nothing is left of it;
+             `refused` says why nothing was done, where that has a reason.
     """
 
     number: int
     ordinals: tuple[int, ...]
     is_removed: bool = False
     has_file: bool = False
+    refused: str = ""
 
 
 class _Writes:
@@ -75,11 +79,16 @@ class _Writes:
 
 @dataclass(frozen=True, slots=True)
 class Obey(_Writes):
-    """Do what was ordered with recipients of entries; return what was done, of those with whom anything was."""
+    """
+    Do what was ordered with recipients of entries; return what was done, of those with whom anything was, or was refused.
+
+    Shape:   `folder` is that of the contents, at which only what was set aside is looked for.
+    """
 
     order: Order
     targets: tuple[tuple[int, tuple[int, ...]], ...]
     now: float
+    folder: Path
 
     @property
     def octets(self) -> int:
@@ -98,6 +107,8 @@ class Obey(_Writes):
         is_corrupt, has_file = entry[0] == "corrupt", bool(entry[1])
         act = self.order.act
         if is_corrupt:
+            if act is Act.RELEASE:
+                return self._take_back(connection, number)
             if act is not Act.DELETE:
                 return None
             _remove(connection, number)
@@ -108,8 +119,19 @@ class Obey(_Writes):
         if act is Act.DELETE and not is_open(connection, number):
             _remove(connection, number)
             return Done(number, changed, True, has_file)
+        return self._done(connection, number, changed)
+
+    def _take_back(self, connection: sqlite3.Connection, number: int) -> Done:
+        """Release all of an entry that was set aside: nobody knows any more which of its recipients were held."""
+        try:
+            ordinals = take_back(connection, number, self.folder, self.now, is_early=False)
+        except (ValueError, TypeError, OSError) as error:
+            return Done(number, (), refused=f"it is damaged as before: {error}")
+        return self._done(connection, number, ordinals)
+
+    def _done(self, connection: sqlite3.Connection, number: int, changed: tuple[int, ...]) -> Done:
         for ordinal in changed:
-            leave_trace(connection, (number, ordinal, self.now), _PAST[act], self._words)
+            leave_trace(connection, (number, ordinal, self.now), _PAST[self.order.act], self._words)
         return Done(number, changed)
 
     @property

@@ -34,6 +34,8 @@ OPEN: Final = 1
 _OPEN: Final = f"SELECT {OPEN} FROM recipient WHERE entry = ? AND (due_at IS NOT NULL OR held_at IS NOT NULL)"  # noqa: S608 (ours)
 _TRACED: Final = "SELECT 2 FROM attempt WHERE entry = ?"
 
+_UNFINISHED: Final = (State.WAITING.value, State.WARNED.value, State.UNREPORTED.value)
+
 PUT_OFF: Final = "Its destination is down: "
 """What stands before the reason of a recipient that was not attempted, since another was in vain."""
 
@@ -290,6 +292,32 @@ def set_aside(connection: sqlite3.Connection, number: int) -> None:
     """Mark an entry corrupt: its rows are kept for the operator, and nothing of it is ever due again."""
     connection.execute("UPDATE entry SET state = 'corrupt' WHERE number = ?", (number,))
     connection.execute("UPDATE recipient SET due_at = NULL, held_at = NULL WHERE entry = ?", (number,))
+
+
+def take_back(connection: sqlite3.Connection, number: int, folder: Path, now: float, *, is_early: bool) -> tuple[int, ...]:
+    """
+    Make an entry that was set aside active again, if it is whole now; return its recipients that wait, due from then on.
+
+    Shape:   `is_early`: also that which its sender wants to go later is due now.
+    Raises:  ValueError, TypeError: it is damaged. OSError: its content cannot be looked at. It is left as it was.
+    """
+    entry = _read_entry(connection, number, folder)
+    if entry is None:
+        return ()
+    due_at = now if is_early else max(now, entry.envelope.due_at)
+    connection.execute(
+        f"UPDATE recipient SET due_at = ? WHERE entry = ? AND state IN ({', '.join('?' * len(_UNFINISHED))})",  # noqa: S608 (ours)
+        (due_at, number, *_UNFINISHED),
+    )
+    try:
+        lanes = _read_pending(connection, entry, due_at)
+        if not lanes:
+            raise RecordError("it has no recipient who waits")
+    except (ValueError, TypeError):
+        set_aside(connection, number)
+        raise
+    connection.execute("UPDATE entry SET state = 'active' WHERE number = ?", (number,))
+    return tuple(sorted(ordinal for pending in lanes.values() for ordinal in pending))
 
 
 def _read_entry(connection: sqlite3.Connection, number: int, folder: Path) -> Entry | None:

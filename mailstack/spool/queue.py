@@ -9,8 +9,8 @@ memory only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from twisted.internet.defer import CancelledError, DeferredLock
@@ -42,12 +42,14 @@ class Obeyed:
     """
     How many recipients an order has changed, and for how many it is done when the attempt that runs has ended.
 
-    Shape:   `entries` counts those in which something was changed.
+    Shape:   `entries` counts those in which something was changed; `refused` are those, by number, in which it was not, with
+             the reason.
     """
 
     entries: int
     recipients: int
     under_way: int
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 class Queue:
@@ -116,7 +118,8 @@ class Queue:
                     claims.append((number, lane))
                     free.setdefault(number, []).extend(wanted)
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
-            done = await self._database.do(Obey(order, wants, self._clock.seconds()))
+            came_to = await self._database.do(Obey(order, wants, self._clock.seconds(), self._contents.path))
+            done = [each for each in came_to if not each.refused]
             self._follow(order, done)
             if order.act is Act.BOUNCE:
                 changed = {each.number for each in done}
@@ -125,7 +128,8 @@ class Queue:
                 self._runner.ask_again()  # the operator may have mended what was in the way
         finally:
             self._runner.give_back(claims)
-        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way)
+        refused = {each.number: each.refused for each in came_to if each.refused}
+        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way, refused)
 
     def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
         """Claim recipients; or say that they are under way, in which case the order waits for them."""
@@ -143,7 +147,8 @@ class Queue:
     async def obey_later(self, order: Order, target: Target, lane: str) -> None:
         """Do what was ordered with what an attempt has left; whatever happens, the runner goes on."""
         try:
-            done = await self._database.do(Obey(order, (target,), self._clock.seconds()))
+            came_to = await self._database.do(Obey(order, (target,), self._clock.seconds(), self._contents.path))
+            done = [each for each in came_to if not each.refused]
             self._follow(order, done)
             if done and order.act is Act.BOUNCE:
                 self._runner.report([(target[0], lane)])

@@ -199,11 +199,24 @@ class TestShow:
         name = delayed(house)
         house.spool._database._connected().execute("UPDATE entry SET envelope = '{'")
         house.clock.advance(300)
-        assert "it is damaged and was set aside" in run("show", name).stdout
+        assert "when it is whole again it can be released" in run("show", name).stdout
         assert "corrupt" in run("list").stdout
         run("hold", "--all", expect=3)
         assert "1 recipient of 1 message: deleted." in run("delete", "--state", "corrupt", "--yes").stdout
         assert as_json(run("list", "--json")) == []
+
+    def test_of_one_that_is_whole_again(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        (record,) = house.spool._database._connected().execute("SELECT envelope FROM entry").fetchone()
+        house.spool._database._connected().execute("UPDATE entry SET envelope = '{'")
+        house.clock.advance(300)
+        said = run("release", name, expect=1)
+        assert "0 recipients of 0 messages: released." in said.stdout
+        assert f"{name} it is damaged as before: JSONDecodeError" in said.stderr
+        assert "it is damaged as before" in as_json(run("release", name, "--json", expect=1))["refused"][name]
+        house.spool._database._connected().execute("UPDATE entry SET envelope = ?", (record,))
+        assert "1 recipient of 1 message: released." in run("release", name).stdout
+        assert "an attempt runs now" in run("show", name).stdout
 
     def test_trace_is_in_the_order_of_time(self, run: Run, house: House) -> None:
         name = delayed(house, remote("a@x.test"), remote("b@y.test"))
@@ -245,7 +258,14 @@ class TestActs:
         delayed(house, remote("a@x.test"), remote("b@y.test"))
         house.accept(remote("c@x.test"))
         result = as_json(run("hold", "--domain", "x.test", "--json"))
-        assert result == {"result": "hold", "messages": 2, "changed_messages": 1, "changed_recipients": 1, "under_way": 1}
+        assert result == {
+            "result": "hold",
+            "messages": 2,
+            "changed_messages": 1,
+            "changed_recipients": 1,
+            "under_way": 1,
+            "refused": {},
+        }
         text = run("hold", "--all").stdout
         assert "1 recipient of 1 message: held." in text
         assert "1 recipient more: in an attempt. What that leaves is held when it ends." in text
@@ -422,7 +442,7 @@ class TestDesk:
         FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
         name = delayed(house)
         done = FakeClient(Path()).ask("act", act="delete", targets=[[name, [-1, 1, 1 << 70]]])
-        assert done == {"entries": 0, "recipients": 0, "under_way": 0}
+        assert (done["entries"], done["recipients"], done["under_way"]) == (0, 0, 0)
         assert parse_name(name) is not None
 
 

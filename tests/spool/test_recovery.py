@@ -218,6 +218,37 @@ class TestRows:
         house.courier.finish(Action.RELAYED)
         assert house.counts().corrupt_entries == 1
 
+    def test_all_contents_are_missing(self, house):
+        """Their file system is not mounted, as a rule: nothing is set aside for that."""
+        house.courier.answer = all_are(Action.DELAYED)
+        entries = [house.accept(content=BIG) for _ in range(3)]
+        house.accept()
+        house.crash()
+        content, away = house.folder / "content", house.folder / "away"
+        content.rename(away)
+        with pytest.raises(SpoolError, match=r"3 messages have their contents in .*/content, and nothing is there"):
+            house.open()
+        assert house.courier.deliveries == []
+        content.rmdir()
+        away.rename(content)
+        house.spool = house.make()
+        house.open()
+        house.clock.advance(300)
+        assert [each.entry for each in house.courier.deliveries][:3] == entries
+        assert house.counts().corrupt_entries == 0
+
+    def test_all_contents_are_lost_and_the_operator_says_so(self, house):
+        house.courier.answer = all_are(Action.DELAYED)
+        entries = [house.accept(content=BIG) for _ in range(2)]
+        house.crash()
+        for entry in entries:
+            (house.folder / "content" / entry).unlink()
+        (house.folder / "content" / "lost").touch()
+        house.open()
+        assert (house.counts().corrupt_entries, house.files()) == (2, []), "and it is said of no others"
+        house.crash().open()
+        assert house.counts().corrupt_entries == 2
+
     def test_text_that_is_no_utf8_is_set_aside(self, house):
         damaged = house.accept()
         whole = house.accept()

@@ -281,7 +281,7 @@ class TestDelete:
         (house.folder / "content" / name).write_bytes(b"")
         house.open()
         assert states(house) == ["corrupt"]
-        for act in (Act.HOLD, Act.RELEASE, Act.RETRY, Act.BOUNCE, Act.REROUTE):
+        for act in (Act.HOLD, Act.RETRY, Act.BOUNCE, Act.REROUTE):
             assert order(house, act, name, text="x") == Obeyed(0, 0, 0)
         order(house, Act.DELETE, name)
         assert (found(house), house.files()) == ([], [])
@@ -294,6 +294,66 @@ class TestDelete:
         assert found(house) == [(name, [(0, "corrupt")])]
         order(house, Act.DELETE, name)
         assert found(house) == []
+
+
+class TestCorrupt:
+    """What was set aside can come back, when it is whole again."""
+
+    def test_goes_on_when_its_content_is_back(self, house):
+        house.courier.answer = all_are(Action.DELAYED)
+        name = house.accept(remote("a@x.net"), remote("b@y.net"), content=BIG)
+        house.crash()
+        away = house.folder / "away"
+        path = (house.folder / "content" / name).rename(away)
+        house.open()
+        path = house.folder / "content" / name
+        too_short = f"the content has {len(BIG) - 1} of {len(BIG)} octets"
+        for octets, why in ((None, "the content is missing"), (BIG[:-1], too_short)):
+            if octets is not None:
+                path.write_bytes(octets)
+            obeyed = order(house, Act.RELEASE, name)
+            assert obeyed == Obeyed(0, 0, 0, {parse_name(name): f"it is damaged as before: {why}"})
+            assert states(house) == ["corrupt", "corrupt"]
+            assert rows(house, "SELECT count(*) FROM recipient WHERE due_at IS NOT NULL") == [(0,)]
+        away.rename(path)
+        assert order(house, Act.RELEASE, name) == Obeyed(1, 2, 0), "all of it, whoever was selected"
+        assert [b"".join(each.content.chunks()) for each in house.courier.deliveries] == [BIG, BIG]
+        for _ in range(2):
+            house.courier.finish(Action.RELAYED)
+        assert (found(house), house.files()) == ([], [])
+
+    def test_is_refused_when_its_rows_are_damaged(self, house):
+        name = house.accept(remote("a@x.net"), remote("b@y.net"))
+        house.crash()
+        change(house, "UPDATE recipient SET lane = 'elsewhere' WHERE ordinal = 1")
+        house.open()
+        obeyed = order(house, Act.RELEASE, name)
+        assert (obeyed.recipients, list(obeyed.refused.values())) == (
+            0,
+            ["it is damaged as before: recipient 1 does not go with the envelope"],
+        )
+        assert states(house) == ["corrupt", "corrupt"]
+        house.clock.advance(1_000)
+        assert house.courier.deliveries == []
+
+    def test_of_whom_nobody_waits_is_refused(self, house):
+        name = house.accept()
+        rows(house, "UPDATE entry SET state = 'corrupt' RETURNING 1")
+        house.courier.finish(Action.RELAYED)
+        (why,) = order(house, Act.RELEASE, name).refused.values()
+        assert why == "it is damaged as before: it has no recipient who waits"
+        assert rows(house, "SELECT state FROM entry") == [("corrupt",)]
+
+    def test_leaves_alone_who_has_it_already(self, house):
+        name = delayed_entry(house, remote("a@x.net"), remote("b@y.net"))
+        order(house, Act.RETRY, name, ordinals=(0, 1))
+        house.courier.finish(Action.RELAYED)
+        house.courier.finish(Action.DELAYED)
+        rows(house, "UPDATE entry SET state = 'corrupt' RETURNING 1")
+        rows(house, "UPDATE recipient SET due_at = NULL RETURNING 1")
+        house.crash().open()
+        assert order(house, Act.RELEASE, name, ordinals=(0, 1)) == Obeyed(1, 1, 0)
+        assert [list(each.recipients) for each in house.courier.deliveries] == [[1]]
 
 
 class TestPause:

@@ -1,0 +1,49 @@
+"""What an act came to: the sums of its parts, as far as it has gone, and the words in which they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from mailstack.console.queue_views import count, safe
+
+if TYPE_CHECKING:
+    from mailstack.console.control import Answer
+
+TOLD: Final = 20
+"""So many of those with which nothing could be done are named; with --json all are."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """
+    How many were selected, and what was done with them.
+
+    Shape:   `under_way` are recipients in an attempt, with whom it is done when that ends; `refused` says by ID with which
+             messages it could not be done, and why.
+    """
+
+    messages: int = 0
+    changed_messages: int = 0
+    changed_recipients: int = 0
+    under_way: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def add(self, done: Answer) -> None:
+        """Add what one part came to."""
+        self.changed_messages += done["entries"]
+        self.changed_recipients += done["recipients"]
+        self.under_way += done["under_way"]
+        self.refused |= done["refused"]
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return all of it for a program."""
+        return asdict(self)
+
+    def refusals(self) -> Iterator[str]:
+        """Yield a line for each message with which nothing could be done."""
+        for name in list(self.refused)[:TOLD]:
+            yield f"{name} {safe(self.refused[name])}"
+        if len(self.refused) > TOLD:
+            yield f"and {count(len(self.refused) - TOLD, 'message')} more; --json names them all"
