@@ -11,7 +11,7 @@ what comes behind `to`. So the server keeps nothing for anybody, and whoever goe
     ask       with                                    answer
     find      select, after, limit                    entries, to
     show      id, after                               entry, recipients, to (entry null: there is none)
-    act       act, targets, text                      entries, recipients, under_way, refused (by id: why)
+    act       act, targets, text, named               entries, recipients, under_way, later, refused (by id: why)
     pause     domain                                  changed
     resume    domain                                  changed
     stats     after                                   lanes, entries, octets, corrupt, attempts, paused, to

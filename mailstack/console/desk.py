@@ -200,6 +200,7 @@ class QueueDesk:
             "entries": obeyed.entries,
             "recipients": obeyed.recipients,
             "under_way": obeyed.under_way,
+            "later": obeyed.later,
             "refused": {format_number(number): why for number, why in obeyed.refused.items()},
         }
 
@@ -218,7 +219,7 @@ class QueueDesk:
                 text = self._check_via(text)
             except ValueError as error:
                 raise ControlError(str(error)) from None
-        return Order(act=act, text=text, by=_by(request))
+        return Order(act=act, text=text, by=_by(request), is_named=request.get("named") is True)
 
     async def _stats(self, request: Request) -> Answer:
         page = await self._queue.stats(after=_after(request))

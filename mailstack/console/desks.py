@@ -81,7 +81,7 @@ def _merge_shown(answers: Sequence[Answer]) -> Answer:
 
 
 def _merge_acted(answers: Sequence[Answer]) -> Answer:
-    sums = {key: sum(answer[key] for answer in answers) for key in ("entries", "recipients", "under_way")}
+    sums = {key: sum(answer[key] for answer in answers) for key in ("entries", "recipients", "under_way", "later")}
     return {**sums, "refused": {name: why for answer in answers for name, why in answer["refused"].items()}}
 
 

@@ -84,7 +84,7 @@ def hold(**options: Any) -> None:
 @_act(asks=False)
 def release(**options: Any) -> None:
     """
-    Let go of what is held: it is attempted at once.
+    Let go of what is held: it is attempted at once, or when its sender wants it to go, unless you name it by its ID.
 
     Also of what is corrupt, if it is whole again (its file is back): all of the message is attempted then.
     """
@@ -94,7 +94,11 @@ def release(**options: Any) -> None:
 @click.command(epilog="Example: mailstack queue retry --domain example.net --reason 'greylist'")
 @_act(asks=False)
 def retry(**options: Any) -> None:
-    """Attempt what waits now, instead of when it would be due."""
+    """
+    Attempt what waits now, instead of when it would be due.
+
+    What its sender wants to go later keeps its time, unless you name it by its ID.
+    """
     _run(RETRY, options)
 
 
@@ -106,7 +110,11 @@ def retry(**options: Any) -> None:
 @click.option("--back", is_flag=True, help="To where it was to go at first.")
 @_act(asks=True)
 def reroute(via: str | None, back: bool, **options: Any) -> None:
-    """Send mail for other domains another way: only what waits now, and at once. What is held stays held."""
+    """
+    Send mail for other domains another way: only what waits now, and at once. What is held stays held.
+
+    What its sender wants to go later keeps its time, unless you name it by its ID.
+    """
     if (via is None) is not back:
         raise click.UsageError("Say where to: --via WAY, or --back.")
     if via is not None and not via.strip():
@@ -194,6 +202,8 @@ def _tell_in_words(act: Act, sums: Sums) -> None:
         click.echo(f"{count(sums.under_way, 'recipient')} more: attempted at this moment.")
     elif sums.under_way:
         click.echo(f"{count(sums.under_way, 'recipient')} more: in an attempt. What that leaves is {act.past} when it ends.")
+    if sums.later:
+        click.echo(f"{count(sums.later, 'recipient')}: due when the sender wants it. An ID says that it is to go now.")
     for line in sums.refusals():
         click.echo(line, err=True)
 

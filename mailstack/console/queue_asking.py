@@ -74,7 +74,7 @@ def act_on(client: Client, select: Select, act: str, text: str, progress: Progre
     for page in _pages(client, select, progress, PAGE_ENTRIES):
         sums.messages += len(page["entries"])
         for targets in _parts(page["entries"]):
-            sums.add(client.ask("act", act=act, text=text, targets=targets))
+            sums.add(client.ask("act", act=act, text=text, targets=targets, named="names" in select))
 
 
 def _parts(entries: list[dict[str, Any]]) -> Iterator[list[tuple[str, list[int]]]]:

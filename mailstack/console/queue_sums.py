@@ -20,7 +20,8 @@ class Sums:
     """
     How many were selected, and what was done with them.
 
-    Shape:   `under_way` are recipients in an attempt, with whom it is done when that ends; `refused` says by ID with which
+    Shape:   `under_way` are recipients in an attempt, with whom it is done when that ends; `later` are those that are due only
+             when their senders want it; `refused` says by ID with which
              messages it could not be done, and why.
     """
 
@@ -28,6 +29,7 @@ class Sums:
     changed_messages: int = 0
     changed_recipients: int = 0
     under_way: int = 0
+    later: int = 0
     refused: dict[str, str] = field(default_factory=dict)
 
     def add(self, done: Answer) -> None:
@@ -35,6 +37,7 @@ class Sums:
         self.changed_messages += done["entries"]
         self.changed_recipients += done["recipients"]
         self.under_way += done["under_way"]
+        self.later += done["later"]
         self.refused |= done["refused"]
 
     def as_fields(self) -> dict[str, Any]:

@@ -10,6 +10,9 @@ The operator's hands: what the operator does with recipients, as operations on t
     bounce     waiting or warned                   unreported and due now: the runner tells the sender, as of any failure
     delete     any of these, or of a corrupt entry deleted; an entry with nothing else left is removed, with its content
 
+What its sender wants to go later (FUTURERELEASE) is due then instead of now, unless the operator has named the entry: whoever
+moves the mail of a domain does not mean to send a letter before its day.
+
 All others are left as they are. Whoever applies these has claimed the recipients from the runner, and nothing else writes their
 rows meanwhile. An act can be done twice: the second time there is nothing left to be done.
 """
@@ -48,12 +51,14 @@ class Order:
     """
     What the operator wants to be done.
 
-    Shape:   `text` is what the sender of a bounce is told, or the `via` of a reroute ("" takes it back); `by` is who wants it.
+    Shape:   `text` is what the sender of a bounce is told, or the `via` of a reroute ("" takes it back); `by` is who wants it;
+             `is_named`: the entries were named, one by one, and not found by what they are.
     """
 
     act: Act
     text: str = ""
     by: str = ""
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Done:
     What was done with one entry.
 
     Shape:   `ordinals` are its recipients for whom something is different now; with `is_removed` nothing is left of it;
-             `refused` says why nothing was done, where that has a reason.
+             `refused` says why nothing was done, where that has a reason; `later` are so many who are due only when the sender
+             wants it.
     """
 
     number: int
@@ -70,6 +76,7 @@ class Done:
     is_removed: bool = False
     has_file: bool = False
     refused: str = ""
+    later: int = 0
 
 
 class _Writes:
@@ -113,26 +120,42 @@ class Obey(_Writes):
                 return None
             _remove(connection, number)
             return Done(number, ordinals, True, has_file)
-        changed = tuple(ordinal for ordinal in ordinals if self._change(connection, number, ordinal))
+        due_at = self._due_at(connection, number)
+        changed = tuple(ordinal for ordinal in ordinals if self._change(connection, (number, ordinal), due_at))
+        if act is Act.RETRY and due_at > self.now:
+            return Done(number, (), later=len(ordinals))
         if not changed:
             return None
         if act is Act.DELETE and not is_open(connection, number):
             _remove(connection, number)
             return Done(number, changed, True, has_file)
-        return self._done(connection, number, changed)
+        return self._done(connection, number, changed, due_at)
+
+    def _due_at(self, connection: sqlite3.Connection, number: int) -> float:
+        """Say when what is made due is due: now, or when its sender wants it to go."""
+        if self.order.is_named or self.order.act not in _MAKE_DUE:
+            return self.now
+        (record,) = connection.execute("SELECT envelope FROM entry WHERE number = ?", (number,)).fetchone()
+        if isinstance(record, str) and any(each in record for each in _GO_AT_ONCE):
+            return self.now  # a cheap look, since nearly all do
+        try:
+            return max(self.now, parse_envelope(record).due_at)
+        except RecordError:
+            return self.now  # it is set aside when it is loaded
 
     def _take_back(self, connection: sqlite3.Connection, number: int) -> Done:
         """Release all of an entry that was set aside: nobody knows any more which of its recipients were held."""
         try:
-            ordinals = take_back(connection, number, self.folder, self.now, is_early=False)
+            due_at = self._due_at(connection, number)
+            ordinals = take_back(connection, number, self.folder, due_at)
         except (ValueError, TypeError, OSError) as error:
             return Done(number, (), refused=f"it is damaged as before: {error}")
-        return self._done(connection, number, ordinals)
+        return self._done(connection, number, ordinals, due_at)
 
-    def _done(self, connection: sqlite3.Connection, number: int, changed: tuple[int, ...]) -> Done:
+    def _done(self, connection: sqlite3.Connection, number: int, changed: tuple[int, ...], due_at: float) -> Done:
         for ordinal in changed:
             leave_trace(connection, (number, ordinal, self.now), _PAST[self.order.act], self._words)
-        return Done(number, changed)
+        return Done(number, changed, later=len(changed) if due_at > self.now else 0)
 
     @property
     def _words(self) -> str:
@@ -141,18 +164,18 @@ class Obey(_Writes):
         what = {Act.REROUTE: via, Act.BOUNCE: order.text}.get(order.act, "")
         return f"by {order.by}: {what}" if what else f"by {order.by}"
 
-    def _change(self, connection: sqlite3.Connection, number: int, ordinal: int) -> bool:
-        now, key = self.now, (number, ordinal)
+    def _change(self, connection: sqlite3.Connection, key: tuple[int, int], due_at: float) -> bool:
+        now = self.now
         values: list[object]
         match self.order.act:
             case Act.HOLD:
                 change, values = "due_at = NULL, held_at = ? WHERE due_at IS NOT NULL", [now]
             case Act.RELEASE:
-                change, values = "due_at = ?, held_at = NULL WHERE held_at IS NOT NULL", [now]
+                change, values = "due_at = ?, held_at = NULL WHERE held_at IS NOT NULL", [due_at]
             case Act.RETRY:
-                change, values = "due_at = ? WHERE due_at > ?", [now, now]
+                change, values = "due_at = ? WHERE due_at > ?", [due_at, due_at]
             case Act.REROUTE:
-                return self._reroute(connection, number, ordinal)
+                return self._reroute(connection, key, due_at)
             case Act.BOUNCE:
                 text = self.order.text[:DIAGNOSTIC_CHARACTERS]
                 return _update(
@@ -166,8 +189,8 @@ class Obey(_Writes):
                 change, values = f"state = 'deleted', due_at = NULL, held_at = NULL WHERE {_OPEN}", []
         return _update(connection, change, values, key)
 
-    def _reroute(self, connection: sqlite3.Connection, number: int, ordinal: int) -> bool:
-        via = self.order.text or None
+    def _reroute(self, connection: sqlite3.Connection, key: tuple[int, int], due_at: float) -> bool:
+        via, (number, ordinal) = self.order.text or None, key
         (record,) = connection.execute("SELECT envelope FROM entry WHERE number = ?", (number,)).fetchone()
         try:
             recipients = parse_envelope(record).recipients
@@ -179,12 +202,14 @@ class Obey(_Writes):
         return _update(
             connection,
             f"via = ?, lane = ?, due_at = iif(due_at IS NULL, NULL, ?) WHERE {_OPEN} AND state != 'unreported'",
-            [via, lane, self.now],
-            (number, ordinal),
+            [via, lane, due_at],
+            key,
         )
 
 
 _OPEN: Final = "(due_at IS NOT NULL OR held_at IS NOT NULL)"
+_MAKE_DUE: Final = frozenset((Act.RELEASE, Act.RETRY, Act.REROUTE))
+_GO_AT_ONCE: Final = ('"requests":null', '"held_until":null')  # no text in a record has these: its quotes would be escaped
 _PAST: Final = {
     Act.HOLD: "held",
     Act.RELEASE: "released",

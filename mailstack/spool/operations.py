@@ -294,17 +294,15 @@ def set_aside(connection: sqlite3.Connection, number: int) -> None:
     connection.execute("UPDATE recipient SET due_at = NULL, held_at = NULL WHERE entry = ?", (number,))
 
 
-def take_back(connection: sqlite3.Connection, number: int, folder: Path, now: float, *, is_early: bool) -> tuple[int, ...]:
+def take_back(connection: sqlite3.Connection, number: int, folder: Path, due_at: float) -> tuple[int, ...]:
     """
-    Make an entry that was set aside active again, if it is whole now; return its recipients that wait, due from then on.
+    Make an entry that was set aside active again, if it is whole now; return its recipients that wait, and are due then.
 
-    Shape:   `is_early`: also that which its sender wants to go later is due now.
     Raises:  ValueError, TypeError: it is damaged. OSError: its content cannot be looked at. It is left as it was.
     """
     entry = _read_entry(connection, number, folder)
     if entry is None:
         return ()
-    due_at = now if is_early else max(now, entry.envelope.due_at)
     connection.execute(
         f"UPDATE recipient SET due_at = ? WHERE entry = ? AND state IN ({', '.join('?' * len(_UNFINISHED))})",  # noqa: S608 (ours)
         (due_at, number, *_UNFINISHED),

@@ -43,13 +43,14 @@ class Obeyed:
     How many recipients an order has changed, and for how many it is done when the attempt that runs has ended.
 
     Shape:   `entries` counts those in which something was changed; `refused` are those, by number, in which it was not, with
-             the reason.
+             the reason; `later` recipients are due only when their senders want it.
     """
 
     entries: int
     recipients: int
     under_way: int
     refused: Mapping[int, str] = field(default_factory=dict)
+    later: int = 0
 
 
 class Queue:
@@ -119,7 +120,7 @@ class Queue:
                     free.setdefault(number, []).extend(wanted)
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
             came_to = await self._database.do(Obey(order, wants, self._clock.seconds(), self._contents.path))
-            done = [each for each in came_to if not each.refused]
+            done = [each for each in came_to if each.ordinals]
             self._follow(order, done)
             if order.act is Act.BOUNCE:
                 changed = {each.number for each in done}
@@ -129,7 +130,8 @@ class Queue:
         finally:
             self._runner.give_back(claims)
         refused = {each.number: each.refused for each in came_to if each.refused}
-        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way, refused)
+        later = sum(each.later for each in came_to)
+        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way, refused, later)
 
     def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
         """Claim recipients; or say that they are under way, in which case the order waits for them."""
@@ -148,7 +150,7 @@ class Queue:
         """Do what was ordered with what an attempt has left; whatever happens, the runner goes on."""
         try:
             came_to = await self._database.do(Obey(order, (target,), self._clock.seconds(), self._contents.path))
-            done = [each for each in came_to if not each.refused]
+            done = [each for each in came_to if each.ordinals]
             self._follow(order, done)
             if done and order.act is Act.BOUNCE:
                 self._runner.report([(target[0], lane)])

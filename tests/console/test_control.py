@@ -294,6 +294,7 @@ class Part(FakeDesk):
                     "entries": len(self._names),
                     "recipients": 1,
                     "under_way": 0,
+                    "later": 0,
                     "refused": dict.fromkeys(self._names, "no"),
                 }
             case _:
@@ -335,7 +336,7 @@ class TestDesks:
         assert ask(desks, ask="show", id="c")["entry"] == "c"
         assert ask(desks, ask="show", id="x")["entry"] is None
         refused = {"a": "no", "b": "no", "c": "no"}
-        assert ask(desks, ask="act") == {"entries": 3, "recipients": 3, "under_way": 0, "refused": refused}
+        assert ask(desks, ask="act") == {"entries": 3, "recipients": 3, "under_way": 0, "later": 0, "refused": refused}
         assert ask(desks, ask="pause") == {"changed": True}
         assert ask(desks, ask="span") == {"first": "a", "last": "c"}
         assert ask(Desks([Part("", 1)]), ask="span") == {"first": None, "last": None}

@@ -264,6 +264,7 @@ class TestActs:
             "changed_messages": 1,
             "changed_recipients": 1,
             "under_way": 1,
+            "later": 0,
             "refused": {},
         }
         text = run("hold", "--all").stdout

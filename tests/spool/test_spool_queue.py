@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action
+from mailstack.mail.requests import Requests
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry, lanes_of
@@ -57,9 +59,11 @@ def states(house: House) -> list[str]:
     return [state for _, of_entry in found(house) for _, state in of_entry]
 
 
-def order(house: House, act: Act, *names: str, text: str = "", ordinals: tuple[int, ...] = (0,)) -> Obeyed:
+def order(
+    house: House, act: Act, *names: str, text: str = "", ordinals: tuple[int, ...] = (0,), is_named: bool = False
+) -> Obeyed:
     targets = [(parse_name(name), ordinals) for name in names]
-    return now(house.spool.queue.obey(Order(act=act, text=text, by="root"), targets))
+    return now(house.spool.queue.obey(Order(act=act, text=text, by="root", is_named=is_named), targets))
 
 
 def actions(house: House, name: str, ordinal: int = 0) -> list[str]:
@@ -354,6 +358,40 @@ class TestCorrupt:
         house.crash().open()
         assert order(house, Act.RELEASE, name, ordinals=(0, 1)) == Obeyed(1, 1, 0)
         assert [list(each.recipients) for each in house.courier.deliveries] == [[1]]
+
+
+class TestScheduled:
+    """What its sender wants to go later (RFC 4865) goes earlier only when the operator means this very message."""
+
+    @pytest.fixture
+    def name(self, house):
+        draft = house.spool.intake.begin()
+        draft.write(CONTENT)
+        wanted = replace(envelope(accepted_at=NOW), requests=Requests(held_until=NOW + 5_000))
+        assert house.commit(draft, wanted) is None
+        return draft.entry
+
+    @pytest.mark.parametrize("acts", [[Act.RETRY], [Act.HOLD, Act.RELEASE], [Act.REROUTE], ["set aside", Act.RELEASE]])
+    @pytest.mark.parametrize("is_named", [False, True])
+    def test_keeps_its_time_unless_it_is_named(self, house, name, acts, is_named):
+        if acts[0] == "set aside":
+            rows(house, "UPDATE entry SET state = 'corrupt' RETURNING 1")
+            rows(house, "UPDATE recipient SET due_at = NULL RETURNING 1")
+            acts = acts[1:]
+        for act in acts:
+            obeyed = order(house, act, name, text="smtp:relay.example" if act is Act.REROUTE else "", is_named=is_named)
+        assert obeyed.later == (not is_named)
+        assert len(house.courier.deliveries) == is_named
+        house.clock.advance(4_999)
+        assert len(house.courier.deliveries) == is_named
+        house.clock.advance(1)
+        assert len(house.courier.deliveries) == 1
+
+    def test_that_has_its_time_behind_it_waits_no_more(self, house, name):
+        house.courier.answer = all_are(Action.DELAYED)
+        house.clock.advance(5_000)
+        assert order(house, Act.RETRY, name) == Obeyed(1, 1, 0)
+        assert len(house.courier.deliveries) == 2
 
 
 class TestPause:
