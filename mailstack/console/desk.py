@@ -7,13 +7,14 @@ Everything in a request comes from outside and is read strictly. Times are in se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
 from mailstack.mail.address import AddressError, format_path, parse_domain
-from mailstack.mail.envelope import Account, Envelope
+from mailstack.mail.envelope import Account, Envelope, Recipient
 from mailstack.spool.entry import domain_of
-from mailstack.spool.hands import Act, Order
+from mailstack.spool.hands import Act, Order, concerns
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
 from mailstack.spool.queue import Obeyed, QueueError, Target
@@ -116,9 +117,11 @@ class QueueDesk:
         if not _is_int(limit) or not 1 <= limit <= LISTED_ENTRIES:
             raise ControlError(f"limit is a number from 1 to {LISTED_ENTRIES}")
         selection = parse_selection(request.get("select", {}))
+        order = self._order(request) if "act" in request else None
         page = await self._queue.find(selection, after=_after(request), limit=limit)
+        found = page.found if order is None else _concerned(order, page.found)
         return {
-            "entries": [self._listed(each) for each in page.found],
+            "entries": [self._listed(each) for each in found],
             "to": None if page.to is None else format_number(page.to),
         }
 
@@ -151,8 +154,7 @@ class QueueDesk:
         }
 
     def _recipient(self, found: Found, row: Row) -> dict[str, Any]:
-        known = found.envelope.recipients if found.envelope is not None else ()
-        recipient = known[row.ordinal] if 0 <= row.ordinal < len(known) else None
+        recipient = _recipient_of(found, row)
         is_account = recipient is not None and isinstance(recipient.destination, Account)
         return {
             "ordinal": row.ordinal,
@@ -232,6 +234,19 @@ class QueueDesk:
             "paused": await self._queue.paused(),
             "to": None if page.to is None else format_number(page.to),
         }
+
+
+def _recipient_of(found: Found, row: Row) -> Recipient | None:
+    known = found.envelope.recipients if found.envelope is not None else ()
+    return known[row.ordinal] if 0 <= row.ordinal < len(known) else None
+
+
+def _concerned(order: Order, found: Sequence[Found]) -> list[Found]:
+    """Return what an order is about, of what was found."""
+    concerned = (
+        replace(each, rows=[row for row in each.rows if concerns(order, row, _recipient_of(each, row))]) for each in found
+    )
+    return [each for each in concerned if each.rows]
 
 
 def _entry(found: Found) -> dict[str, Any]:

@@ -148,23 +148,25 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
         raise click.UsageError(f"What is {', '.join(select['states'])} cannot be {act.past}.")
     select = {**select, "states": wanted, "accepted_before": min(now, select.get("accepted_before", now))}
     config_path: Path | None = config
+    about = {"act": act.name, "text": text, "named": bool(ids)}
     sums = Sums()
     with asking(config_path) as client:
         if options["dry_run"] or (act.question and not options["yes"]):
-            _preview(client, act, select, options)
+            _preview(client, act, select, about, options)
         with progress_bar(act.name, is_quiet=as_json) as progress:
-            act_on(client, select, act.name, text, progress, sums)
+            act_on(client, select, about, progress, sums)
     _tell(act, sums, as_json)
 
 
-def _preview(client: Client, act: Act, select: Select, options: dict[str, Any]) -> None:
+def _preview(client: Client, act: Act, select: Select, about: dict[str, Any], options: dict[str, Any]) -> None:
     """Show what would be done; return when it is to be done."""
     as_json, now = options["as_json"], time.time()
     first: list[dict[str, Any]] = []
-    messages = recipients = octets = 0
+    messages = recipients = octets = whole = 0
     with progress_bar("looking", is_quiet=as_json) as progress:
-        for entry in found_by(client, select, progress):
+        for entry in found_by(client, select, progress, about=about):
             messages += 1
+            whole += entry["is_corrupt"] and len(entry["selected"]) < entry["recipient_count"]
             recipients += len(entry["selected"])
             octets += entry["octets"]
             if len(first) < PREVIEWED:
@@ -177,6 +179,10 @@ def _preview(client: Client, act: Act, select: Select, options: dict[str, Any]) 
         show_rows(LIST_COLUMNS, list(list_rows(first, now)))
         more = f" These are the first {len(first)}." if messages > len(first) else ""
         click.echo(f"{count(messages, 'message')}, {count(recipients, 'recipient')}, {size(octets)} octets.{more}", err=True)
+        if whole:
+            click.echo(
+                f"{count(whole, 'message')} of these: corrupt, and {act.past} as a whole, with all recipients.", err=True
+            )
     if not messages:
         _nothing(as_json)
     if options["dry_run"]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mailstack.console.queue_sums import Sums
 
 PAGE_ENTRIES: Final = 100
+Fields = dict[str, Any]
 Progress = Callable[[float], None]
 """Takes what part of the whole is done, from 0 to 1."""
 
@@ -46,9 +47,15 @@ def asking(config: Path | None) -> Iterator[Client]:
         raise Refused(f"{error}.") from None
 
 
-def found_by(client: Client, select: Select, progress: Progress, limit: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the entries that are selected, the oldest first; with a limit no more than that."""
-    for page in _pages(client, select, progress, min(limit or PAGE_ENTRIES, PAGE_ENTRIES)):
+def found_by(
+    client: Client, select: Select, progress: Progress, limit: int = 0, about: Fields | None = None
+) -> Iterator[dict[str, Any]]:
+    """
+    Yield the entries that are selected, the oldest first; with a limit no more than that.
+
+    Shape:   `about` are the fields of an act: only what it is about, and it is refused before anything else if it cannot be.
+    """
+    for page in _pages(client, select, progress, min(limit or PAGE_ENTRIES, PAGE_ENTRIES), about or {}):
         for entry in page["entries"]:
             yield entry
             limit -= 1
@@ -56,12 +63,12 @@ def found_by(client: Client, select: Select, progress: Progress, limit: int = 0)
                 return
 
 
-def _pages(client: Client, select: Select, progress: Progress, page_entries: int) -> Iterator[Answer]:
+def _pages(client: Client, select: Select, progress: Progress, page_entries: int, about: Fields) -> Iterator[Answer]:
     span = client.ask("span")
     first, last = (parse_name(span[key] or "") or 0 for key in ("first", "last"))
     after: str | None = ""
     while after is not None:
-        page = client.ask("find", select=select, after=after, limit=page_entries)
+        page = client.ask("find", select=select, after=after, limit=page_entries, **about)
         yield page
         after = page["to"]
         if after is not None and last > first:
@@ -69,12 +76,12 @@ def _pages(client: Client, select: Select, progress: Progress, page_entries: int
     progress(1.0)
 
 
-def act_on(client: Client, select: Select, act: str, text: str, progress: Progress, sums: Sums) -> None:
+def act_on(client: Client, select: Select, about: Fields, progress: Progress, sums: Sums) -> None:
     """Do something with all that is selected, and add up what came of it: of all that was done when this ends early."""
-    for page in _pages(client, select, progress, PAGE_ENTRIES):
+    for page in _pages(client, select, progress, PAGE_ENTRIES, about):
         sums.messages += len(page["entries"])
         for targets in _parts(page["entries"]):
-            sums.add(client.ask("act", act=act, text=text, targets=targets, named="names" in select))
+            sums.add(client.ask("act", **about, targets=targets))
 
 
 def _parts(entries: list[dict[str, Any]]) -> Iterator[list[tuple[str, list[int]]]]:

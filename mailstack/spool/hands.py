@@ -7,8 +7,10 @@ The operator's hands: what the operator does with recipients, as operations on t
                those of a corrupt entry            all of them due now, if it is whole; else corrupt as before, and why
     retry      waiting, warned, unreported         due now
     reroute    waiting or warned, to other domains due now (or held as before), in a lane and with a `via` of their own
+               by another way
     bounce     waiting or warned                   unreported and due now: the runner tells the sender, as of any failure
-    delete     any of these, or of a corrupt entry deleted; an entry with nothing else left is removed, with its content
+    delete     any of these                        deleted; an entry with nothing else left is removed, with its content
+               those of a corrupt entry            removed with the entry, also those that were not meant
 
 What its sender wants to go later (FUTURERELEASE) is due then instead of now, unless the operator has named the entry: whoever
 moves the mail of a domain does not mean to send a letter before its day.
@@ -25,12 +27,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
-from mailstack.mail.envelope import Account
+from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS
-from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace, take_back
+from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace, take_back, unfinished
 from mailstack.spool.record import RecordError, parse_envelope
+from mailstack.spool.selection import Row
 
 BOUNCED: Final = EnhancedStatus(5, 0, 0)
 
@@ -79,6 +82,13 @@ class Done:
     later: int = 0
 
 
+def concerns(order: Order, row: Row, recipient: Recipient | None) -> bool:
+    """Say whether an order is about a recipient whose state is right: a reroute is about those who go elsewhere until now."""
+    if order.act is not Act.REROUTE:
+        return True
+    return recipient is not None and isinstance(recipient.destination, Remote) and row.via != (order.text or None)
+
+
 class _Writes:
     creates: ClassVar[int | None] = None
     frees: ClassVar[bool] = True  # a row is changed in place, or removed
@@ -118,6 +128,7 @@ class Obey(_Writes):
                 return self._take_back(connection, number)
             if act is not Act.DELETE:
                 return None
+            ordinals = unfinished(connection, number) or ordinals
             _remove(connection, number)
             return Done(number, ordinals, True, has_file)
         due_at = self._due_at(connection, number)
@@ -181,7 +192,7 @@ class Obey(_Writes):
                 return _update(
                     connection,
                     "state = 'unreported', status = ?, diagnostic = ?, remote_mta = NULL, due_at = ?, held_at = NULL"
-                    f" WHERE {_OPEN} AND state != 'unreported'",
+                    f" WHERE {_TO_BE_TRIED}",
                     [str(BOUNCED), text, now],
                     key,
                 )
@@ -201,13 +212,14 @@ class Obey(_Writes):
         lane = lane_of(replace(recipients[ordinal], via=via))
         return _update(
             connection,
-            f"via = ?, lane = ?, due_at = iif(due_at IS NULL, NULL, ?) WHERE {_OPEN} AND state != 'unreported'",
-            [via, lane, due_at],
+            f"via = ?, lane = ?, due_at = iif(due_at IS NULL, NULL, ?) WHERE {_TO_BE_TRIED} AND via IS NOT ?",
+            [via, lane, due_at, via],
             key,
         )
 
 
 _OPEN: Final = "(due_at IS NOT NULL OR held_at IS NOT NULL)"
+_TO_BE_TRIED: Final = f"{_OPEN} AND state != 'unreported'"
 _MAKE_DUE: Final = frozenset((Act.RELEASE, Act.RETRY, Act.REROUTE))
 _GO_AT_ONCE: Final = ('"requests":null', '"held_until":null')  # no text in a record has these: its quotes would be escaped
 _PAST: Final = {

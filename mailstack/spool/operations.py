@@ -35,6 +35,7 @@ _OPEN: Final = f"SELECT {OPEN} FROM recipient WHERE entry = ? AND (due_at IS NOT
 _TRACED: Final = "SELECT 2 FROM attempt WHERE entry = ?"
 
 _UNFINISHED: Final = (State.WAITING.value, State.WARNED.value, State.UNREPORTED.value)
+_IS_UNFINISHED: Final = f"state IN ({', '.join('?' * len(_UNFINISHED))})"
 
 PUT_OFF: Final = "Its destination is down: "
 """What stands before the reason of a recipient that was not attempted, since another was in vain."""
@@ -294,6 +295,12 @@ def set_aside(connection: sqlite3.Connection, number: int) -> None:
     connection.execute("UPDATE recipient SET due_at = NULL, held_at = NULL WHERE entry = ?", (number,))
 
 
+def unfinished(connection: sqlite3.Connection, number: int) -> tuple[int, ...]:
+    """Return the recipients of an entry, be it set aside, of whom nothing final is known."""
+    query = f"SELECT ordinal FROM recipient WHERE entry = ? AND {_IS_UNFINISHED} ORDER BY ordinal"  # noqa: S608 (ours)
+    return tuple(ordinal for (ordinal,) in connection.execute(query, (number, *_UNFINISHED)))
+
+
 def take_back(connection: sqlite3.Connection, number: int, folder: Path, due_at: float) -> tuple[int, ...]:
     """
     Make an entry that was set aside active again, if it is whole now; return its recipients that wait, and are due then.
@@ -304,7 +311,7 @@ def take_back(connection: sqlite3.Connection, number: int, folder: Path, due_at:
     if entry is None:
         return ()
     connection.execute(
-        f"UPDATE recipient SET due_at = ? WHERE entry = ? AND state IN ({', '.join('?' * len(_UNFINISHED))})",  # noqa: S608 (ours)
+        f"UPDATE recipient SET due_at = ? WHERE entry = ? AND {_IS_UNFINISHED}",  # noqa: S608 (ours)
         (due_at, number, *_UNFINISHED),
     )
     try:

@@ -324,6 +324,38 @@ class TestActs:
         run("bounce", name, "--text", "Gone for good", "--yes")
         assert b"Gone for good" in house.courier.deliveries[-1].content.in_memory
 
+    def test_reroute_is_about_what_goes_another_way_until_now(self, run: Run, house: House) -> None:
+        fill(house, 3)
+        name = delayed(house, remote("a@x.test"), local("b@here.test"))
+        run("reroute", "--all", "--back", "--yes", expect=3)
+        way = ("--via", "smtp:[192.0.2.1]:25")
+        house.courier.answer = all_are(Action.DELAYED)
+        assert as_json(run("reroute", name, *way, "--dry-run", "--json"))["recipients"] == 1, "nobody here is rerouted"
+        assert "1 recipient of 1 message: rerouted." in run("reroute", name, *way, "--yes").stdout
+        assert as_json(run("reroute", "--all", *way, "--dry-run", "--json"))["messages"] == 3
+        assert as_json(run("reroute", "--all", "--back", "--dry-run", "--json"))["messages"] == 1
+        before = len(house.courier.deliveries)
+        assert "1 recipient of 1 message: rerouted." in run("reroute", "--all", "--back", "--yes").stdout
+        assert len(house.courier.deliveries) == before + 1
+
+    @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--yes",), ("--json", "--dry-run")])
+    def test_are_refused_before_anything_is_shown_or_done(self, run: Run, house: House, more: tuple[str, ...]) -> None:
+        delayed(house)
+        for words, why in (
+            (("reroute", "--via", "uucp:x"), "is no way"),
+            (("bounce", "--text", ""), "must be told why"),
+        ):
+            refused = run(*words, "--all", *more, expect=1)
+            assert why in refused.stderr
+            assert refused.stdout == ""
+
+    def test_say_that_what_is_corrupt_goes_as_a_whole(self, run: Run, house: House) -> None:
+        delayed(house, remote("a@x.test"), remote("b@x.test"))
+        house.spool._database._connected().execute("UPDATE entry SET state = 'corrupt'")
+        words = ("delete", "--recipient", "a@x.test")
+        assert "1 message of these: corrupt, and deleted as a whole" in run(*words, stdin="n\n", expect=1).stderr
+        assert "2 recipients of 1 message: deleted." in run(*words, "--yes").stdout
+
     def test_go_in_parts_that_the_socket_takes(self) -> None:
         entries = [{"id": f"{number:013}", "selected": list(range(800))} for number in range(3)]
         entries.append({"id": "x" * 13, "selected": list(range(2_400))})

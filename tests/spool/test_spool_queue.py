@@ -178,6 +178,17 @@ class TestReroute:
         house.clock.advance(600)
         assert {tuple(each.recipients) for each, _ in house.courier.waiting} == {(0,), (1,), (2,)}
 
+    @pytest.mark.parametrize("text", ["", "smtp:relay.example"])
+    def test_of_what_goes_that_way_already_changes_nothing(self, house, text):
+        name = delayed_entry(house)
+        if text:
+            order(house, Act.REROUTE, name, text=text)
+            house.courier.finish(Action.DELAYED)
+        before = rows(house, "SELECT * FROM recipient"), actions(house, name)
+        house.clock.advance(10)
+        assert order(house, Act.REROUTE, name, text=text) == Obeyed(0, 0, 0)
+        assert (rows(house, "SELECT * FROM recipient"), actions(house, name)) == before
+
     def test_of_two_domains_by_one_way_are_two_deliveries(self, house):
         name = delayed_entry(house, remote("a@x.net"), remote("b@x.net"), remote("c@y.net"))
         order(house, Act.REROUTE, name, ordinals=(0, 1, 2), text="smtp:relay.example")
@@ -289,6 +300,12 @@ class TestDelete:
             assert order(house, act, name, text="x") == Obeyed(0, 0, 0)
         order(house, Act.DELETE, name)
         assert (found(house), house.files()) == ([], [])
+
+    def test_of_one_recipient_of_what_was_set_aside_is_that_of_all(self, house):
+        name = delayed_entry(house, remote("a@x.net"), remote("b@x.net"))
+        rows(house, "UPDATE entry SET state = 'corrupt' RETURNING 1")
+        assert order(house, Act.DELETE, name, ordinals=(1,)) == Obeyed(1, 2, 0)
+        assert found(house) == []
 
     def test_of_one_whose_record_cannot_be_read(self, house):
         name = house.accept()
