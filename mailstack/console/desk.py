@@ -16,6 +16,7 @@ from mailstack.mail.envelope import Account, Envelope, Recipient
 from mailstack.spool.entry import domain_of
 from mailstack.spool.hands import Act, Order, concerns
 from mailstack.spool.identifiers import format_number
+from mailstack.spool.operations import PUT_OFF
 from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
 from mailstack.spool.queue import Obeyed, QueueError, Target
 from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
@@ -191,6 +192,8 @@ class QueueDesk:
             return "it has failed for good, and the sender is to be told"
         if (row.due_at or 0.0) <= self._seconds():
             return "it is due, and its turn comes"
+        if (row.diagnostic or "").startswith(PUT_OFF):
+            return "its destination is down, and is asked again then at the latest; it goes sooner if that answers"
         if state == NEW:
             return "the sender wants it to go then"
         return f"attempt {row.attempts} did not succeed; each wait is longer than the last"

@@ -34,6 +34,10 @@ OPEN: Final = 1
 _OPEN: Final = f"SELECT {OPEN} FROM recipient WHERE entry = ? AND (due_at IS NOT NULL OR held_at IS NOT NULL)"  # noqa: S608 (ours)
 _TRACED: Final = "SELECT 2 FROM attempt WHERE entry = ?"
 
+_OUTCOMES: Final = tuple(each.value for each in Action)
+_TRIED: Final = f"{_TRACED} AND ordinal = ? AND action IN ({', '.join('?' * len(_OUTCOMES))}) LIMIT 1"
+"""Finds what was tried, and not what the operator did."""
+
 _UNFINISHED: Final = (State.WAITING.value, State.WARNED.value, State.UNREPORTED.value)
 _IS_UNFINISHED: Final = f"state IN ({', '.join('?' * len(_UNFINISHED))})"
 
@@ -370,14 +374,17 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
         elif state not in (State.WAITING.value, State.WARNED.value):
             raise RecordError(f"recipient {ordinal} is due, but {state!r}")
         is_doubtful = attempts > 0 and not _is_answer(status, diagnostic)
-        if attempts == 1 and (diagnostic or "").startswith(PUT_OFF) and not _is_traced(connection, entry.number, ordinal):
-            attempts = 0  # it was counted to be put off
+        if is_only_put_off(connection, (entry.number, ordinal), attempts, diagnostic):
+            attempts = 0
         lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful, via)
     return lanes
 
 
-def _is_traced(connection: sqlite3.Connection, number: int, ordinal: int) -> bool:
-    return connection.execute(f"{_TRACED} AND ordinal = ? LIMIT 1", (number, ordinal)).fetchone() is not None
+def is_only_put_off(connection: sqlite3.Connection, key: tuple[int, int], attempts: int, diagnostic: str | None) -> bool:
+    """Say whether no attempt was made for a recipient, although one is counted, so that it could be put off."""
+    if attempts != 1 or not (diagnostic or "").startswith(PUT_OFF):
+        return False
+    return connection.execute(_TRIED, (*key, *_OUTCOMES)).fetchone() is None
 
 
 def _is_answer(status: str | None, diagnostic: str | None) -> bool:

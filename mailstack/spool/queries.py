@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mailstack.mail.envelope import Envelope
-from mailstack.spool.operations import Reads
+from mailstack.spool.operations import Reads, is_only_put_off
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import CORRUPT, HELD, Row, Selection
 
@@ -102,7 +102,7 @@ class Select(Reads):
         envelope = _envelope(record)
         if not self.selection.takes(envelope, _float(accepted_at), _int(octets)):
             return None
-        rows = [Row(*row) for row in connection.execute(f"SELECT {_ROW} FROM recipient WHERE entry = ?", (number,))]  # noqa: S608 (as above)
+        rows = list(_rows(connection, number, f"SELECT {_ROW} FROM recipient WHERE entry = ?", number))  # noqa: S608 (as above)
         is_corrupt = state == "corrupt"
         chosen = self.selection.selected(envelope, rows, is_corrupt=is_corrupt)
         return Found(
@@ -155,7 +155,7 @@ class Show(Reads):
             return None
         number, state, accepted_at, expires_at, octets, is_in_file, record = row
         query = f"SELECT {_ROW} FROM recipient WHERE entry = ? AND ordinal > ? ORDER BY ordinal LIMIT ?"  # noqa: S608 (as above)
-        rows = [Row(*each) for each in connection.execute(query, (number, self.after, SHOW_ROWS))]
+        rows = list(_rows(connection, number, query, number, self.after, SHOW_ROWS))
         (count,) = connection.execute("SELECT count(*) FROM recipient WHERE entry = ?", (number,)).fetchone()
         traces = {each.ordinal: list(_traces(connection, number, each.ordinal)) for each in rows}
         found = Found(
@@ -170,6 +170,14 @@ class Show(Reads):
             count,
         )
         return Shown(found, traces, rows[-1].ordinal if len(rows) == SHOW_ROWS else None)
+
+
+def _rows(connection: sqlite3.Connection, number: int, query: str, *values: int) -> Iterator[Row]:
+    """Read recipients of an entry; an attempt that was only counted, to put somebody off, is none."""
+    for each in connection.execute(query, values):
+        row = Row(*each)
+        is_new = is_only_put_off(connection, (number, row.ordinal), row.attempts, row.diagnostic)
+        yield replace(row, attempts=0) if is_new else row
 
 
 def _traces(connection: sqlite3.Connection, number: int, ordinal: int) -> Iterator[Trace]:
@@ -226,8 +234,7 @@ class Stats(Reads):
             corrupt += is_corrupt
             count += 1
             sum_octets += _int(octets)
-            for each in connection.execute(f"SELECT {_ROW} FROM recipient WHERE entry = ?", (number,)):  # noqa: S608 (as above)
-                row = Row(*each)
+            for row in _rows(connection, number, f"SELECT {_ROW} FROM recipient WHERE entry = ?", number):  # noqa: S608 (as above)
                 lanes.setdefault(row.lane, Tally()).count(row.shown(is_corrupt=is_corrupt), _float(accepted_at))
                 looked_at += 1
             to = number

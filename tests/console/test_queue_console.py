@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +24,8 @@ from mailstack.console.desk import QueueDesk
 from mailstack.console.desks import Desks
 from mailstack.console.queue_asking import _parts
 from mailstack.console.queue_views import duration, safe, size
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
+from mailstack.mail.disposition import delayed as delayed_by
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.selection import _FIELDS
@@ -186,6 +188,19 @@ class TestShow:
         house.courier.finish(Action.DELAYED)
         assert "example.net is paused by the operator" in run("show", name).stdout
         assert as_json(run("show", name, "--json"))["recipients"][0]["tried"][0]["at"] == house.clock.seconds()
+
+    def test_says_of_what_was_put_off_that_it_was_not_attempted(self, run: Run, house: House) -> None:
+        house.courier.answer = lambda delivery: [
+            replace(delayed_by(each, "no"), standing=Standing.DOWN) for each in delivery.recipients
+        ]
+        names = [house.accept() for _ in range(6)]
+        text = run("show", names[-1]).stdout
+        assert "bob@example.net: new, 0 attempts" in text
+        assert "its destination is down, and is asked again then at the latest" in text
+        assert "did not succeed" not in text
+        assert "attempt 1 did not succeed" in run("show", names[0]).stdout
+        assert [each["id"] for each in as_json(run("list", "--state", "new", "--json"))] == [names[-1]]
+        assert as_json(run("stats", "--json"))["domains"][0]["states"] == {"delayed": 5, "new": 1}
 
     def test_of_very_many_recipients(self, run: Run, house: House) -> None:
         name = delayed(house, *(remote(f"user{number}@example.net") for number in range(120)))

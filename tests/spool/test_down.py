@@ -17,7 +17,7 @@ from mailstack.spool.backoff import Schedule
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.database import connect
 from mailstack.spool.hands import Act, Order
-from mailstack.spool.identifiers import parse_name
+from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.lanes import Limits
 from mailstack.spool.selection import Selection
 
@@ -100,6 +100,18 @@ class TestDown:
         take_down(house, messages=1)
         _, state, _, status, diagnostic = rows(house)[-1]
         assert (state, status, diagnostic) == ("waiting", "4.4.1", f"{operations.PUT_OFF}{WHY}")
+
+    def test_who_was_put_off_was_not_attempted_whatever_the_operator_did(self, house):
+        take_down(house, messages=1)
+        number = now(house.spool.queue.find(Selection(), after=0, limit=100)).found[-1].number
+        for acts, state in (([], "new"), ([Act.HOLD], "held")):
+            for act in acts:
+                now(house.spool.queue.obey(Order(act=act, by="root"), [(number, (0,))]))
+            (row,) = now(house.spool.queue.show(number)).found.rows
+            assert (row.attempts, row.shown(is_corrupt=False)) == (0, state)
+        house.courier.answer = all_are(Action.RELAYED)
+        now(house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), [(number, (0,))]))
+        assert [each.attempt for each in house.courier.deliveries if each.entry == format_number(number)] == [1]
 
     def test_others_do_not_wait(self, house):
         take_down(house, messages=100)
