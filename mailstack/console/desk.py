@@ -121,15 +121,16 @@ class QueueDesk:
         order = self._order(request) if "act" in request else None
         page = await self._queue.find(selection, after=_after(request), limit=limit)
         found = page.found if order is None else _concerned(order, page.found)
+        paused = await self._queue.paused() if found else {}
         return {
-            "entries": [self._listed(each) for each in found],
+            "entries": [self._listed(each, paused) for each in found],
             "to": None if page.to is None else format_number(page.to),
         }
 
-    def _listed(self, found: Found) -> dict[str, Any]:
+    def _listed(self, found: Found, paused: dict[str, float]) -> dict[str, Any]:
         return {
             **_entry(found),
-            "recipients": [self._recipient(found, row) for row in found.rows[:LISTED_RECIPIENTS]],
+            "recipients": [self._recipient(found, row, paused) for row in found.rows[:LISTED_RECIPIENTS]],
             "selected": [row.ordinal for row in found.rows],
         }
 
@@ -145,7 +146,7 @@ class QueueDesk:
             "entry": {**_entry(shown.found), **_origin(shown.found.envelope)},
             "recipients": [
                 {
-                    **self._recipient(shown.found, row),
+                    **self._recipient(shown.found, row, paused),
                     "why": self._why(shown.found, row, paused),
                     "tried": [_tried(each) for each in shown.traces.get(row.ordinal, ())],
                 }
@@ -154,7 +155,7 @@ class QueueDesk:
             "to": shown.to,
         }
 
-    def _recipient(self, found: Found, row: Row) -> dict[str, Any]:
+    def _recipient(self, found: Found, row: Row, paused: dict[str, float]) -> dict[str, Any]:
         recipient = _recipient_of(found, row)
         is_account = recipient is not None and isinstance(recipient.destination, Account)
         return {
@@ -166,6 +167,7 @@ class QueueDesk:
             "state": row.shown(is_corrupt=found.is_corrupt),
             "attempts": row.attempts,
             "next_attempt_at": row.due_at,
+            "is_paused": row.due_at is not None and domain_of(row.lane) in paused,
             "held_since": row.held_at,
             "place": self._queue.place_of(found.number, row.lane),
             "status": row.status,
@@ -206,6 +208,7 @@ class QueueDesk:
             "recipients": obeyed.recipients,
             "under_way": obeyed.under_way,
             "later": obeyed.later,
+            "paused": obeyed.paused,
             "refused": {format_number(number): why for number, why in obeyed.refused.items()},
         }
 

@@ -7,6 +7,7 @@ which is that of time: of a page of each, all up to the end of the shortest is k
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -82,7 +83,10 @@ def _merge_shown(answers: Sequence[Answer]) -> Answer:
 
 def _merge_acted(answers: Sequence[Answer]) -> Answer:
     sums = {key: sum(answer[key] for answer in answers) for key in ("entries", "recipients", "under_way", "later")}
-    return {**sums, "refused": {name: why for answer in answers for name, why in answer["refused"].items()}}
+    paused: Counter[str] = Counter()
+    for answer in answers:
+        paused.update(answer["paused"])
+    return {**sums, "paused": paused, "refused": {name: why for answer in answers for name, why in answer["refused"].items()}}
 
 
 def _merge_changed(answers: Sequence[Answer]) -> Answer:

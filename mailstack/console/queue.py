@@ -215,7 +215,7 @@ def pause(domain: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def resume(domain: str, config: Path | None, as_json: bool) -> None:
-    """Attempt what waits for a domain again, at once."""
+    """Attempt what waits for a domain again, at once, also what would be due later."""
     _set_paused(domain, config, as_json, is_paused=False)
 
 

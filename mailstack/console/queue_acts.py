@@ -18,8 +18,8 @@ import click
 from mailstack.console.asking import Refused, config_option, json_option, show_result
 from mailstack.console.queue_asking import act_on, asking, found_by, progress_bar
 from mailstack.console.queue_selecting import Select, select_fields, selecting
-from mailstack.console.queue_sums import Sums
-from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, show_rows, size
+from mailstack.console.queue_sums import TOLD, Sums
+from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, safe, show_rows, size
 
 if TYPE_CHECKING:
     from mailstack.console.control_client import Client
@@ -208,6 +208,9 @@ def _tell_in_words(act: Act, sums: Sums) -> None:
         click.echo(f"{count(sums.under_way, 'recipient')} more: attempted at this moment.")
     elif sums.under_way:
         click.echo(f"{count(sums.under_way, 'recipient')} more: in an attempt. What that leaves is {act.past} when it ends.")
+    for domain, recipients in list(sums.paused.items())[:TOLD]:
+        waits = f"{count(recipients, 'recipient')}: waiting all the same, since {safe(domain)} is paused"
+        click.echo(f"{waits}. It goes on with: mailstack queue resume {safe(domain)}")
     if sums.later:
         click.echo(f"{count(sums.later, 'recipient')}: due when the sender wants it. An ID says that it is to go now.")
     for line in sums.refusals():

@@ -21,8 +21,8 @@ class Sums:
     How many were selected, and what was done with them.
 
     Shape:   `under_way` are recipients in an attempt, with whom it is done when that ends; `later` are those that are due only
-             when their senders want it; `refused` says by ID with which
-             messages it could not be done, and why.
+             when their senders want it; `paused` says by domain how many wait since it is paused; `refused` says by ID with
+             which messages it could not be done, and why.
     """
 
     messages: int = 0
@@ -30,6 +30,7 @@ class Sums:
     changed_recipients: int = 0
     under_way: int = 0
     later: int = 0
+    paused: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     def add(self, done: Answer) -> None:
@@ -38,6 +39,8 @@ class Sums:
         self.changed_recipients += done["recipients"]
         self.under_way += done["under_way"]
         self.later += done["later"]
+        for domain, recipients in done["paused"].items():
+            self.paused[domain] = self.paused.get(domain, 0) + recipients
         self.refused |= done["refused"]
 
     def as_fields(self) -> dict[str, Any]:

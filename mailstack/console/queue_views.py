@@ -58,6 +58,8 @@ def when(recipient: Fields, now: float) -> str:
     due_at = recipient["next_attempt_at"]
     if due_at is None:
         return "-"
+    if recipient["is_paused"]:
+        return "paused"
     return f"in {duration(due_at - now)}" if due_at > now + 1 else "now"
 
 

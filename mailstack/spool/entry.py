@@ -62,6 +62,11 @@ def domain_of(lane: str) -> str:
     return lane.partition(_BY)[0]
 
 
+def lanes_by_way(domain: str) -> tuple[str, str]:
+    """Return what all lanes of a domain with a way of their own come behind, and before, by which they can be looked up."""
+    return f"{domain}{_BY}", f"{domain}{_BY[:-1]}{chr(ord(_BY[-1]) + 1)}"
+
+
 def is_lane_of(lane: str, recipient: Recipient) -> bool:
     """Say whether a lane is one of those of a recipient, now or with another configuration."""
     plain = lane_of(recipient)

@@ -18,7 +18,7 @@ from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Content
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.content import FileContent, MemoryContent
-from mailstack.spool.entry import Entry, Pending, is_lane_of
+from mailstack.spool.entry import Entry, Pending, is_lane_of, lanes_by_way
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, Change, State
 from mailstack.spool.record import RecordError, format_envelope, parse_envelope
@@ -474,6 +474,17 @@ WHERE (entry, ordinal) IN (
 )"""
 
 
+_WAKE_ALL: Final = """
+UPDATE recipient SET due_at = :now
+WHERE (entry, ordinal) IN (
+    SELECT entry, ordinal FROM recipient INDEXED BY recipient_lane
+    WHERE {lanes} AND lane <> '' AND attempts > 0 AND due_at > :now
+    LIMIT :limit
+)"""
+WAKE_DOMAIN: Final = _WAKE_ALL.format(lanes="lane = :lane")
+WAKE_WAYS: Final = _WAKE_ALL.format(lanes="lane > :by AND lane < :behind")
+
+
 @dataclass
 class PutOff(_Moves):
     """
@@ -526,6 +537,18 @@ class WakeLane(_Moves):
         """Do it."""
         values = {"lane": self.lane, "now": self.now, "length": len(PUT_OFF), "put_off": PUT_OFF, "limit": self.limit}
         self.rows = connection.execute(WAKE, values).rowcount
+        return self.rows
+
+
+@dataclass
+class WakeDomain(WakeLane):
+    """Make due all that is to be attempted again in the lane of a domain, and in those where its mail has another way."""
+
+    def apply(self, connection: sqlite3.Connection) -> int:
+        """Do it; of each kind at most `limit`."""
+        by, behind = lanes_by_way(self.lane)
+        values = {"lane": self.lane, "by": by, "behind": behind, "now": self.now, "limit": self.limit}
+        self.rows = sum(connection.execute(each, values).rowcount for each in (WAKE_DOMAIN, WAKE_WAYS))
         return self.rows
 
 

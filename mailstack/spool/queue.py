@@ -9,6 +9,7 @@ memory only.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 from mailstack import events
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
+from mailstack.spool.entry import domain_of
 from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.ports import Clock
@@ -27,6 +29,7 @@ from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
 
 MOST_PAUSED: Final = 1_000
+_MAKE_DUE: Final = (Act.RETRY, Act.RELEASE)
 
 
 class QueueError(Exception):
@@ -43,7 +46,8 @@ class Obeyed:
     How many recipients an order has changed, and for how many it is done when the attempt that runs has ended.
 
     Shape:   `entries` counts those in which something was changed; `refused` are those, by number, in which it was not, with
-             the reason; `later` recipients are due only when their senders want it.
+             the reason; `later` recipients are due only when their senders want it; `paused` are domains of which nothing is
+             attempted, and how many of the recipients that are due wait for that.
     """
 
     entries: int
@@ -51,6 +55,7 @@ class Obeyed:
     under_way: int
     refused: Mapping[int, str] = field(default_factory=dict)
     later: int = 0
+    paused: Mapping[str, int] = field(default_factory=dict)
 
 
 class Queue:
@@ -108,6 +113,7 @@ class Queue:
         claims: list[tuple[int, str]] = []
         free: dict[int, list[int]] = {}
         under_way = 0
+        paused: Counter[str] = Counter()
         try:
             for number, lane, ordinals in await self._database.do(Lanes(tuple(targets))):
                 wanted = tuple(each for each in ordinals if each in targets[number])
@@ -118,6 +124,8 @@ class Queue:
                 else:
                     claims.append((number, lane))
                     free.setdefault(number, []).extend(wanted)
+                    if order.act in _MAKE_DUE and (domain := domain_of(lane)) in self._runner.paused:
+                        paused[domain] += len(wanted)
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
             came_to = await self._database.do(Obey(order, wants, self._clock.seconds(), self._contents.path))
             done = [each for each in came_to if each.ordinals]
@@ -131,7 +139,7 @@ class Queue:
             self._runner.give_back(claims)
         refused = {each.number: each.refused for each in came_to if each.refused}
         later = sum(each.later for each in came_to)
-        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way, refused, later)
+        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way, refused, later, paused)
 
     def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
         """Claim recipients; or say that they are under way, in which case the order waits for them."""

@@ -51,6 +51,7 @@ from mailstack.spool.operations import (
     PutOff,
     Quiet,
     Relane,
+    WakeDomain,
     WakeLane,
 )
 from mailstack.spool.ports import Chance, Clock, Couriers, Start
@@ -212,8 +213,11 @@ class Runner:
         self._paused.update(domains)
 
     def resume(self, domain: str) -> None:
-        """Attempt what waits for a domain again."""
-        self._paused.discard(domain)
+        """Attempt what waits for a domain again, at once."""
+        if domain in self._paused:
+            self._paused.discard(domain)
+            self.ask_again()  # the operator may have mended what was in the way
+            self._run(self._wake_lane(domain, wake=WakeDomain), f"spool: waking {domain}")
         self._position = None
         self._look()
 
@@ -496,11 +500,11 @@ class Runner:
         for lane in lanes:
             await self._wake_lane(lane)
 
-    async def _wake_lane(self, lane: str, most: int | None = None) -> None:
+    async def _wake_lane(self, lane: str, most: int | None = None, wake: type[WakeLane] = WakeLane) -> None:
         now, rows = self._clock.seconds(), most or FLUSH_ROWS
         try:
             while self._is_on:
-                made = await self._database.do(WakeLane(lane, now, rows))
+                made = await self._database.do(wake(lane, now, rows))
                 if made:
                     self._look()
                 if most is not None or made < rows:

@@ -290,13 +290,8 @@ class Part(FakeDesk):
             case "span":
                 return {"first": min(self._names, default=None), "last": max(self._names, default=None)}
             case "act":
-                return {
-                    "entries": len(self._names),
-                    "recipients": 1,
-                    "under_way": 0,
-                    "later": 0,
-                    "refused": dict.fromkeys(self._names, "no"),
-                }
+                sums = {"entries": len(self._names), "recipients": 1, "under_way": 0, "later": 0}
+                return {**sums, "paused": {"x.test": 1}, "refused": dict.fromkeys(self._names, "no")}
             case _:
                 return {"changed": "a" in self._names}
 
@@ -335,8 +330,9 @@ class TestDesks:
         desks = Desks([Part("ab", 1), Part("c", 1), Part("", 1)])
         assert ask(desks, ask="show", id="c")["entry"] == "c"
         assert ask(desks, ask="show", id="x")["entry"] is None
+        sums = {"entries": 3, "recipients": 3, "under_way": 0, "later": 0}
         refused = {"a": "no", "b": "no", "c": "no"}
-        assert ask(desks, ask="act") == {"entries": 3, "recipients": 3, "under_way": 0, "later": 0, "refused": refused}
+        assert ask(desks, ask="act") == {**sums, "paused": {"x.test": 3}, "refused": refused}
         assert ask(desks, ask="pause") == {"changed": True}
         assert ask(desks, ask="span") == {"first": "a", "last": "c"}
         assert ask(Desks([Part("", 1)]), ask="span") == {"first": None, "last": None}

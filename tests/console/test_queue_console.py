@@ -280,6 +280,7 @@ class TestActs:
             "changed_recipients": 1,
             "under_way": 1,
             "later": 0,
+            "paused": {},
             "refused": {},
         }
         text = run("hold", "--all").stdout
@@ -393,6 +394,22 @@ class TestPauseAndStats:
         assert "was not paused" in run("resume", "example.net").stdout
         assert "is delivered here" in run("pause", "here.test", expect=1).stderr
         assert "not a domain name" in run("pause", "a b", expect=1).stderr
+
+    def test_what_is_paused_is_said_to_be(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        run("pause", "example.net")
+        new = house.accept()
+        assert [line.split()[7] for line in run("list").stdout.splitlines()[1:]] == ["paused", "paused"]
+        assert "paused: example.net is paused by the operator" in run("show", name).stdout
+        for words in (("retry", "--domain", "example.net"), ("retry", name, new)):
+            said = run(*words).stdout
+            assert "2 recipients: waiting all the same, since example.net is paused." in said
+            assert "mailstack queue resume example.net" in said
+        run("hold", "--all")
+        assert as_json(run("release", "--all", "--json"))["paused"] == {"example.net": 2}
+        assert len(house.courier.deliveries) == 1
+        run("resume", "example.net")
+        assert len(house.courier.deliveries) == 3
 
     def test_stats(self, run: Run, house: House) -> None:
         delayed(house, remote("a@x.test"), remote("b@x.test"), remote("c@y.test"), local("d@here.test"))

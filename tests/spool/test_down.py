@@ -563,12 +563,15 @@ class TestStatements:
             (operations.NAME_PROBE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at=?)"),
             (operations.STILL_DUE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at<?)"),
             (operations.WAKE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at>?)"),
+            (operations.WAKE_DOMAIN, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at>?)"),
+            (operations.WAKE_WAYS, "SEARCH recipient USING INDEX recipient_lane (lane>? AND lane<?)"),
         ],
     )
     def test_plan(self, tmp_path, statement, expected):
         House(tmp_path / "spool").open()
         connection = connect(tmp_path / "spool" / "spool.db")
         names = ("lane", "now", "until", "later", "warn", "status", "diagnostic", "mta", "limit", "length", "put_off")
+        names += ("by", "behind")
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", dict.fromkeys(names, 1))]
         connection.close()
         assert any(expected in step for step in plan), plan

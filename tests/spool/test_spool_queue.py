@@ -13,7 +13,7 @@ from test_recovery import change, rows
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.requests import Requests
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
@@ -424,6 +424,30 @@ class TestPause:
         assert now(house.spool.queue.resume("x.net")) is True
         assert [each.entry for each, _ in house.courier.waiting] == [other, paused]
         assert now(house.spool.queue.resume("x.net")) is False
+
+    @pytest.mark.parametrize("way", [None, "smtp:[192.0.2.1]:25"])
+    def test_ends_with_an_attempt_at_once_also_of_what_would_be_due_later(self, tmp_path, way):
+        house = House(tmp_path / "spool", way_of=lambda recipient: way).open()
+        name, other = delayed_entry(house, remote("a@x.net")), delayed_entry(house, remote("a@x.network"))
+        now(house.spool.queue.pause("x.net"))
+        house.clock.advance(10)
+        now(house.spool.queue.resume("other.net"))
+        assert len(house.courier.deliveries) == 2
+        now(house.spool.queue.resume("x.net"))
+        assert [each.entry for each, _ in house.courier.waiting] == [name]
+        house.clock.advance(290)
+        assert [each.entry for each, _ in house.courier.waiting] == [name, other]
+
+    def test_ends_with_an_attempt_at_once_also_where_the_destination_was_down(self, house):
+        house.courier.answer = lambda delivery: [
+            replace(disposition(each, Action.DELAYED), standing=Standing.DOWN) for each in delivery.recipients
+        ]
+        names = [house.accept() for _ in range(8)]
+        assert len(house.courier.deliveries) == 5
+        house.courier.answer = all_are(Action.RELAYED)
+        now(house.spool.queue.pause("example.net"))
+        now(house.spool.queue.resume("example.net"))
+        assert sorted(each.entry for each in house.courier.deliveries[5:]) == names
 
     def test_lets_go_of_what_is_in_memory_when_its_turn_comes(self, tmp_path):
         house = House(tmp_path / "spool", limits=Limits(per_destination=1)).open()
