@@ -12,7 +12,7 @@ what comes behind `to`. So the server keeps nothing for anybody, and whoever goe
     find      select, after, limit; and act, text:    entries, to
               only what the act is about
     show      id, after                               entry, recipients, to (entry null: there is none)
-    act       act, targets, text, named               entries, recipients, under_way, later, paused, refused
+    act       act, targets, text, named               entries, recipients, under_way, later, untold, senderless, paused, refused
     pause     domain                                  changed
     resume    domain                                  changed
     stats     after                                   lanes, entries, octets, corrupt, attempts, paused, to

@@ -208,6 +208,8 @@ class QueueDesk:
             "recipients": obeyed.recipients,
             "under_way": obeyed.under_way,
             "later": obeyed.later,
+            "untold": obeyed.untold,
+            "senderless": obeyed.senderless,
             "paused": obeyed.paused,
             "refused": {format_number(number): why for number, why in obeyed.refused.items()},
         }

@@ -82,7 +82,8 @@ def _merge_shown(answers: Sequence[Answer]) -> Answer:
 
 
 def _merge_acted(answers: Sequence[Answer]) -> Answer:
-    sums = {key: sum(answer[key] for answer in answers) for key in ("entries", "recipients", "under_way", "later")}
+    keys = ("entries", "recipients", "under_way", "later", "untold", "senderless")
+    sums = {key: sum(answer[key] for answer in answers) for key in keys}
     paused: Counter[str] = Counter()
     for answer in answers:
         paused.update(answer["paused"])

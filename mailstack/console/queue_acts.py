@@ -45,7 +45,7 @@ HOLD: Final = Act("hold", "held", ("new", "delayed", "unreported"))
 RELEASE: Final = Act("release", "released", ("held", "corrupt"))
 RETRY: Final = Act("retry", "due now", ("new", "delayed", "unreported"))
 REROUTE: Final = Act("reroute", "rerouted", ("new", "delayed", "held"), "Reroute:")
-BOUNCE: Final = Act("bounce", "returned to the sender", ("new", "delayed", "held"), "Return to the sender, as failed for good:")
+BOUNCE: Final = Act("bounce", "given up", ("new", "delayed", "held"), "Give up, as failed for good:")
 DELETE: Final = Act(
     "delete", "deleted", ("new", "delayed", "unreported", "held", "corrupt"), "Delete for good, and tell nobody:"
 )
@@ -126,7 +126,11 @@ def reroute(via: str | None, back: bool, **options: Any) -> None:
 @click.option("--text", default=BOUNCE_TEXT, show_default=True, help="What the sender is told.")
 @_act(asks=True)
 def bounce(text: str, **options: Any) -> None:
-    """Give up now: the sender gets a notification of the failure, with your words."""
+    """
+    Give up now: the sender gets a notification of the failure, with your words.
+
+    Unless it wants none (NOTIFY=NEVER). Of what has no sender the postmaster is told, as of any failure.
+    """
     _run(BOUNCE, options, text)
 
 
@@ -208,6 +212,10 @@ def _tell_in_words(act: Act, sums: Sums) -> None:
         click.echo(f"{count(sums.under_way, 'recipient')} more: attempted at this moment.")
     elif sums.under_way:
         click.echo(f"{count(sums.under_way, 'recipient')} more: in an attempt. What that leaves is {act.past} when it ends.")
+    if sums.untold:
+        click.echo(f"{count(sums.untold, 'recipient')} of them: the sender wants no word of that, and is not told.")
+    if sums.senderless:
+        click.echo(f"{count(sums.senderless, 'recipient')} of them: without a sender; the postmaster is told, if anybody is.")
     for domain, recipients in list(sums.paused.items())[:TOLD]:
         waits = f"{count(recipients, 'recipient')}: waiting all the same, since {safe(domain)} is paused"
         click.echo(f"{waits}. It goes on with: mailstack queue resume {safe(domain)}")

@@ -21,8 +21,9 @@ class Sums:
     How many were selected, and what was done with them.
 
     Shape:   `under_way` are recipients in an attempt, with whom it is done when that ends; `later` are those that are due only
-             when their senders want it; `paused` says by domain how many wait since it is paused; `refused` says by ID with
-             which messages it could not be done, and why.
+             when their senders want it; of what was given up `untold` are those of whom the sender wants to hear nothing, and
+             `senderless` those that have no sender; `paused` says by domain how many wait since it is paused; `refused` says
+             by ID with which messages it could not be done, and why.
     """
 
     messages: int = 0
@@ -30,6 +31,8 @@ class Sums:
     changed_recipients: int = 0
     under_way: int = 0
     later: int = 0
+    untold: int = 0
+    senderless: int = 0
     paused: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -39,6 +42,8 @@ class Sums:
         self.changed_recipients += done["recipients"]
         self.under_way += done["under_way"]
         self.later += done["later"]
+        self.untold += done["untold"]
+        self.senderless += done["senderless"]
         for domain, recipients in done["paused"].items():
             self.paused[domain] = self.paused.get(domain, 0) + recipients
         self.refused |= done["refused"]

@@ -27,10 +27,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
+from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.entry import lane_of
-from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS
+from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, is_told
 from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace, take_back, unfinished
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import Row
@@ -71,7 +72,8 @@ class Done:
 
     Shape:   `ordinals` are its recipients for whom something is different now; with `is_removed` nothing is left of it;
              `refused` says why nothing was done, where that has a reason; `later` are so many who are due only when the sender
-             wants it.
+             wants it; of what was bounced `untold` are those of whom the sender wants to hear nothing, and `senderless` those
+             that have no sender, so that the postmaster is told if anybody is.
     """
 
     number: int
@@ -80,6 +82,8 @@ class Done:
     has_file: bool = False
     refused: str = ""
     later: int = 0
+    untold: int = 0
+    senderless: int = 0
 
 
 def concerns(order: Order, row: Row, recipient: Recipient | None) -> bool:
@@ -160,13 +164,30 @@ class Obey(_Writes):
             due_at = self._due_at(connection, number)
             ordinals = take_back(connection, number, self.folder, due_at)
         except (ValueError, TypeError, OSError) as error:
-            return Done(number, (), refused=f"it is damaged as before: {error}")
+            return Done(number, (), refused=f"is damaged as before: {error}")
         return self._done(connection, number, ordinals, due_at)
 
     def _done(self, connection: sqlite3.Connection, number: int, changed: tuple[int, ...], due_at: float) -> Done:
         for ordinal in changed:
             leave_trace(connection, (number, ordinal, self.now), _PAST[self.order.act], self._words)
-        return Done(number, changed, later=len(changed) if due_at > self.now else 0)
+        untold, senderless = self._untold(connection, number, changed) if self.order.act is Act.BOUNCE else (0, 0)
+        later = len(changed) if due_at > self.now else 0
+        return Done(number, changed, later=later, untold=untold, senderless=senderless)
+
+    def _untold(self, connection: sqlite3.Connection, number: int, changed: tuple[int, ...]) -> tuple[int, int]:
+        """Count the recipients of whose failure the sender wants to hear nothing, and the others if there is no sender."""
+        (record,) = connection.execute("SELECT envelope FROM entry WHERE number = ?", (number,)).fetchone()
+        try:
+            envelope = parse_envelope(record)
+        except RecordError:
+            return 0, 0  # it is set aside when it is loaded
+        failures = (
+            Disposition(ordinal=each, action=Action.FAILED, status=BOUNCED, diagnostic="")
+            for each in changed
+            if 0 <= each < len(envelope.recipients)
+        )
+        told = sum(is_told(envelope, each) for each in failures)
+        return len(changed) - told, told if envelope.reverse_path is None else 0
 
     @property
     def _words(self) -> str:

@@ -47,7 +47,7 @@ class Obeyed:
 
     Shape:   `entries` counts those in which something was changed; `refused` are those, by number, in which it was not, with
              the reason; `later` recipients are due only when their senders want it; `paused` are domains of which nothing is
-             attempted, and how many of the recipients that are due wait for that.
+             attempted, and how many of the recipients that are due wait for that; `untold` and `senderless` are as of Done.
     """
 
     entries: int
@@ -56,6 +56,8 @@ class Obeyed:
     refused: Mapping[int, str] = field(default_factory=dict)
     later: int = 0
     paused: Mapping[str, int] = field(default_factory=dict)
+    untold: int = 0
+    senderless: int = 0
 
 
 class Queue:
@@ -138,8 +140,16 @@ class Queue:
         finally:
             self._runner.give_back(claims)
         refused = {each.number: each.refused for each in came_to if each.refused}
-        later = sum(each.later for each in came_to)
-        return Obeyed(len(done), sum(len(each.ordinals) for each in done), under_way, refused, later, paused)
+        return Obeyed(
+            len(done),
+            sum(len(each.ordinals) for each in done),
+            under_way,
+            refused,
+            later=sum(each.later for each in came_to),
+            paused=paused,
+            untold=sum(each.untold for each in done),
+            senderless=sum(each.senderless for each in done),
+        )
 
     def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
         """Claim recipients; or say that they are under way, in which case the order waits for them."""

@@ -290,7 +290,7 @@ class Part(FakeDesk):
             case "span":
                 return {"first": min(self._names, default=None), "last": max(self._names, default=None)}
             case "act":
-                sums = {"entries": len(self._names), "recipients": 1, "under_way": 0, "later": 0}
+                sums = {"entries": len(self._names), "recipients": 1, "under_way": 0, "later": 0, "untold": 0, "senderless": 0}
                 return {**sums, "paused": {"x.test": 1}, "refused": dict.fromkeys(self._names, "no")}
             case _:
                 return {"changed": "a" in self._names}
@@ -330,7 +330,7 @@ class TestDesks:
         desks = Desks([Part("ab", 1), Part("c", 1), Part("", 1)])
         assert ask(desks, ask="show", id="c")["entry"] == "c"
         assert ask(desks, ask="show", id="x")["entry"] is None
-        sums = {"entries": 3, "recipients": 3, "under_way": 0, "later": 0}
+        sums = {"entries": 3, "recipients": 3, "under_way": 0, "later": 0, "untold": 0, "senderless": 0}
         refused = {"a": "no", "b": "no", "c": "no"}
         assert ask(desks, ask="act") == {**sums, "paused": {"x.test": 3}, "refused": refused}
         assert ask(desks, ask="pause") == {"changed": True}

@@ -26,6 +26,7 @@ from mailstack.console.queue_asking import _parts
 from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.disposition import delayed as delayed_by
+from mailstack.mail.requests import Notify
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.selection import _FIELDS
@@ -227,8 +228,8 @@ class TestShow:
         house.clock.advance(300)
         said = run("release", name, expect=1)
         assert "0 recipients of 0 messages: released." in said.stdout
-        assert f"{name} it is damaged as before: JSONDecodeError" in said.stderr
-        assert "it is damaged as before" in as_json(run("release", name, "--json", expect=1))["refused"][name]
+        assert f"{name} is damaged as before: JSONDecodeError" in said.stderr
+        assert "is damaged as before" in as_json(run("release", name, "--json", expect=1))["refused"][name]
         house.spool._database._connected().execute("UPDATE entry SET envelope = ?", (record,))
         assert "1 recipient of 1 message: released." in run("release", name).stdout
         assert "an attempt runs now" in run("show", name).stdout
@@ -280,6 +281,8 @@ class TestActs:
             "changed_recipients": 1,
             "under_way": 1,
             "later": 0,
+            "untold": 0,
+            "senderless": 0,
             "paused": {},
             "refused": {},
         }
@@ -371,6 +374,15 @@ class TestActs:
         words = ("delete", "--recipient", "a@x.test")
         assert "1 message of these: corrupt, and deleted as a whole" in run(*words, stdin="n\n", expect=1).stderr
         assert "2 recipients of 1 message: deleted." in run(*words, "--yes").stdout
+
+    def test_bounce_says_who_is_told(self, run: Run, house: House) -> None:
+        never = replace(remote("eve@x.test"), notify=frozenset((Notify.NEVER,)))
+        delayed(house, remote("bob@x.test"), never)
+        delayed(house, remote("bob@x.test"), never, sender=None)
+        said = run("bounce", "--all", "--yes").stdout
+        assert "4 recipients of 2 messages: given up." in said
+        assert "2 recipients of them: the sender wants no word of that, and is not told." in said
+        assert "1 recipient of them: without a sender" in said
 
     def test_go_in_parts_that_the_socket_takes(self) -> None:
         entries = [{"id": f"{number:013}", "selected": list(range(800))} for number in range(3)]

@@ -333,7 +333,7 @@ class TestCorrupt:
             if octets is not None:
                 path.write_bytes(octets)
             obeyed = order(house, Act.RELEASE, name)
-            assert obeyed == Obeyed(0, 0, 0, {parse_name(name): f"it is damaged as before: {why}"})
+            assert obeyed == Obeyed(0, 0, 0, {parse_name(name): f"is damaged as before: {why}"})
             assert states(house) == ["corrupt", "corrupt"]
             assert rows(house, "SELECT count(*) FROM recipient WHERE due_at IS NOT NULL") == [(0,)]
         away.rename(path)
@@ -351,7 +351,7 @@ class TestCorrupt:
         obeyed = order(house, Act.RELEASE, name)
         assert (obeyed.recipients, list(obeyed.refused.values())) == (
             0,
-            ["it is damaged as before: recipient 1 does not go with the envelope"],
+            ["is damaged as before: recipient 1 does not go with the envelope"],
         )
         assert states(house) == ["corrupt", "corrupt"]
         house.clock.advance(1_000)
@@ -362,7 +362,7 @@ class TestCorrupt:
         rows(house, "UPDATE entry SET state = 'corrupt' RETURNING 1")
         house.courier.finish(Action.RELAYED)
         (why,) = order(house, Act.RELEASE, name).refused.values()
-        assert why == "it is damaged as before: it has no recipient who waits"
+        assert why == "is damaged as before: it has no recipient who waits"
         assert rows(house, "SELECT state FROM entry") == [("corrupt",)]
 
     def test_leaves_alone_who_has_it_already(self, house):
