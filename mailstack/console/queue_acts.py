@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mailstack.console.asking import Refused, config_option, json_option, show_result
-from mailstack.console.queue_asking import act_on, asking, found_by, progress_bar
-from mailstack.console.queue_selecting import Select, select_fields, selecting
-from mailstack.console.queue_sums import TOLD, Sums
-from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, safe, show_rows, size
+from mailstack.console.control import ControlError
+from mailstack.console.queue_asking import Fields, act_on, asking, found_by, progress_bar
+from mailstack.console.queue_selecting import OPTIONS, Select, select_fields, selecting
+from mailstack.console.queue_sums import Sums
+from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, show_rows, size
 
 if TYPE_CHECKING:
     from mailstack.console.control_client import Client
@@ -155,14 +156,57 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
     about = {"act": act.name, "text": text, "named": bool(ids)}
     sums = Sums()
     with asking(config_path) as client:
+        left_out = _left_out(client, act, select, about, is_filtered=any(options[each] not in (None, ()) for each in OPTIONS))
+        if not as_json:
+            for name, why in left_out.items():
+                click.echo(f"{name} {why}.", err=True)
         if options["dry_run"] or (act.question and not options["yes"]):
-            _preview(client, act, select, about, options)
-        with progress_bar(act.name, is_quiet=as_json) as progress:
-            act_on(client, select, about, progress, sums)
-    _tell(act, sums, as_json)
+            _preview(client, act, select, about, options, left_out)
+        try:
+            with progress_bar(act.name, is_quiet=as_json) as progress:
+                act_on(client, select, about, progress, sums)
+        except (KeyboardInterrupt, ControlError):
+            _tell_of_the_end(act, sums, as_json)
+            raise
+    _tell(act, sums, left_out, as_json)
 
 
-def _preview(client: Client, act: Act, select: Select, about: dict[str, Any], options: dict[str, Any]) -> None:
+def _left_out(client: Client, act: Act, select: Select, about: Fields, *, is_filtered: bool) -> dict[str, str]:
+    """Say of each message that was named, and with which nothing can be done, why not."""
+    if "names" not in select:
+        return {}
+    selected = {entry["id"] for entry in found_by(client, select, _unseen, about=about)}
+    names = [name for name in dict.fromkeys(select["names"]) if name not in selected]
+    there = {entry["id"]: entry for entry in found_by(client, {"names": names}, _unseen)} if names else {}
+    return {name: _why_not(act, there.get(name), is_filtered=is_filtered) for name in names}
+
+
+def _why_not(act: Act, entry: Fields | None, *, is_filtered: bool) -> str:
+    if entry is None:
+        return "does not wait here"
+    states = {each["state"] for each in entry["recipients"]}
+    if not states & set(act.states):
+        if entry["is_corrupt"]:
+            return "is corrupt: it can be released when it is whole again, or deleted"
+        if act is RELEASE:
+            return "is not held"
+        if "held" in states:
+            return "is held already" if act is HOLD else "is held: release it"
+        return "has failed already, and its sender is to be told"
+    if act is REROUTE and all(each["is_local"] for each in entry["recipients"]):
+        return "is delivered here, and goes no other way"
+    if act is REROUTE and not is_filtered:
+        return "goes that way already"
+    return "waits here, but is not like that"
+
+
+def _unseen(part: float) -> None:
+    """Show no progress of what is quick."""
+
+
+def _preview(
+    client: Client, act: Act, select: Select, about: Fields, options: dict[str, Any], left_out: dict[str, str]
+) -> None:
     """Show what would be done; return when it is to be done."""
     as_json, now = options["as_json"], time.time()
     first: list[dict[str, Any]] = []
@@ -178,7 +222,8 @@ def _preview(client: Client, act: Act, select: Select, about: dict[str, Any], op
     if as_json:
         if not options["dry_run"]:
             raise Refused(f"nothing was done: with --json nobody can be asked. Say --yes, or look first: {act.name} --dry-run")
-        show_result(True, "", result="none", act=act.name, messages=messages, recipients=recipients, octets=octets, first=first)
+        sums = {"messages": messages, "recipients": recipients, "octets": octets}
+        show_result(True, "", result="none", act=act.name, **sums, first=first, refused=left_out)
     elif messages:
         show_rows(LIST_COLUMNS, list(list_rows(first, now)))
         more = f" These are the first {len(first)}." if messages > len(first) else ""
@@ -188,39 +233,39 @@ def _preview(client: Client, act: Act, select: Select, about: dict[str, Any], op
                 f"{count(whole, 'message')} of these: corrupt, and {act.past} as a whole, with all recipients.", err=True
             )
     if not messages:
-        _nothing(as_json)
+        _nothing(as_json or bool(left_out))
     if options["dry_run"]:
-        click.get_current_context().exit(0)
+        click.get_current_context().exit(NOTHING if left_out else 0)
     click.confirm(f"{act.question} {count(recipients, 'recipient')} of {count(messages, 'message')}?", abort=True, err=True)
 
 
-def _tell(act: Act, sums: Sums, as_json: bool) -> None:
+def _tell(act: Act, sums: Sums, left_out: dict[str, str], as_json: bool) -> None:
     if as_json:
-        show_result(True, "", result=act.name, **sums.as_fields())
+        show_result(True, "", result=act.name, **{**sums.as_fields(), "refused": {**left_out, **sums.refused}})
     if not sums.messages:
-        _nothing(as_json)
+        _nothing(as_json or bool(left_out))
     if not as_json:
         _tell_in_words(act, sums)
+    if left_out:
+        click.get_current_context().exit(NOTHING)
     if sums.refused and not sums.changed_messages and not sums.under_way:
         click.get_current_context().exit(REFUSED)
 
 
+def _tell_of_the_end(act: Act, sums: Sums, as_json: bool) -> None:
+    """Tell what was done before it was stopped."""
+    if not sums.messages:
+        return
+    if as_json:
+        show_result(True, "", result="stopped", act=act.name, **sums.as_fields())
+        return
+    click.echo("Stopped. Before that, not counting the part that ran then:", err=True)
+    _tell_in_words(act, sums)
+
+
 def _tell_in_words(act: Act, sums: Sums) -> None:
-    changed = f"{count(sums.changed_recipients, 'recipient')} of {count(sums.changed_messages, 'message')}"
-    click.echo(f"{changed}: {act.past}.")
-    if sums.under_way and act is RETRY:
-        click.echo(f"{count(sums.under_way, 'recipient')} more: attempted at this moment.")
-    elif sums.under_way:
-        click.echo(f"{count(sums.under_way, 'recipient')} more: in an attempt. What that leaves is {act.past} when it ends.")
-    if sums.untold:
-        click.echo(f"{count(sums.untold, 'recipient')} of them: the sender wants no word of that, and is not told.")
-    if sums.senderless:
-        click.echo(f"{count(sums.senderless, 'recipient')} of them: without a sender; the postmaster is told, if anybody is.")
-    for domain, recipients in list(sums.paused.items())[:TOLD]:
-        waits = f"{count(recipients, 'recipient')}: waiting all the same, since {safe(domain)} is paused"
-        click.echo(f"{waits}. It goes on with: mailstack queue resume {safe(domain)}")
-    if sums.later:
-        click.echo(f"{count(sums.later, 'recipient')}: due when the sender wants it. An ID says that it is to go now.")
+    for line in sums.lines(act.past, is_retry=act is RETRY):
+        click.echo(line)
     for line in sums.refusals():
         click.echo(line, err=True)
 

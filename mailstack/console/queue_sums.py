@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mailstack.console.queue_views import count, safe
@@ -52,9 +53,27 @@ class Sums:
         """Return all of it for a program."""
         return asdict(self)
 
+    def lines(self, past: str, *, is_retry: bool) -> Iterator[str]:
+        """Yield the sums in words: `past` is what was done."""
+        recipients = partial(count, word="recipient")
+        yield f"{recipients(self.changed_recipients)} of {count(self.changed_messages, 'message')}: {past}."
+        if self.under_way and is_retry:
+            yield f"{recipients(self.under_way)} more: attempted at this moment."
+        elif self.under_way:
+            yield f"{recipients(self.under_way)} more: in an attempt. What that leaves is {past} when it ends."
+        if self.untold:
+            yield f"{recipients(self.untold)} of them: the sender wants no word of that, and is not told."
+        if self.senderless:
+            yield f"{recipients(self.senderless)} of them: without a sender; the postmaster is told, if anybody is."
+        for domain, number in list(self.paused.items())[:TOLD]:
+            name = safe(domain)
+            yield f"{recipients(number)}: waiting all the same, since {name} is paused, for: mailstack queue resume {name}"
+        if self.later:
+            yield f"{recipients(self.later)}: due when the sender wants it. An ID says that it is to go now."
+
     def refusals(self) -> Iterator[str]:
         """Yield a line for each message with which nothing could be done."""
         for name in list(self.refused)[:TOLD]:
-            yield f"{name} {safe(self.refused[name])}"
+            yield f"{name} {safe(self.refused[name])}."
         if len(self.refused) > TOLD:
             yield f"and {count(len(self.refused) - TOLD, 'message')} more; --json names them all"

@@ -384,6 +384,59 @@ class TestActs:
         assert "2 recipients of them: the sender wants no word of that, and is not told." in said
         assert "1 recipient of them: without a sender" in said
 
+    def test_say_of_each_that_was_named_why_nothing_was_done(self, run: Run, house: House) -> None:
+        waits, held, corrupt, here = (delayed(house) for _ in range(4))
+        here = delayed(house, local("bob@here.test"))
+        run("hold", held)
+        house.spool._database._connected().execute(
+            "UPDATE entry SET state = 'corrupt' WHERE number = ?", (parse_name(corrupt),)
+        )
+        none = "0" * 13
+        for words, why in (
+            (("hold", held), "is held already"),
+            (("retry", held), "is held: release it"),
+            (("retry", corrupt), "is corrupt: it can be released"),
+            (("release", waits), "is not held"),
+            (("release", none), "does not wait here"),
+            (("delete", none), "does not wait here"),
+            (("delete", none, "--dry-run"), "does not wait here"),
+            (("delete", waits, "--domain", "x.test"), "waits here, but is not like that"),
+            (("reroute", waits, "--back"), "goes that way already"),
+            (("reroute", here, "--via", "smtp:x"), "is delivered here"),
+        ):
+            said = run(*words, expect=3).stderr
+            assert said == f"{words[1]} {why}{said.partition(why)[2]}", words
+        said = run("hold", waits, none, held, expect=3)
+        assert "1 recipient of 1 message: held." in said.stdout
+        assert said.stderr.splitlines() == [f"{none} does not wait here.", f"{held} is held already."]
+        refused = as_json(run("hold", waits, none, "--json", expect=3))["refused"]
+        assert refused == {waits: "is held already", none: "does not wait here"}
+        assert as_json(run("delete", none, here, "--dry-run", "--json", expect=3))["refused"] == {none: "does not wait here"}
+
+    @pytest.mark.parametrize("words", [(), ("--json",)])
+    @pytest.mark.parametrize("end", [KeyboardInterrupt(), ControlError("the connection to the server is lost")])
+    def test_that_are_stopped_say_how_far_they_came(
+        self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], end: BaseException
+    ) -> None:
+        fill(house, 250)
+        ask, asked = FakeClient.ask, []
+
+        def stop(self: FakeClient, what: str, **fields: Any) -> Answer:
+            asked.append(what)
+            if asked.count("act") == 3:
+                raise end
+            return ask(self, what, **fields)
+
+        monkeypatch.setattr(FakeClient, "ask", stop)
+        said = run("hold", "--all", *words, expect=1)
+        if words:
+            stopped = as_json(said)
+            assert (stopped["result"], stopped["act"], stopped["changed_recipients"]) == ("stopped", "hold", 200)
+        else:
+            assert "200 recipients of 200 messages: held." in said.stdout
+            assert "Stopped." in said.stderr
+        assert ("Aborted!" in said.stderr) is isinstance(end, KeyboardInterrupt)
+
     def test_go_in_parts_that_the_socket_takes(self) -> None:
         entries = [{"id": f"{number:013}", "selected": list(range(800))} for number in range(3)]
         entries.append({"id": "x" * 13, "selected": list(range(2_400))})
@@ -415,7 +468,7 @@ class TestPauseAndStats:
         assert "paused: example.net is paused by the operator" in run("show", name).stdout
         for words in (("retry", "--domain", "example.net"), ("retry", name, new)):
             said = run(*words).stdout
-            assert "2 recipients: waiting all the same, since example.net is paused." in said
+            assert "2 recipients: waiting all the same, since example.net is paused" in said
             assert "mailstack queue resume example.net" in said
         run("hold", "--all")
         assert as_json(run("release", "--all", "--json"))["paused"] == {"example.net": 2}
