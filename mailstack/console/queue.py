@@ -37,7 +37,7 @@ LISTED: Final = 100
 @click.group(
     cls=Commands,
     epilog="Exit codes: 0 done, 1 refused or no server runs (the message says why and what to do), 2 not understood, "
-    "3 no mail is selected.",
+    "3 no mail is selected, or not all that was named.",
 )
 def queue() -> None:
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REFUSED: Final = Refused.exit_code
 NOTHING: Final = 3
-"""The exit code when no mail is selected."""
+"""The exit code when no mail is selected, or not all that was named."""
 PREVIEWED: Final = 5
 BOUNCE_TEXT: Final = "The postmaster of this host has returned your message"
 

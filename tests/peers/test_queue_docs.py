@@ -14,8 +14,8 @@ from test_queue_commands import NextHost, listed, submit
 
 PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "queue.md").read_text()
 EXAMPLE = "1k52wm9h0000g"
-NOTHING_IS_SELECTED = ("--sender @example.com", "--sender @spam.example")
-"""What the page selects by and nobody here has sent: the command says so by its exit code."""
+NOTHING_IS_SELECTED = ("--sender @example.com", "--sender @spam.example", "reroute --domain example.net --back")
+"""What the page selects by and nobody here has sent, or was not rerouted: the command says so by its exit code."""
 
 
 def commands() -> list[str]:
