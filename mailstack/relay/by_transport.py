@@ -132,12 +132,16 @@ class TransportCourier:
         return self._goes_as_usual(recipient) or isinstance(self._transport_of(recipient), Local)
 
     def way_of(self, recipient: Recipient) -> str | None:
-        """Name the way to another host than the destination says, by the map; None: there is none such."""
-        if self.transports.is_empty:
+        """Name the way to a host that the destination does not say, by the map or since all mail goes there; else None."""
+        usual = self.settings.next_hop
+        if self.transports.is_empty and not usual.is_named:
             return None
         transport = self._transport_of(recipient)
-        is_way = isinstance(transport, Smtp | Lmtp) or (isinstance(transport, Mx) and _is_account(recipient))
-        return str(transport) if is_way else None
+        if isinstance(transport, Smtp | Lmtp) or (isinstance(transport, Mx) and _is_account(recipient)):
+            return str(transport)
+        if transport is None and usual.host is not None:
+            return str(Smtp(usual.host, usual.port))
+        return None
 
     def _goes_as_usual(self, recipient: Recipient) -> bool:
         return recipient.via is None and self.transports.is_empty

@@ -95,6 +95,26 @@ class Ways(Case):
         self.assertEqual(self.attempt(recipient("a@free.test")), [("relayed", "2.0.0")])
         self.assertEqual(self.log, [("delivered", ["a@us.test", "b@us.test"], None), ("relayed", ["a@free.test"], None)])
 
+    def test_are_named_where_the_destination_does_not_say_it(self):
+        smart = "smtp:[smart.test]:587"
+        for found, way in (
+            (account("a@us.test"), None),
+            (account("kept@lmtp.test"), None),
+            (account("a@lmtp.test"), "lmtp:unix:/run/lmtp"),
+            (account("a@direct.test"), "mx"),
+            (account("a@void.test"), None),
+            (recipient("a@direct.test"), None),
+            (recipient("a@host.test"), "smtp:[192.0.2.9]:2525"),
+            (recipient("a@via.test"), "smtp:gate.test"),
+            (recipient("a@hold.test"), None),
+            (recipient("a@free.test"), smart),
+        ):
+            self.assertEqual(self.courier.way_of(found), way, str(found.address))
+        self.courier.transports = TransportMap()
+        self.assertEqual(self.courier.way_of(recipient("a@direct.test")), smart)
+        self.courier.settings = RelaySettings()
+        self.assertIsNone(self.courier.way_of(recipient("a@direct.test")))
+
     def test_an_account_may_be_elsewhere(self):
         self.attempt(account("a@lmtp.test"))
         self.assertEqual(self.log, [("relayed", ["a@lmtp.test"], "/run/lmtp")])
