@@ -172,12 +172,19 @@ class Sender(Protocol):
         self._content = content
         waiting = self._wait()
         try:
-            self._core.begin(mailing)
-            self._unheard = None
-            self._go_on()
+            self._begin(mailing)
             return await waiting
         finally:
             self._content = None  # the session may be kept for longer than the message
+
+    def _begin(self, mailing: Mailing) -> None:
+        try:
+            self._core.begin(mailing)
+        except RemoteProtocolError as error:  # it said something, in part, before it was asked
+            self._fail_protocol(error)
+        else:
+            self._unheard = None
+            self._go_on()
 
     @property
     def most_recipients(self) -> int | None:

@@ -257,6 +257,18 @@ class Dead(Case):
             self.assertEqual(self.world.opened[1].lines[1:], ENVELOPE)
             self.settled()
 
+    def test_half_a_line_while_it_waits(self):
+        for octets in (b"42", b"250-", b"250-mx\r\n", b"\r"):
+            self.setUp()
+            self.relayed()
+            self.world.opened[0].transport.write(octets)
+            self.world.flush()
+            self.relayed()
+            self.assertEqual(self.world.opened[0].lines[1:], ENVELOPE, octets)
+            self.assertTrue(self.world.opened[0].lost)
+            self.assertEqual(self.world.opened[1].lines[1:], ENVELOPE, octets)
+            self.settled()
+
     def test_within_the_content_it_is_not_sent_again(self):
         for script in ({"content": on_second(CLOSE, HANG)}, {"dot": on_second(CLOSE)}, {"dot": on_second(b"421 x\r\n")}):
             self.setUp()
