@@ -363,10 +363,10 @@ class Sender(Protocol):
         self._handshaking = True
         self._wire.startTLS(self._tls_client)
 
-    # Time limits: one for each reply that is awaited, whatever the octets that trickle in meanwhile
+    # Time limits: one from each reply to the next (RFC 5321 §4.5.3.2), whatever the octets that trickle in meanwhile
 
     def _set_timer(self) -> None:
-        now = (Phase.HANDSHAKE if self._handshaking else self._core.phase, self._core.awaited)
+        now = (Phase.HANDSHAKE if self._handshaking else self._core.phase, self._core.replies_taken)
         if now != self._timed:
             self._restart_timer(now)
 
@@ -456,7 +456,7 @@ class Sender(Protocol):
         """Go on: a block has left, and the next has its own time limit."""
         room, self._room = self._room, None
         if self._core.phase is Phase.CONTENT:
-            self._restart_timer((Phase.CONTENT, self._core.awaited))
+            self._restart_timer((Phase.CONTENT, self._core.replies_taken))
         if room is not None and not room.called:
             room.callback(None)
 

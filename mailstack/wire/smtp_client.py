@@ -108,6 +108,7 @@ class SMTPClientCore:
         self._answers: Iterator[Callable[[str], bytes]] = iter(())
         self._scram: ScramClient | None = None
         self._needs_reset = False
+        self._replies_taken = 0
         self._transaction: Transaction = Transaction(_NO_MAILING, {})
         self._writer: DotStuffer | ChunkWriter = DotStuffer()
 
@@ -122,9 +123,9 @@ class SMTPClientCore:
         return self._offered
 
     @property
-    def awaited(self) -> int:
-        """How many replies are to come; every one is progress."""
-        return len(self._awaited)
+    def replies_taken(self) -> int:
+        """How many whole replies the server has given; every one is progress."""
+        return self._replies_taken
 
     @property
     def tls_active(self) -> bool:
@@ -266,6 +267,7 @@ class SMTPClientCore:
     # What the server says
 
     def _take(self, reply: Reply) -> None:
+        self._replies_taken += 1
         if not self._awaited:
             if reply.code == 421:
                 self._refuse(self._idle, reply)

@@ -418,6 +418,39 @@ class TimeLimits(Case):
                 self.assertEqual(str(only.status), "4.4.2")
                 self.assertEqual(self.world.met, [("192.0.2.1", 25)])
 
+    def test_each_command_of_a_kind_has_its_own(self):
+        many = [f"u{n}@example.test" for n in range(5)]
+        for hello in (b"250 mx\r\n", b"250-mx\r\n250 PIPELINING\r\n"):
+            self.setUp()
+            self.at_first(EHLO=hello, RCPT=HANG, DATA=HANG)
+            self.world.at("192.0.2.2")
+            outcome = self.world.attempt(delivery(*many))
+            for _ in many:
+                self.world.advance(TIMEOUTS_SECONDS[Phase.RCPT] - 1)
+                self.assertNoResult(outcome)
+                self.host().transport.write(b"250 ok\r\n")
+                self.world.flush()
+            self.host().transport.write(b"354 go\r\n")
+            self.host().in_content = True
+            self.world.flush()
+            self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")] * len(many), hello)
+
+    def test_octets_that_trickle_within_one_reply_give_it_no_more(self):
+        self.at_first(EHLO=b"250 mx\r\n", RCPT=HANG)
+        self.world.at("192.0.2.2")
+        outcome = self.world.attempt(delivery("a@example.test", "b@example.test"))
+        self.world.advance(TIMEOUTS_SECONDS[Phase.RCPT] - 1)
+        self.host().transport.write(b"250 ok\r\n")
+        self.world.flush()
+        for octets in (b"2", b"50-ok\r\n", b"250-still\r\n", b"250"):
+            self.world.advance((TIMEOUTS_SECONDS[Phase.RCPT] - 1) / 4)
+            self.assertNoResult(outcome)
+            self.host().transport.write(octets)
+            self.world.flush()
+        self.world.advance(1)
+        self.assertEqual(brief(self.successResultOf(outcome)), [("delayed", "4.4.1")] * 2)
+        self.assertTrue(self.host().lost)
+
     def test_trickling_octets_are_no_progress(self):
         self.at_first(EHLO=b"250-mx\r\n")
         self.world.at("192.0.2.2")
