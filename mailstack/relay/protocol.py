@@ -196,6 +196,11 @@ class Sender(Protocol):
         """How many transactions the host takes in one session, if it says so (RFC 9422 §4.1)."""
         return limit(self._core.offered, "MAILMAX")
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the session is in order, and the host takes no more mailings in it; it may in another."""
+        return self.is_ready and self.most_mailings is not None and self.mailings >= self.most_mailings
+
     def quit(self) -> None:
         """End the session; nobody waits for it."""
         if not self._is_lost:

@@ -130,7 +130,9 @@ class Sessions:
         except BaseException:
             sender.abort()
             raise
-        if trouble is None and afterwards is None:
+        if trouble is None and not self._idle.has_use(sender):
+            sender.quit()  # not held until all is on disk: for what is left of the message another is opened first
+        elif trouble is None and afterwards is None:
             self._idle.keep(way, sender)
         elif trouble is None and afterwards is not None:
             afterwards.append(self._idle.hold(way, sender))

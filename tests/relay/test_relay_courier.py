@@ -37,6 +37,10 @@ def brief(dispositions):
     return [(each.action.value, str(each.status)) for each in dispositions]
 
 
+def unreachable():
+    raise ConnectionRefusedError
+
+
 class Case(SynchronousTestCase):
     settings: dict = {}
 
@@ -115,6 +119,26 @@ class Success(Case):
         self.assertEqual({each.action for each in outcome}, {Action.RELAYED})
         self.assertEqual([line for line in self.host().lines if line.startswith("RCPT")][2:], ["RCPT TO:<c@example.test>"])
         self.assertEqual(len(self.host().contents), 2)
+
+    def test_no_more_transactions_in_one_session_than_the_host_says(self):
+        for kept in (0, 3.0):
+            self.world = World(ZONE, idle=IdleLimits(seconds=kept))
+            self.at_first(EHLO=b"250-mx\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=2 RCPTMAX=1\r\n")
+            afterwards = []
+            five = replace(delivery(*(f"u{n}@example.test" for n in range(5))), afterwards=afterwards)
+            self.assertEqual(brief(self.outcome(five)), [("relayed", "2.0.0")] * 5)
+            self.assertEqual([len(host.contents) for host in self.world.opened], [2, 2, 1])
+            self.assertEqual([host.lines[-1] for host in self.world.opened[:2]], ["QUIT"] * 2, "none waits for the disk")
+            self.assertEqual(len(afterwards), 1)
+            afterwards.pop()()
+            self.assertEqual(len(self.world.courier.sessions), bool(kept))
+
+    def test_a_host_that_takes_one_transaction_and_no_other_connection(self):
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"), *[unreachable] * 2)
+        found = self.outcome(delivery("a@example.test", "b@example.test"))
+        self.assertEqual(brief(found), [("relayed", "2.0.0")] * 2)
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        self.assertEqual([address for address, _ in self.world.met], ["192.0.2.1"] * 2 + ["192.0.2.2"])
 
     def test_a_content_goes_as_one_chunk_where_that_is_offered(self):
         self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")

@@ -140,6 +140,13 @@ class UsedAgain(Case):
             self.relayed()
         self.assertEqual([len(host.contents) for host in self.world.opened], [2, 1])
 
+    def test_one_that_can_take_some_of_a_message_takes_no_more(self):
+        self.at_first({"EHLO": b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=1 MAILMAX=3\r\n"})
+        self.relayed()
+        self.relayed(*(f"u{n}@example.test" for n in range(4)))
+        self.assertEqual([len(host.contents) for host in self.world.opened], [3, 2])
+        self.settled()
+
     def test_for_another_domain_with_the_same_host(self):
         self.relayed()
         self.relayed("eva@other.test", domain="other.test")
