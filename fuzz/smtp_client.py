@@ -120,7 +120,7 @@ class Conversation:
 
     def _write_content(self) -> None:
         self.heard_early = len(self._codes())
-        self.by_chunks = "CHUNKING" in self.core.offered
+        self.by_chunks = "CHUNKING" in self.core.offered and not (self.lmtp and len(self.mail.recipients) > 1)
         wire = self.core.content(WHOLE if self.by_chunks else CONTENT) + self.core.end_content()
         if self.by_chunks:
             assert wire == b"BDAT %d LAST\r\n" % len(WHOLE) + WHOLE

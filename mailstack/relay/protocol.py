@@ -198,8 +198,9 @@ class Sender(Protocol):
 
     @property
     def is_used_up(self) -> bool:
-        """Whether the session is in order, and the host takes no more mailings in it; it may in another."""
-        return self.is_ready and self.most_mailings is not None and self.mailings >= self.most_mailings
+        """Whether the host takes no more mailings in this session, as far as we know; it may in another."""
+        is_enough = self.most_mailings is not None and self.mailings >= self.most_mailings
+        return self._core.phase is Phase.OUT_OF_STEP or (is_enough and self.is_ready)
 
     def quit(self) -> None:
         """End the session; nobody waits for it."""
@@ -317,8 +318,8 @@ class Sender(Protocol):
                 if not self._core.tls_active:
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, "not offered, or refused")
                 self._tell(None)
-            case Finished(_, is_open):
-                if not is_open:
+            case Finished():
+                if self._core.phase is Phase.ENDED:
                     self._leave(Trouble(_LOST, "The host ended the session"))
                 self._tell(None)
             case SendContent():

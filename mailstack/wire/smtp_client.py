@@ -21,6 +21,12 @@ The content goes by BDAT to a host that offers CHUNKING: its octets are counted,
 end. It is sent when a recipient was accepted, and not before, though RFC 3030 §4.2 lets it be pipelined too: a host that
 refuses them all and then does not drop the chunk would read commands in it, written by the author of the message.
 
+One that refuses the chunk itself should drop it, and then say so (§2). Whether it has, its reply does not show, and if it has
+not, its answers to lines of the content are yet to come, and the next message would take them for its own: accepted, while
+nobody has it. So with a refusal of a chunk the session is over, and a chunk is always the first and the last of its message.
+A content that is refused before its end came, by whatever way, leaves as much unknown. In LMTP, where a refusal may be followed
+by an acceptance for another recipient, a content for several goes by DATA: a host that does not know that says so before.
+
 Authentication: by SCRAM-SHA-256 where it is offered, so that the host does not get to see the password. Bound to the session of
 TLS (-PLUS) where that is offered; where it is not, the host hears that we could have, and one that did offer it knows then that
 somebody sits in between. One that knows no kind of binding that we know refuses it at once, and gets the proof without.
@@ -180,7 +186,8 @@ class SMTPClientCore:
         """
         if self.phase is not Phase.READY or not mailing.recipients:
             raise LocalProtocolError("a mailing out of place")
-        self._transaction = Transaction(mailing, self._offered, chunking=self._chunking)
+        may_chunk = self._chunking and not (self._lmtp and len(mailing.recipients) > 1)
+        self._transaction = Transaction(mailing, self._offered, chunking=may_chunk)
         if self._transaction.is_decided:
             self._finish()
             return
@@ -217,7 +224,7 @@ class SMTPClientCore:
         return end
 
     def _await_end(self) -> None:
-        self._idle = Phase.READY
+        self._idle = Phase.OUT_OF_STEP if self._replies.pending else Phase.READY
         self._needs_reset = False
         ends = self._transaction.accepted if self._lmtp else [-1]
         self._awaited.extend((Phase.CONTENT_END, number) for number in ends)
@@ -425,7 +432,7 @@ class SMTPClientCore:
 
     def _take_end(self, reply: Reply, number: int) -> None:
         if self._transaction.by_chunks and not reply.is_success:
-            self._needs_reset = True  # RFC 3030 §2: the state after a chunk that failed is indeterminate
+            self._idle = Phase.OUT_OF_STEP
         self._transaction.take_end(self._transaction.accepted if number < 0 else [number], reply)
         if reply.code == 421:
             self._transaction.decide(Phase.CONTENT_END, reply)
@@ -467,7 +474,7 @@ class SMTPClientCore:
 
     def _finish(self) -> None:
         results = tuple(result for result in self._transaction.results if result is not None)
-        self._events.append(Finished(results, is_open=self._idle is not Phase.ENDED))
+        self._events.append(Finished(results, is_open=self._idle is Phase.READY))
 
     # The session
 

@@ -34,6 +34,7 @@ class Phase(enum.Enum):
     CONTENT = "content"
     CONTENT_END = "end of content"
     ABANDONED = "end of an empty content that nobody wants"
+    OUT_OF_STEP = "out of step"
     QUIT = "QUIT"
     ENDED = "ended"
 
@@ -139,7 +140,8 @@ class Finished:
     """
     The mailing is done: a result for each recipient, in their order.
 
-    Shape:  with `is_open` the session can take another, as after Ready.
+    Shape:  with `is_open` the session can take another, as after Ready. Without, the server has ended it, or nobody knows what
+            it takes for commands (Phase.OUT_OF_STEP): then call `quit()`.
     """
 
     results: tuple[Result, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay_house import CLOSE, HANG, Host, Memory, World, delivery
+from relay_house import CLOSE, HANG, Host, Memory, Stranger, World, delivery
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -157,6 +157,25 @@ class UsedAgain(Case):
         self.relayed("eva@third.test", domain="third.test")
         self.assertEqual(self.met, ["192.0.2.1", "192.0.2.3"])
         self.settled()
+
+    def test_not_after_a_chunk_that_was_refused_since_answers_to_its_lines_may_come(self):
+        self.world.at("192.0.2.1", lambda: Stranger(self.world.clock, b"550 5.7.1 no\r\n"))
+        for content in (b"NOOP\r\n" * 8, b"Subject: x\r\n\r\nhello\r\n"):
+            outcome = self.world.attempt(delivery(content=Memory(content)))
+            while not outcome.called:
+                self.world.advance(1.0)
+            (only,) = self.successResultOf(outcome)
+            self.assertEqual((only.action, str(only.status)), (Action.FAILED, "5.7.1"))
+        self.assertEqual(self.met, ["192.0.2.1"] * 2)
+        self.world.advance(1.0)
+        self.assertTrue(all(host.lost for host in self.world.opened))
+
+    def test_what_is_left_of_a_message_of_which_a_chunk_was_refused_goes_by_another(self):
+        self.at_first({"EHLO": b"250-mx\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=1\r\n", "dot": b"552 5.2.2 full\r\n"}, {})
+        found = self.outcome("a@example.test", "b@example.test")
+        self.assertEqual([each.action for each in found], [Action.FAILED, Action.RELAYED])
+        self.assertEqual(self.met, ["192.0.2.1"] * 2)
+        self.assertEqual(self.world.opened[0].lines[-1], "QUIT")
 
     def test_two_at_once_have_two_sessions(self):
         self.at_first({"dot": HANG})
