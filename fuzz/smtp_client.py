@@ -20,6 +20,7 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
     TLS,
     Asked,
+    Chunkless,
     Closed,
     Event,
     Finished,
@@ -110,7 +111,7 @@ class Conversation:
                 self.is_over = not is_open
                 if is_open:
                     self._go_on()
-            case Closed() | Refused() | Unusable():
+            case Closed() | Chunkless() | Refused() | Unusable():
                 self.is_over = True
 
     def send_content(self) -> None:

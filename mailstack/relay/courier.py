@@ -207,15 +207,23 @@ class RelayCourier:
     async def _in_sessions(self, ways: Sequence[Way], work: Work, delivery: Delivery, attempt: Attempt) -> Met:
         """Do work in a session with one of several addresses, and in as many more with that as the host wants."""
         met = await self.sessions.do(ways, work, delivery.afterwards)
-        while met[-1][1] is None and attempt.open:  # what one session takes comes to an end, but each takes some
-            same = [way for way in ways if way.hop == met[-1][0]]
-            met = (*met[:-1], *await self.sessions.do(same, work, delivery.afterwards))
-        return met
+        while True:
+            hop, trouble = met[-1]
+            ways = [way for way in ways if way.hop == hop]
+            if trouble is not None and trouble.is_chunkless:
+                self._hosts.refused_chunks((hop.address, ways[0].next_hop.port))
+                attempt.note(hop, trouble)
+                ways = [replace(way, chunking=False) for way in ways]
+            elif trouble is not None or not attempt.open:  # what one session takes comes to an end, but each takes some
+                return met
+            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards))
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
         reverse_path = delivery.envelope.reverse_path
         sender_domain = reverse_path.domain if reverse_path is not None else None
-        return Way(hop, next_hop, tls, security, self._settings.sources.to(hop.address, sender_domain))
+        source = self._settings.sources.to(hop.address, sender_domain)
+        chunking = self._settings.chunking and self._hosts.takes_chunks((hop.address, next_hop.port))
+        return Way(hop, next_hop, tls, security, source, chunking)
 
     async def _do_mailings(
         self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool
@@ -230,7 +238,7 @@ class RelayCourier:
                 trouble = await sender.mail(mailing, delivery.content)
                 attempt.take(hop, ordinals, sender.results, sender.tls)
                 if trouble is not None:
-                    if sender.content_begun or trouble.is_local:
+                    if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)
                     return trouble
         return None

@@ -35,6 +35,7 @@ from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
+    Chunkless,
     Closed,
     Finished,
     Mailing,
@@ -54,6 +55,7 @@ CHUNK_OCTETS: Final = 65_536
 _LOST: Final = EnhancedStatus(4, 4, 2)
 _BAD_PROTOCOL: Final = EnhancedStatus(4, 5, 0)
 _TLS_FAILED: Final = EnhancedStatus(4, 7, 5)
+_NOT_KNOWN: Final = EnhancedStatus(4, 5, 1)
 _LOCAL: Final = EnhancedStatus(4, 3, 0)
 
 # A refusal here says that the host takes no mail from us at all, now or ever; of STARTTLS and AUTH it says that something is
@@ -66,9 +68,9 @@ class Trouble:
     """
     Why a host took nothing, or nothing more.
 
-    Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had.
-            `tls` is what the session was within then. With `wait_seconds` it is from an earlier attempt: the host was not
-            asked, and for so long need not be.
+    Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had;
+            `is_chunkless` that the message may go by DATA. `tls` is what the session was within then. With `wait_seconds` it is
+            from an earlier attempt: the host was not asked, and for so long need not be.
     """
 
     status: EnhancedStatus
@@ -76,6 +78,7 @@ class Trouble:
     cause: str = ""
     is_remote: bool = False
     is_tls: bool = False
+    is_chunkless: bool = False
     is_local: bool = False
     tls: str = ""
     wait_seconds: float = 0.0
@@ -326,6 +329,9 @@ class Sender(Protocol):
                 self._send_content()
             case StartTLS():
                 self._start_tls()
+            case Chunkless(reply):
+                text = "The host offers CHUNKING and does not know BDAT"
+                self._fail(Trouble(_NOT_KNOWN, text, f"in reply to BDAT: {reply}", is_chunkless=True))
             case Refused(phase, reply):
                 if phase is Phase.STARTTLS:
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, str(reply))

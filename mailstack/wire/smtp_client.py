@@ -24,6 +24,8 @@ refuses them all and then does not drop the chunk would read commands in it, wri
 One that refuses the chunk itself should drop it, and then say so (§2). Whether it has, its reply does not show, and if it has
 not, its answers to lines of the content are yet to come, and the next message would take them for its own: accepted, while
 nobody has it. So with a refusal of a chunk the session is over, and a chunk is always the first and the last of its message.
+One that says that it does not know BDAT, or not here, though it offers it, has said nothing of the message: that may go by
+DATA, in a session of its own. No more of the chunk is written then, since the host reads commands in it.
 A content that is refused before its end came, by whatever way, leaves as much unknown. In LMTP, where a refusal may be followed
 by an acceptance for another recipient, a content for several goes by DATA: a host that does not know that says so before.
 
@@ -52,6 +54,7 @@ from mailstack.wire.sasl import plain_initial_response
 from mailstack.wire.scram import Bindings, ScramClient, challenge_of
 from mailstack.wire.smtp_mailing import (
     TLS,
+    Chunkless,
     Closed,
     Event,
     Finished,
@@ -167,6 +170,8 @@ class SMTPClientCore:
         """
         while not self._events:
             phase = self.phase
+            if phase is Phase.CONTENT and self._is_chunk_unknown():
+                break
             if phase is Phase.ENDED or phase is Phase.CONTENT:
                 return NEED_OCTETS
             if phase is Phase.HANDSHAKE:
@@ -430,7 +435,21 @@ class SMTPClientCore:
         self._writer = writer
         self._events.append(SendContent())
 
+    def _is_chunk_unknown(self) -> bool:
+        """Look whether the server has said already that it does not know BDAT; then the session is over."""
+        reply = self._replies.next_of(_NOT_KNOWN) if self._transaction.by_chunks else None
+        if reply is not None:
+            self._lack_chunks(reply)
+        return reply is not None
+
+    def _lack_chunks(self, reply: Reply) -> None:
+        self._end()
+        self._events.append(Chunkless(reply))
+
     def _take_end(self, reply: Reply, number: int) -> None:
+        if self._transaction.by_chunks and b"%d" % reply.code in _NOT_KNOWN:
+            self._lack_chunks(reply)
+            return
         if self._transaction.by_chunks and not reply.is_success:
             self._idle = Phase.OUT_OF_STEP
         self._transaction.take_end(self._transaction.accepted if number < 0 else [number], reply)
@@ -501,6 +520,7 @@ class SMTPClientCore:
         self._unsent.clear()
 
 
+_NOT_KNOWN: Final = (b"500", b"502", b"503", b"504")  # RFC 5321 §4.2.2: not known, not implemented, not here, not so
 _GOES_ON: Final[Mapping[Phase, int]] = {Phase.DATA: 354, Phase.AUTH: 334}
 
 _TAKE: Final[Mapping[Phase, Callable[[SMTPClientCore, Reply, int], None]]] = {

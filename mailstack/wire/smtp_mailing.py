@@ -149,6 +149,17 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunkless:
+    """
+    The server offers CHUNKING and does not know BDAT: whom it has accepted has no result, and may be asked for by DATA.
+
+    Shape:  the session is over; what the server reads now, it reads as commands.
+    """
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The server ends the session, or does not let it begin; recipients without a result have none from this host."""
 
@@ -169,4 +180,4 @@ class Closed:
     """QUIT is answered; close the connection."""
 
 
-Event = Send | StartTLS | Ready | SendContent | Finished | Refused | Unusable | Closed
+Event = Send | StartTLS | Ready | SendContent | Finished | Chunkless | Refused | Unusable | Closed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from relay_house import CLOSE, HANG, Host, Memory, OnDisk, World, delivery, maybe_later
+from relay_house import CLOSE, HANG, Host, Memory, OnDisk, Stranger, World, delivery, maybe_later
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.mail.smtp import ESMTPSenderFactory
@@ -31,6 +31,9 @@ ZONE = """
     smart.test A 192.0.2.9
     single.test A 192.0.2.1
 """
+
+
+CONTENT = Memory(b"Subject: x\r\n\r\nNOOP\r\nNOOP\r\nNOOP\r\n")
 
 
 def brief(dispositions):
@@ -372,6 +375,102 @@ class Hosts(Case):
         self.at_first(EHLO=b"250-" + b"x" * 1_000_000)
         self.relayed_by_second()
         self.assertTrue(self.host().lost)
+
+
+class Chunkless(Case):
+    """A host that offers CHUNKING and does not know it."""
+
+    def at_stranger(self, code=b"500", **more):
+        clock = self.world.clock
+        self.world.at("192.0.2.1", lambda: Stranger(clock, code + b" what\r\n", **more))
+
+    def slow_outcome(self, *recipients, content=CONTENT):
+        outcome = self.world.attempt(delivery(*recipients, content=content))
+        for _ in range(40):
+            self.world.advance(1.0)
+        return self.successResultOf(outcome)
+
+    def test_the_mail_goes_once_more_at_once_by_data(self):
+        for code in (b"500", b"502", b"503", b"504"):
+            for content in (CONTENT, OnDisk(CONTENT.in_memory)):
+                self.setUp()
+                self.at_stranger(code)
+                self.assertEqual(brief(self.slow_outcome(content=content)), [("relayed", "2.0.0")], code)
+                self.assertEqual([host.contents for host in self.world.opened], [[], [CONTENT.in_memory]])
+                self.assertEqual(self.world.met, [("192.0.2.1", 25)] * 2)
+
+    def test_and_the_next_at_once(self):
+        self.at_stranger()
+        self.slow_outcome()
+        self.assertEqual(brief(self.slow_outcome()), [("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1, 1])
+        self.world.courier.forget_hosts()
+        self.slow_outcome()
+        self.assertEqual(len(self.world.opened), 4)
+
+    def test_with_all_recipients_of_all_transactions_and_none_twice(self):
+        rcpt = iter([b"550 5.1.1 no\r\n"])
+        hello = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=2\r\n"
+
+        def make():
+            host = Stranger(self.world.clock, b"500 what\r\n", hello)
+            host.script["RCPT"] = lambda argument: next(rcpt, b"250 ok\r\n")
+            return host
+
+        self.world.at("192.0.2.1", make)
+        found = self.slow_outcome(*(f"{name}@example.test" for name in "abc"))
+        self.assertEqual(brief(found), [("failed", "5.1.1"), ("relayed", "2.0.0"), ("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1])
+
+    def test_it_waits_when_no_other_session_is_to_be_had(self):
+        for other in (unreachable, lambda: Host(greeting=b"554 5.7.1 go away\r\n"), lambda: Host(EHLO=b"421 x\r\n")):
+            self.setUp()
+            clock = self.world.clock
+            self.world.at("192.0.2.1", lambda clock=clock: Stranger(clock, b"500 what\r\n"), other)
+            self.world.at("192.0.2.2", lambda: Host(greeting=b"554 5.7.1 go away\r\n"))
+            (only,) = self.slow_outcome()
+            self.assertIs(only.action, Action.DELAYED)
+        self.setUp()
+        clock = self.world.clock
+        self.world.at("192.0.2.1", lambda: Stranger(clock, b"500 what\r\n"), unreachable)
+        self.assertEqual([each.remote_mta for each in self.slow_outcome()], ["mx2.example.test"], "or goes elsewhere")
+
+    def test_what_it_says_to_the_content_by_data_is_its_answer(self):
+        clock = self.world.clock
+
+        def make():
+            host = Stranger(clock, b"500 what\r\n")
+            host.script["dot"] = b"554 5.6.0 no\r\n"
+            return host
+
+        self.world.at("192.0.2.1", make)
+        self.assertEqual(brief(self.slow_outcome()), [("failed", "5.6.0")])
+        self.assertEqual(len(self.world.opened), 2)
+
+    def test_a_long_content_is_broken_off_when_it_has_said_so(self):
+        self.world.throttled = True
+        whole = b"x\r\n" * 200_000
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 CHUNKING\r\n"), Host)
+        outcome = self.world.attempt(delivery(content=OnDisk(whole)))
+        self.host().transport.write(b"500 what\r\n" * 3)
+        self.world.flush()
+        self.assertTrue(self.host().lost)
+        while not outcome.called:
+            self.world.senders[1].resumeProducing()
+            self.world.flush()
+        self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")])
+        self.assertEqual([host.contents for host in self.world.opened], [[], [whole]])
+
+    def test_a_session_that_was_open_already_is_not_used_for_it_again(self):
+        said = iter([b"250 ok\r\n"])
+        self.world = World(ZONE, idle=IdleLimits(seconds=3.0))
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n", dot=lambda argument: next(said, b"503 not now\r\n"))
+        self.outcome()
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 CHUNKING\r\n"))
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertEqual([host.lines[3][:4] for host in self.world.opened], ["BDAT", "DATA"])
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertEqual(len(self.world.opened), 2)
 
 
 class DNS(Case):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailstack.mail.address import Address, parse_address
-from mailstack.mail.reply import NEEDS_SMTPUTF8
+from mailstack.mail.reply import NEEDS_SMTPUTF8, Reply
 from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
@@ -16,6 +16,7 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
     TLS,
     Asked,
+    Chunkless,
     Closed,
     Finished,
     Login,
@@ -875,6 +876,42 @@ class TestChunks:
         session.hear(b"250 ok\r\n250 ok\r\n250 queued\r\n")
         with pytest.raises(RemoteProtocolError):
             session.core.end_content()
+
+    @pytest.mark.parametrize("code", [500, 502, 503, 504])
+    def test_a_host_that_offers_it_and_does_not_know_it_has_said_nothing_of_the_recipients(self, code):
+        session = ready(self.HELLO)
+        session.begin(mailing("a@x.test", "b@x.test", octets=3))
+        session.hear(b"250 ok\r\n550 no\r\n250 ok\r\n")
+        session.core.content(b"x\r\n") + session.core.end_content()
+        session.hear(b"%d what\r\n250 ok\r\n250 ok\r\n" % code)
+        assert session.seen[-1] == Chunkless(Reply(code, ("what",)))
+        assert [each and each.reply.code for each in session.core.results] == [550, None]
+        assert session.core.phase is Phase.ENDED
+
+    @pytest.mark.parametrize("cut", [None, 1, 7])
+    def test_and_no_more_of_a_chunk_is_written_when_it_has_said_so(self, cut):
+        session = self.in_chunk(cut=cut)
+        session.core.content(b"x\r")
+        session.hear(b"500-5.5.1 what\r\n500 5.5.1 is that\r\n500 what\r\n")
+        assert session.seen[-1] == Chunkless(Reply(500, ("what", "is that"), EnhancedStatus(5, 5, 1)))
+        assert session.core.results == (None,)
+        with pytest.raises(LocalProtocolError):
+            session.core.content(b"\n")
+
+    @pytest.mark.parametrize("refusal", [b"552 too big\r\n", b"500 wh", b"500-what\r\n"])
+    def test_what_else_is_said_within_it_is_read_at_its_end(self, refusal):
+        session = self.in_chunk()
+        session.hear(refusal)
+        assert session.seen == [SendContent()]
+        session.core.content(b"x\r\n") + session.core.end_content()
+
+    def test_nor_does_it_matter_what_such_a_host_says_to_data(self):
+        session = ready(PIPELINING)
+        session.begin()
+        session.hear(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        session.core.end_content()
+        session.hear(b"500 what\r\n")
+        assert session.codes() == [("end of content", 500)]
 
     def test_by_data_to_several_in_lmtp_where_an_acceptance_may_follow_a_refusal(self):
         session = ready(self.HELLO, lmtp=True)
