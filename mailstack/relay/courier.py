@@ -214,7 +214,7 @@ class RelayCourier:
                 self._hosts.refused_chunks((hop.address, ways[0].next_hop.port))
                 attempt.note(hop, trouble)
                 ways = [replace(way, chunking=False) for way in ways]
-            elif trouble is not None or not attempt.open:  # what one session takes comes to an end, but each takes some
+            elif trouble is not None or not attempt.left(hop):
                 return met
             met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards))
 
@@ -228,12 +228,10 @@ class RelayCourier:
     async def _do_mailings(
         self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool
     ) -> Trouble | None:
-        """Hand over to the open recipients, as many as the host takes in one session."""
+        """Hand over to those for whom the host was not asked: one group at least, and as many as it takes in one session."""
         most = self._settings.max_recipients
-        for group in attempt.groups(min(most, sender.most_recipients or most)):
+        for group in attempt.groups(hop, min(most, sender.most_recipients or most)):
             for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
-                if sender.is_used_up:
-                    return None
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
                 trouble = await sender.mail(mailing, delivery.content)
                 attempt.take(hop, ordinals, sender.results, sender.tls)
@@ -241,6 +239,9 @@ class RelayCourier:
                     if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)
                     return trouble
+                attempt.ask(hop, ordinals)
+                if sender.is_used_up:
+                    return None
         return None
 
     async def _from_whom(

@@ -15,7 +15,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account
 from mailstack.mail.requests import Requests
-from mailstack.relay.attempt import BrokenOffError
+from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
@@ -323,6 +323,16 @@ class Hosts(Case):
         self.world.flush()
         broken_off = self.failureResultOf(outcome, BrokenOffError).value
         self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
+
+    def test_whoever_is_still_open_is_asked_for_once_of_each_host(self):
+        self.patch(Attempt, "take", lambda *args, **more: None)
+        for hello in (b"250 mx\r\n", b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"):
+            self.world.opened.clear()
+            for address in ("192.0.2.1", "192.0.2.2"):
+                self.world.at(address, lambda hello=hello: Host(EHLO=hello))
+            self.assertEqual(brief(self.outcome(delivery("a@example.test", "b@example.test"))), [("delayed", "4.4.0")] * 2)
+            asked = [line for host in self.world.opened for line in host.lines if line.startswith("RCPT")]
+            self.assertEqual(asked, ["RCPT TO:<a@example.test>", "RCPT TO:<b@example.test>"] * 2)
 
     def test_all_down(self):
         self.world.at("192.0.2.1")
