@@ -44,6 +44,7 @@ class Attempt:
 
     def __init__(self, recipients: Mapping[int, Recipient], *, is_delivery: bool = False) -> None:
         self._recipients = recipients
+        self._asked: set[tuple[Hop, int]] = set()
         self._is_delivery = is_delivery
         self._done: dict[int, Disposition] = {}
         self._obstacles: list[tuple[Hop | None, Trouble | NoRoute]] = []
@@ -53,9 +54,17 @@ class Attempt:
         """The ordinals without a disposition."""
         return tuple(ordinal for ordinal in self._recipients if ordinal not in self._done)
 
-    def groups(self, size: int) -> Iterable[tuple[int, ...]]:
-        """Return the open ordinals in groups, one for each transaction."""
-        left = self.open
+    def ask(self, hop: Hop, ordinals: Sequence[int]) -> None:
+        """Note for whom a host was asked; whatever it said, it is not asked again."""
+        self._asked.update((hop, ordinal) for ordinal in ordinals)
+
+    def left(self, hop: Hop) -> tuple[int, ...]:
+        """Return the open ordinals for which a host was not asked."""
+        return tuple(ordinal for ordinal in self.open if (hop, ordinal) not in self._asked)
+
+    def groups(self, hop: Hop, size: int) -> Iterable[tuple[int, ...]]:
+        """Return those for which a host is to be asked in groups, one for each transaction."""
+        left = self.left(hop)
         return [left[start : start + size] for start in range(0, len(left), size)]
 
     def take(self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None], tls: str = "") -> None:

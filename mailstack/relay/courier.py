@@ -24,7 +24,7 @@ from mailstack.relay.memory import TLSMemory
 from mailstack.relay.next_hops import NextHops
 from mailstack.relay.ports import Connect, IsOurselves, PolicySource, Resolver, ReturnPath, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
-from mailstack.relay.sessions import Sessions, Way
+from mailstack.relay.sessions import Met, Sessions, Way, Work
 from mailstack.relay.settings import NextHop, RelaySettings
 from mailstack.relay.tls import TLSContexts
 from mailstack.relay.trust import Trust
@@ -192,37 +192,56 @@ class RelayCourier:
         tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
         if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
             tls = TLS.MUST
-        met = await self.sessions.do(
-            [self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over, delivery.afterwards
-        )
+        ways = [self._way(hop, next_hop, tls, security, delivery) for hop in hops]
+        met = await self._in_sessions(ways, hand_over, delivery, attempt)
         *unreached, (hop, trouble) = met
         for each, why in unreached:
             _note(attempt, next_hop, each, why)
         if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
-            ((_, trouble),) = await self.sessions.do(ways, hand_over, delivery.afterwards)
+            ((_, trouble),) = await self._in_sessions(ways, hand_over, delivery, attempt)
         _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
+
+    async def _in_sessions(self, ways: Sequence[Way], work: Work, delivery: Delivery, attempt: Attempt) -> Met:
+        """Do work in a session with one of several addresses, and in as many more with that as the host wants."""
+        met = await self.sessions.do(ways, work, delivery.afterwards)
+        while True:
+            hop, trouble = met[-1]
+            ways = [way for way in ways if way.hop == hop]
+            if trouble is not None and trouble.is_chunkless:
+                self._hosts.refused_chunks((hop.address, ways[0].next_hop.port))
+                attempt.note(hop, trouble)
+                ways = [replace(way, chunking=False) for way in ways]
+            elif trouble is not None or not attempt.left(hop):
+                return met
+            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards))
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
         reverse_path = delivery.envelope.reverse_path
         sender_domain = reverse_path.domain if reverse_path is not None else None
-        return Way(hop, next_hop, tls, security, self._settings.sources.to(hop.address, sender_domain))
+        source = self._settings.sources.to(hop.address, sender_domain)
+        chunking = self._settings.chunking and self._hosts.takes_chunks((hop.address, next_hop.port))
+        return Way(hop, next_hop, tls, security, source, chunking)
 
     async def _do_mailings(
         self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool
     ) -> Trouble | None:
+        """Hand over to those for whom the host was not asked: one group at least, and as many as it takes in one session."""
         most = self._settings.max_recipients
-        for group in attempt.groups(min(most, sender.most_recipients or most)):
+        for group in attempt.groups(hop, min(most, sender.most_recipients or most)):
             for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
                 trouble = await sender.mail(mailing, delivery.content)
                 attempt.take(hop, ordinals, sender.results, sender.tls)
                 if trouble is not None:
-                    if sender.content_begun or trouble.is_local:
+                    if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)
                     return trouble
+                attempt.ask(hop, ordinals)
+                if sender.is_used_up:
+                    return None
         return None
 
     async def _from_whom(

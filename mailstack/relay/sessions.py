@@ -50,6 +50,7 @@ class Way:
     tls: TLS
     security: Security
     source: str | None = None
+    chunking: bool = True
 
 
 class Sessions:
@@ -70,7 +71,6 @@ class Sessions:
         self._connect = connect
         self._around = surroundings
         self._contexts = contexts
-        self._chunking = settings.chunking
         self._hosts = hosts
         self._witness = witness
         self._memory = memory
@@ -130,7 +130,9 @@ class Sessions:
         except BaseException:
             sender.abort()
             raise
-        if trouble is None and afterwards is None:
+        if trouble is None and not self._idle.has_use(sender):
+            sender.quit()  # not held until all is on disk: for what is left of the message another is opened first
+        elif trouble is None and afterwards is None:
             self._idle.keep(way, sender)
         elif trouble is None and afterwards is not None:
             afterwards.append(self._idle.hold(way, sender))
@@ -145,7 +147,7 @@ class Sessions:
             login=next_hop.login,
             nonce=make_nonce() if next_hop.login and make_nonce else "",
             lmtp=next_hop.is_lmtp,
-            chunking=self._chunking,
+            chunking=way.chunking,
         )
         client = self._contexts.client(way.security, way.hop.host)
         return Sender(

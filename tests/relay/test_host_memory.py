@@ -85,6 +85,15 @@ class TestMemory:
         assert self.memory.obstacle(("192.0.2.1", 25)) is None
         assert self.memory.obstacle(("192.0.2.4", 25)) is not None
 
+    def test_hosts_without_chunking_are_bounded_too_and_are_no_failures(self, monkeypatch):
+        monkeypatch.setattr(host_memory, "MOST_HOSTS", 3)
+        for port in range(5):
+            assert self.memory.takes_chunks(("192.0.2.1", port))
+            self.memory.refused_chunks(("192.0.2.1", port))
+        assert [self.memory.takes_chunks(("192.0.2.1", port)) for port in range(5)] == [True] * 2 + [False] * 3
+        assert self.memory.obstacle(("192.0.2.1", 4)) is None
+        assert len(self.memory) == 0
+
 
 class InAttempts(SynchronousTestCase):
     def setUp(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from relay_house import CLOSE, HANG, Host, Memory, OnDisk, World, delivery, maybe_later
+from relay_house import CLOSE, HANG, Host, Memory, OnDisk, Stranger, World, delivery, maybe_later
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.mail.smtp import ESMTPSenderFactory
@@ -15,7 +15,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account
 from mailstack.mail.requests import Requests
-from mailstack.relay.attempt import BrokenOffError
+from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
@@ -33,8 +33,15 @@ ZONE = """
 """
 
 
+CONTENT = Memory(b"Subject: x\r\n\r\nNOOP\r\nNOOP\r\nNOOP\r\n")
+
+
 def brief(dispositions):
     return [(each.action.value, str(each.status)) for each in dispositions]
+
+
+def unreachable():
+    raise ConnectionRefusedError
 
 
 class Case(SynchronousTestCase):
@@ -115,6 +122,26 @@ class Success(Case):
         self.assertEqual({each.action for each in outcome}, {Action.RELAYED})
         self.assertEqual([line for line in self.host().lines if line.startswith("RCPT")][2:], ["RCPT TO:<c@example.test>"])
         self.assertEqual(len(self.host().contents), 2)
+
+    def test_no_more_transactions_in_one_session_than_the_host_says(self):
+        for kept in (0, 3.0):
+            self.world = World(ZONE, idle=IdleLimits(seconds=kept))
+            self.at_first(EHLO=b"250-mx\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=2 RCPTMAX=1\r\n")
+            afterwards = []
+            five = replace(delivery(*(f"u{n}@example.test" for n in range(5))), afterwards=afterwards)
+            self.assertEqual(brief(self.outcome(five)), [("relayed", "2.0.0")] * 5)
+            self.assertEqual([len(host.contents) for host in self.world.opened], [2, 2, 1])
+            self.assertEqual([host.lines[-1] for host in self.world.opened[:2]], ["QUIT"] * 2, "none waits for the disk")
+            self.assertEqual(len(afterwards), 1)
+            afterwards.pop()()
+            self.assertEqual(len(self.world.courier.sessions), bool(kept))
+
+    def test_a_host_that_takes_one_transaction_and_no_other_connection(self):
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"), *[unreachable] * 2)
+        found = self.outcome(delivery("a@example.test", "b@example.test"))
+        self.assertEqual(brief(found), [("relayed", "2.0.0")] * 2)
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        self.assertEqual([address for address, _ in self.world.met], ["192.0.2.1"] * 2 + ["192.0.2.2"])
 
     def test_a_content_goes_as_one_chunk_where_that_is_offered(self):
         self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")
@@ -297,6 +324,16 @@ class Hosts(Case):
         broken_off = self.failureResultOf(outcome, BrokenOffError).value
         self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
 
+    def test_whoever_is_still_open_is_asked_for_once_of_each_host(self):
+        self.patch(Attempt, "take", lambda *args, **more: None)
+        for hello in (b"250 mx\r\n", b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"):
+            self.world.opened.clear()
+            for address in ("192.0.2.1", "192.0.2.2"):
+                self.world.at(address, lambda hello=hello: Host(EHLO=hello))
+            self.assertEqual(brief(self.outcome(delivery("a@example.test", "b@example.test"))), [("delayed", "4.4.0")] * 2)
+            asked = [line for host in self.world.opened for line in host.lines if line.startswith("RCPT")]
+            self.assertEqual(asked, ["RCPT TO:<a@example.test>", "RCPT TO:<b@example.test>"] * 2)
+
     def test_all_down(self):
         self.world.at("192.0.2.1")
         self.world.at("192.0.2.2")
@@ -348,6 +385,102 @@ class Hosts(Case):
         self.at_first(EHLO=b"250-" + b"x" * 1_000_000)
         self.relayed_by_second()
         self.assertTrue(self.host().lost)
+
+
+class Chunkless(Case):
+    """A host that offers CHUNKING and does not know it."""
+
+    def at_stranger(self, code=b"500", **more):
+        clock = self.world.clock
+        self.world.at("192.0.2.1", lambda: Stranger(clock, code + b" what\r\n", **more))
+
+    def slow_outcome(self, *recipients, content=CONTENT):
+        outcome = self.world.attempt(delivery(*recipients, content=content))
+        for _ in range(40):
+            self.world.advance(1.0)
+        return self.successResultOf(outcome)
+
+    def test_the_mail_goes_once_more_at_once_by_data(self):
+        for code in (b"500", b"502", b"503", b"504"):
+            for content in (CONTENT, OnDisk(CONTENT.in_memory)):
+                self.setUp()
+                self.at_stranger(code)
+                self.assertEqual(brief(self.slow_outcome(content=content)), [("relayed", "2.0.0")], code)
+                self.assertEqual([host.contents for host in self.world.opened], [[], [CONTENT.in_memory]])
+                self.assertEqual(self.world.met, [("192.0.2.1", 25)] * 2)
+
+    def test_and_the_next_at_once(self):
+        self.at_stranger()
+        self.slow_outcome()
+        self.assertEqual(brief(self.slow_outcome()), [("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1, 1])
+        self.world.courier.forget_hosts()
+        self.slow_outcome()
+        self.assertEqual(len(self.world.opened), 4)
+
+    def test_with_all_recipients_of_all_transactions_and_none_twice(self):
+        rcpt = iter([b"550 5.1.1 no\r\n"])
+        hello = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=2\r\n"
+
+        def make():
+            host = Stranger(self.world.clock, b"500 what\r\n", hello)
+            host.script["RCPT"] = lambda argument: next(rcpt, b"250 ok\r\n")
+            return host
+
+        self.world.at("192.0.2.1", make)
+        found = self.slow_outcome(*(f"{name}@example.test" for name in "abc"))
+        self.assertEqual(brief(found), [("failed", "5.1.1"), ("relayed", "2.0.0"), ("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1])
+
+    def test_it_waits_when_no_other_session_is_to_be_had(self):
+        for other in (unreachable, lambda: Host(greeting=b"554 5.7.1 go away\r\n"), lambda: Host(EHLO=b"421 x\r\n")):
+            self.setUp()
+            clock = self.world.clock
+            self.world.at("192.0.2.1", lambda clock=clock: Stranger(clock, b"500 what\r\n"), other)
+            self.world.at("192.0.2.2", lambda: Host(greeting=b"554 5.7.1 go away\r\n"))
+            (only,) = self.slow_outcome()
+            self.assertIs(only.action, Action.DELAYED)
+        self.setUp()
+        clock = self.world.clock
+        self.world.at("192.0.2.1", lambda: Stranger(clock, b"500 what\r\n"), unreachable)
+        self.assertEqual([each.remote_mta for each in self.slow_outcome()], ["mx2.example.test"], "or goes elsewhere")
+
+    def test_what_it_says_to_the_content_by_data_is_its_answer(self):
+        clock = self.world.clock
+
+        def make():
+            host = Stranger(clock, b"500 what\r\n")
+            host.script["dot"] = b"554 5.6.0 no\r\n"
+            return host
+
+        self.world.at("192.0.2.1", make)
+        self.assertEqual(brief(self.slow_outcome()), [("failed", "5.6.0")])
+        self.assertEqual(len(self.world.opened), 2)
+
+    def test_a_long_content_is_broken_off_when_it_has_said_so(self):
+        self.world.throttled = True
+        whole = b"x\r\n" * 200_000
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 CHUNKING\r\n"), Host)
+        outcome = self.world.attempt(delivery(content=OnDisk(whole)))
+        self.host().transport.write(b"500 what\r\n" * 3)
+        self.world.flush()
+        self.assertTrue(self.host().lost)
+        while not outcome.called:
+            self.world.senders[1].resumeProducing()
+            self.world.flush()
+        self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")])
+        self.assertEqual([host.contents for host in self.world.opened], [[], [whole]])
+
+    def test_a_session_that_was_open_already_is_not_used_for_it_again(self):
+        said = iter([b"250 ok\r\n"])
+        self.world = World(ZONE, idle=IdleLimits(seconds=3.0))
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n", dot=lambda argument: next(said, b"503 not now\r\n"))
+        self.outcome()
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 CHUNKING\r\n"))
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertEqual([host.lines[3][:4] for host in self.world.opened], ["BDAT", "DATA"])
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertEqual(len(self.world.opened), 2)
 
 
 class DNS(Case):
@@ -417,6 +550,39 @@ class TimeLimits(Case):
             if phase is Phase.CONTENT_END:
                 self.assertEqual(str(only.status), "4.4.2")
                 self.assertEqual(self.world.met, [("192.0.2.1", 25)])
+
+    def test_each_command_of_a_kind_has_its_own(self):
+        many = [f"u{n}@example.test" for n in range(5)]
+        for hello in (b"250 mx\r\n", b"250-mx\r\n250 PIPELINING\r\n"):
+            self.setUp()
+            self.at_first(EHLO=hello, RCPT=HANG, DATA=HANG)
+            self.world.at("192.0.2.2")
+            outcome = self.world.attempt(delivery(*many))
+            for _ in many:
+                self.world.advance(TIMEOUTS_SECONDS[Phase.RCPT] - 1)
+                self.assertNoResult(outcome)
+                self.host().transport.write(b"250 ok\r\n")
+                self.world.flush()
+            self.host().transport.write(b"354 go\r\n")
+            self.host().in_content = True
+            self.world.flush()
+            self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")] * len(many), hello)
+
+    def test_octets_that_trickle_within_one_reply_give_it_no_more(self):
+        self.at_first(EHLO=b"250 mx\r\n", RCPT=HANG)
+        self.world.at("192.0.2.2")
+        outcome = self.world.attempt(delivery("a@example.test", "b@example.test"))
+        self.world.advance(TIMEOUTS_SECONDS[Phase.RCPT] - 1)
+        self.host().transport.write(b"250 ok\r\n")
+        self.world.flush()
+        for octets in (b"2", b"50-ok\r\n", b"250-still\r\n", b"250"):
+            self.world.advance((TIMEOUTS_SECONDS[Phase.RCPT] - 1) / 4)
+            self.assertNoResult(outcome)
+            self.host().transport.write(octets)
+            self.world.flush()
+        self.world.advance(1)
+        self.assertEqual(brief(self.successResultOf(outcome)), [("delayed", "4.4.1")] * 2)
+        self.assertTrue(self.host().lost)
 
     def test_trickling_octets_are_no_progress(self):
         self.at_first(EHLO=b"250-mx\r\n")
