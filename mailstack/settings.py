@@ -262,7 +262,7 @@ class Relay(Table):
     allow_private: bool = False
     """Connect to loopback and private addresses that the DNS names for another domain; for tests and closed networks."""
     nameservers: Nameservers = ()
-    """IP addresses of the DNS servers, "ADDRESS" or "ADDRESS:PORT"; empty: the system's. DANE needs one here that validates."""
+    """DNS servers, "IP" or "IP:PORT"; empty: the system's. DANE needs one here that validates; beside it no other is asked."""
     chunking: bool = True
     """Send contents by BDAT to hosts that offer CHUNKING, so that nothing in them can be taken for their end; else by DATA."""
     connect_timeout_seconds: AtLeastOne = 30

@@ -27,7 +27,7 @@ import dns.reversename
 from twisted.internet.defer import CancelledError, Deferred
 
 from mailstack.mail.answers import TLSA, Answer, Empty, Exchange, Failed, Found, NoSuchDomain
-from mailstack.net.dns_exchange import Exchanges, NoAnswerError, NoServerError, Server
+from mailstack.net.dns_exchange import Exchanges, NoAnswerError, Server
 
 R = TypeVar("R")
 
@@ -68,9 +68,9 @@ class Resolver:
     """
     Asks nameservers, and remembers a bounded number of answers for as long as they allow.
 
-    Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times. But where one on this machine is
-            there and does not answer, or says SERVFAIL, none elsewhere is asked after it: that is how it says that an answer
-            was forged, and another, which nobody can trust, would bring the forged one.
+    Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times. But where one is on this machine,
+            none elsewhere is ever asked: SERVFAIL is how it says that an answer was forged, and another, which nobody can
+            trust, would bring the forged one. So whoever can stop it, or make it slow, gets no answer of his own believed.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Resolver:
             raise ValueError("a resolver needs a nameserver")
         self._clock = reactor
         self._exchanges = Exchanges(reactor, timeout_seconds)
-        self._servers = tuple(servers)
+        self._servers = tuple(each for each in servers if each.is_loopback) or tuple(servers)
         self._rounds = rounds
         self._max_answers = max_answers
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
@@ -152,11 +152,8 @@ class Resolver:
 
     async def _ask(self, key: _Key, name: dns.name.Name, record: Callable[[Any], R]) -> Answer[R]:
         failures: list[str] = []
-        is_kept_here = False
         for _ in range(self._rounds):
             for server in self._servers:
-                if is_kept_here and not server.is_loopback:
-                    continue
                 try:
                     response = await self._query(server, name, key[1])
                     answer, seconds = _read(response, record, server.is_loopback)
@@ -164,7 +161,6 @@ class Resolver:
                     raise
                 except (NoAnswerError, dns.exception.DNSException, OSError, ValueError) as error:
                     failures.append(f"{server}: {error or type(error).__name__}")
-                    is_kept_here = is_kept_here or (server.is_loopback and not isinstance(error, NoServerError))
                     continue
                 self._remember(key, answer, seconds)
                 return answer

@@ -308,14 +308,26 @@ class ClockTests(SynchronousTestCase):
             self.assertIsInstance(self.successResultOf(answer), Failed)
             self.assertEqual({to for to, _ in self.reactor.sent}, {"127.0.0.1"})
 
-    def test_one_elsewhere_is_asked_when_there_is_none_here(self):
-        self.resolver = Resolver(self.reactor, [Server("127.0.0.1"), Server("192.0.2.53")])
+    def test_nor_when_there_is_none_here(self):
+        """It may come back in a moment, and who can stop it must not choose the answer; which would be kept, too."""
+        for servers in (("127.0.0.1", "192.0.2.53"), ("192.0.2.53", "127.0.0.1")):
+            self.reactor.sent.clear()
+            self.resolver = Resolver(self.reactor, [Server(each) for each in servers])
+            answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
+            for _ in range(2):
+                self.assertNoResult(answer)
+                self.reactor.protocol.connectionRefused()
+            self.assertEqual(self.successResultOf(answer), Failed("127.0.0.1#53: port closed; 127.0.0.1#53: port closed"))
+            self.assertEqual({to for to, _ in self.reactor.sent}, {"127.0.0.1"})
+
+    def test_several_elsewhere_are_asked_one_after_the_other(self):
+        self.resolver = Resolver(self.reactor, [Server("192.0.2.53"), Server("192.0.2.54")])
         answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
         self.reactor.protocol.connectionRefused()
         to, query = self.reactor.sent[-1]
-        self.assertEqual(to, "192.0.2.53")
+        self.assertEqual(to, "192.0.2.54")
         (response,) = self.nameserver.respond(query, "udp")
-        self.reactor.protocol.datagramReceived(response, ("192.0.2.53", 53))
+        self.reactor.protocol.datagramReceived(response, ("192.0.2.54", 53))
         self.assertIsInstance(self.successResultOf(answer), Found)
 
     def test_an_answer_is_kept_for_its_time(self):
