@@ -104,9 +104,9 @@ def without_answer(domain: str, cause: str) -> Barred:
     """
     Return what becomes of a host about which nobody could say what must be known to judge it.
 
-    The courier had an answer before, or there would be no host; that it is gone now may be what an attacker wants.
+    Other answers there were, or there would be no host; that this one is missing may be what an attacker wants.
     """
-    route = NoRoute(_NO_ANSWER, f"The DNS no longer answers for {domain}", cause)
+    route = NoRoute(_NO_ANSWER, f"The DNS does not answer for {domain}", cause)
     return Barred(route, _nothing_found(domain), TLSFailure.DNSSEC_INVALID)
 
 
