@@ -280,7 +280,7 @@ class Relay(Table):
     initial_per_destination: AtLeastOne = 5
     """With how many one begins of which nothing is known; it gets more as it answers, and fewer as it fails."""
     tls_levels: TLSLevels = Field(default={}, examples=[{"example.com": "verify", ".example.com": "encrypt"}])
-    """What tls says, for some domains instead: a name with a dot before it stands for all below it, "*" for all."""
+    """What tls says, for some domains, and hosts that you name, instead; ".NAME" is all below NAME, "*" is all others."""
     rates: Rates = Field(default={}, examples=[{"example.net": "100/minute", "*": "10/second"}])
     """The most messages to a domain, per second, minute or hour; "*": to each of the others."""
     source: dict[DomainName, SourceAddresses] = Field(default={}, examples=[{"example.org": ["192.0.2.25", "2001:db8::25"]}])

@@ -168,7 +168,8 @@ class RelayCourier:
     ) -> Security | None:
         """Return what is asked of TLS with a host; None: it must not be used, which is noted."""
         requests = delivery.envelope.requests
-        security = await self._trust.security(next_hop, hosts, addresses, is_optional=requests.tls_optional)
+        domains = {each.domain for each in delivery.recipients.values()}
+        security = await self._trust.security(next_hop, hosts, addresses, domains, is_optional=requests.tls_optional)
         if isinstance(security, Barred):
             attempt.note(None, security.route)
             if self._witness is not None:

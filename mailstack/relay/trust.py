@@ -8,7 +8,7 @@ nobody vouches for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mailstack.mail.answers import Failed, Found
 from mailstack.relay.next_hops import Addresses, Hosts
@@ -25,6 +25,7 @@ from mailstack.route.trust import (
     is_unsigned_alias,
     is_vouched_for,
     level_of,
+    level_of_named,
     tlsa_bases,
     without_answer,
 )
@@ -34,7 +35,8 @@ class Trust:
     """
     Finds out what is asked of TLS.
 
-    Shape:  `levels` are those set for domains; `policies` knows the MTA-STS policies, None: they are not looked for.
+    Shape:  `levels` are those set for domains, and for hosts that are named; `policies` knows the MTA-STS policies, None: they
+            are not looked for.
     """
 
     def __init__(self, resolver: Resolver, levels: Mapping[str, TLSPolicy], policies: PolicySource | None = None) -> None:
@@ -43,18 +45,20 @@ class Trust:
         self._policies = policies
 
     async def security(
-        self, next_hop: NextHop, hosts: Hosts, addresses: Addresses, *, is_optional: bool = False
+        self, next_hop: NextHop, hosts: Hosts, addresses: Addresses, domains: Collection[str], *, is_optional: bool = False
     ) -> Security | Barred:
         """
         Return what is asked of one of the hosts to which mail goes, or why it must not be used now.
 
-        Shape:  `is_optional`: the message is to go whatever the domain publishes; what we have set ourselves holds.
+        Shape:  `domains` are those of the recipients. `is_optional`: the message is to go whatever is published; what we have
+                set ourselves holds.
         """
         domain, host, exchanges = hosts.domain, addresses.host, hosts.exchanges
-        if next_hop.host is not None:
-            return await self._of_fixed(next_hop, addresses)
-        level = level_of(domain, self._levels, next_hop.tls)
-        if exchanges is None or (is_optional and level is TLSPolicy.DANE):
+        level = self._level(next_hop, domain, domains)
+        is_optional = is_optional and level is TLSPolicy.DANE
+        if next_hop.host is not None and not is_optional:
+            return await self._of_fixed(next_hop, level, addresses)
+        if exchanges is None or is_optional:
             name = literal_hop(host).address if host.startswith("[") else host
             return by_setting(TLSPolicy.MAY if level is TLSPolicy.DANE else level, name, "", is_trusted=False)
         if level in (TLSPolicy.NONE, TLSPolicy.MAY, TLSPolicy.ENCRYPT):
@@ -68,11 +72,19 @@ class Trust:
             return security
         return await self._by_policy(domain, host)
 
-    async def _of_fixed(self, next_hop: NextHop, addresses: Addresses) -> Security | Barred:
+    def _level(self, next_hop: NextHop, domain: str, domains: Collection[str]) -> TLSPolicy:
+        if not next_hop.is_named:
+            return level_of(domain, self._levels, next_hop.tls)
+        if next_hop.is_socket:
+            return next_hop.tls
+        name, has_login = next_hop.host or domain, next_hop.login is not None
+        return level_of_named(name, domains, self._levels, next_hop.tls, has_login=has_login)
+
+    async def _of_fixed(self, next_hop: NextHop, level: TLSPolicy, addresses: Addresses) -> Security | Barred:
         """Say what is asked of a host that is named by a setting: nobody else can have put it there."""
         host = addresses.host
-        if next_hop.tls is not TLSPolicy.DANE:
-            return by_setting(next_hop.tls, host, "", is_trusted=True)
+        if level is not TLSPolicy.DANE:
+            return by_setting(level, host, "", is_trusted=True)
         found = await self._by_dane(next_hop.port, addresses, (host,))
         return found or by_setting(TLSPolicy.MAY, host, "", is_trusted=False)
 

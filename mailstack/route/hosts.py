@@ -146,6 +146,12 @@ def is_ip(text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
+def is_this_machine(host: str) -> bool:
+    """Say whether a host that the operator has named is this one: by its name, a loopback address, or a file."""
+    return host.startswith("/") or host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
+
+
+@lru_cache(maxsize=4096)
 def is_public(address: str) -> bool:
     """Say whether a host on the Internet can have the address; the IPv4 address within an IPv6 one counts."""
     ip = ipaddress.ip_address(address)

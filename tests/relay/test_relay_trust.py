@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography import x509
@@ -17,8 +18,10 @@ from mailstack.mail.mta_sts import Mode, Policy, Standing
 from mailstack.mail.requests import Requests
 from mailstack.mail.tls_results import TLSFailure
 from mailstack.net.tls import CertificateError, Pem, identity
+from mailstack.relay.by_transport import next_hop_of
 from mailstack.relay.settings import IdleLimits, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
+from mailstack.route.transport import parse_transport
 from mailstack.testing.dns import FakeResolver
 
 ROOT = made("Root", is_authority=True)
@@ -389,6 +392,73 @@ class RequireTLS(Case):
     async def test_verified_where_the_name_of_the_host_is_vouched_for(self):
         only = await self.result(LEAF.options(), more={"tls_levels": {"*": TLSPolicy.VERIFY}})
         self.assertIs(only.action, Action.RELAYED)
+
+
+class Named(Case):
+    """Hosts that the operator has named: as a smarthost, in the map, or for one message."""
+
+    async def via(self, served, text, *records, domain="bank.test", levels=None, delivering=None, **more):
+        levels = {"bank.test": TLSPolicy.VERIFY} if levels is None else levels
+        courier = self.relaying(served, *records, more={"tls_levels": levels, **more}, zone="gate.test MX 10 mx.test")
+        next_hop = replace(next_hop_of(parse_transport(text), courier._settings), allow_private=True) if text else None
+        delivering = delivering or delivery(f"bob@{domain}", domain=domain)
+        (only,) = await courier.attempt(delivering, next_hop)
+        return only
+
+    WAYS = ("smtp:[mx.test]:25", "smtp:[127.0.0.1]:25", "smtp:gate.test", "lmtp:127.0.0.1:24")
+
+    async def test_what_is_set_for_the_domain_of_the_recipients_holds_there(self):
+        for text in self.WAYS:
+            served = self.serve({"EHLO": CLEAR, "LHLO": CLEAR}, {})
+            only = await self.via(served, text)
+            self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []), text)
+        served = self.serve({"EHLO": CLEAR}, {})
+        only = await self.via(served, None, **self.smarthost(served, TLSPolicy.MAY))
+        self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []))
+
+    async def test_and_is_not_asked_for_others(self):
+        for text in self.WAYS[:-1]:
+            only = await self.via(self.serve({"EHLO": CLEAR}), text, domain="example.test")
+            self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), text)
+
+    async def test_the_certificate_must_be_that_of_the_host(self):
+        for shown, action in ((LEAF, Action.RELAYED), (SELF, Action.DELAYED), (made("bank.test", ROOT), Action.DELAYED)):
+            only = await self.via(self.serve(tls=shown.options()), "smtp:[mx.test]")
+            self.assertIs(only.action, action)
+
+    async def test_a_host_has_a_level_of_its_own(self):
+        for text, name in (("smtp:[mx.test]", "mx.test"), ("smtp:gate.test", "gate.test"), ("smtp:[127.0.0.1]", "127.0.0.1")):
+            served = self.serve({"EHLO": CLEAR}, {})
+            only = await self.via(served, text, domain="example.test", levels={name: TLSPolicy.ENCRYPT})
+            self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []), text)
+        served = self.serve({"EHLO": CLEAR}, {})
+        more = self.smarthost(served, TLSPolicy.MAY)
+        only = await self.via(served, None, domain="example.test", levels={"mx.test": TLSPolicy.ENCRYPT}, **more)
+        self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []))
+
+    async def test_one_of_the_other_kind_that_asks_less_does_not_matter(self):
+        served = self.serve({"EHLO": CLEAR}, {})
+        only = await self.via(served, "smtp:[mx.test]", levels={"bank.test": TLSPolicy.NONE, "mx.test": TLSPolicy.ENCRYPT})
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.10"))
+
+    async def test_what_is_set_for_all_is_not_for_this_machine(self):
+        levels = {"*": TLSPolicy.VERIFY}
+        only = await self.via(self.serve({"EHLO": CLEAR}), "smtp:[127.0.0.1]", levels=levels)
+        self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"))
+        only = await self.via(self.serve({"EHLO": CLEAR}, {}), "smtp:[mx.test]", levels=levels)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.10"))
+
+    async def test_a_report_about_it_goes_whatever_it_publishes_and_not_against_what_is_set(self):
+        wrong = tlsa(LEAF.certificate, 3, 1, 1)
+        for host, level, is_optional in itertools.product(
+            ("[mx.test]", "gate.test"), (TLSPolicy.DANE, TLSPolicy.VERIFY), (False, True)
+        ):
+            served = self.serve({"EHLO": CLEAR}, {})
+            asked = delivery(requests=Requests(tls_optional=is_optional))
+            levels = {"*": TLSPolicy.DANE, "example.test": level}
+            only = await self.via(served, f"smtp:{host}:{served.number}", wrong, levels=levels, delivering=asked)
+            goes = is_optional and level is TLSPolicy.DANE
+            self.assertIs(only.action, Action.RELAYED if goes else Action.DELAYED, (host, levels, is_optional))
 
 
 class OurCertificate(Case):
