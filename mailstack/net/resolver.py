@@ -35,6 +35,7 @@ UDP_PAYLOAD_OCTETS: Final = 1232  # the DNS flag day of 2020: fits any path with
 MAX_RECORDS: Final = 200
 LONGEST_SECONDS: Final = 86_400  # RFC 8767 §4 advises a bound; a day keeps a wrong zone from staying for weeks
 LONGEST_NEGATIVE_SECONDS: Final = 900
+FAILURE_SECONDS: Final = 30  # RFC 2308 §7.1 allows 300; one that is over must not keep mail waiting for long
 _RETRY_WITHOUT_EDNS: Final = (dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS)
 
 
@@ -66,7 +67,8 @@ def system_nameservers(path: Path = Path("/etc/resolv.conf")) -> tuple[Server, .
 
 class Resolver:
     """
-    Asks nameservers, and remembers a bounded number of answers for as long as they allow.
+    Asks nameservers, and remembers a bounded number of answers for as long as they allow; failures for a moment, so that not
+    each message waits for a server that says nothing.
 
     Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times. But where one is on this machine,
             none elsewhere is ever asked: SERVFAIL is how it says that an answer was forged, and another, which nobody can
@@ -123,6 +125,11 @@ class Resolver:
         name = dns.reversename.from_address(address).to_text()
         return await self._lookup(name, dns.rdatatype.PTR, lambda each: _text(each.target))
 
+    def forget_failures(self) -> None:
+        """Ask anew what nobody could say a moment ago."""
+        for key in [key for key, kept in self._kept.items() if isinstance(kept.answer, Failed)]:
+            del self._kept[key]
+
     async def _lookup(self, name: str, kind: dns.rdatatype.RdataType, record: Callable[[Any], R]) -> Answer[R]:
         if (found := _name(name)) is None:
             return NoSuchDomain()  # a name that cannot be written in a question does not exist
@@ -164,7 +171,9 @@ class Resolver:
                     continue
                 self._remember(key, answer, seconds)
                 return answer
-        return Failed("; ".join(failures)[:500])
+        failed = Failed("; ".join(failures)[:500])
+        self._remember(key, failed, FAILURE_SECONDS)
+        return failed
 
     async def _query(self, server: Server, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.QueryMessage:
         """

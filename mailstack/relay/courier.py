@@ -80,6 +80,7 @@ class RelayCourier:
         memory: TLSMemory | None = None,
     ) -> None:
         self._clock = surroundings.clock
+        self._resolver = resolver
         self._settings = settings or RelaySettings()
         self._next_hops = NextHops(hostname, resolver, shuffle)
         self._trust = Trust(resolver, self._settings.tls_levels, policies)
@@ -114,8 +115,9 @@ class RelayCourier:
         return attempt.conclude()
 
     def forget_hosts(self) -> None:
-        """Ask every host again, also those that could not be used a moment ago."""
+        """Ask every host again, also those that could not be used a moment ago, and the DNS for what it did not say."""
         self._hosts.forget_all()
+        self._resolver.forget_failures()
 
     async def close(self) -> None:
         """End the sessions that wait, and keep none from now on."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from twisted.internet.defer import Deferred
+
 from mailstack.mail.answers import Answer, Empty, Exchange
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.ports import Resolver
@@ -80,11 +82,21 @@ class NextHops:
         if (fixed := _fixed_hops(host)) is not None:
             hops = fixed if next_hop.allow_private or next_hop.is_socket else public_hops(fixed)
         else:
-            ipv6, ipv4 = await self._resolver.ipv6(host), await self._resolver.ipv4(host)
+            ipv6, ipv4 = await self._both_families(host)
             hops = hops_of(host, ipv6, ipv4, allow_private=next_hop.allow_private)
         if isinstance(hops, NoRoute):
             return _temporary(hops) if next_hop.is_named else hops
         return Addresses(host, hops, ipv6, ipv4)
+
+    async def _both_families(self, host: str) -> tuple[Answer[str], Answer[str]]:
+        """Ask for both at once: some nameservers say nothing to AAAA, and the wait for that is long enough."""
+        ipv4: Deferred[Answer[str]] = Deferred.fromCoroutine(self._resolver.ipv4(host))
+        try:
+            return await self._resolver.ipv6(host), await ipv4
+        except BaseException:
+            ipv4.addErrback(lambda _: None)
+            ipv4.cancel()
+            raise
 
 
 def _temporary(route: NoRoute) -> NoRoute:

@@ -173,11 +173,6 @@ class ResolverOwnTests(Served):
             self.assertEqual(await self.resolver.mx(name), first)
         self.assertEqual(len(self.nameserver.asked), 3)
 
-    async def test_failures_are_not_kept(self):
-        self.assertIsInstance(await self.resolver.mx("servfail.test"), Failed)
-        self.nameserver.zone = parse_zone("servfail.test MX 10 mx1.example.test")
-        self.assertIsInstance(await self.resolver.mx("servfail.test"), Found)
-
     async def test_the_number_kept_is_bounded(self):
         resolver = self.make(max_answers=2)
         for name in ("a.test", "b.test", "a.test", "c.test", "a.test", "b.test"):
@@ -338,6 +333,26 @@ class ClockTests(SynchronousTestCase):
         self.reactor.advance(1)
         self.ask("example.test")
         self.assertEqual(len(self.reactor.sent), 2)
+
+    def test_a_failure_is_kept_for_a_moment(self):
+        """Else each message would wait for a server that says nothing, and for all its rounds."""
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")], rounds=1)
+        self.assertIsInstance(self.ask("servfail.test"), Failed)
+        self.nameserver.zone = parse_zone("servfail.test MX 10 mx1.example.test")
+        self.reactor.advance(29)
+        self.assertIsInstance(self.ask("servfail.test"), Failed)
+        self.assertEqual(len(self.reactor.sent), 1)
+        self.reactor.advance(1)
+        self.assertIsInstance(self.ask("servfail.test"), Found)
+
+    def test_or_until_it_is_to_be_forgotten(self):
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")], rounds=1)
+        for name in ("servfail.test", "example.test", "nowhere.test"):
+            self.ask(name)
+        self.resolver.forget_failures()
+        for name in ("servfail.test", "example.test", "nowhere.test"):
+            self.ask(name)
+        self.assertEqual([name for name, _, _ in self.nameserver.asked][3:], ["servfail.test"], "what was answered is kept")
 
     def test_answers_to_other_questions_and_late_ones_are_ignored(self):
         answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
