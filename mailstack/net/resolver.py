@@ -228,7 +228,9 @@ def _read(
         return Empty(), chain.minimum_ttl
     # AD is worth what the path to the resolver is worth: only loopback cannot be forged.
     authenticated = is_loopback and bool(response.flags & dns.flags.AD)
-    records: tuple[Any, ...] = tuple(record(each) for each in list(chain.answer or ())[:MAX_RECORDS])
+    # Of MX all count: the best may stand last, and so may our own name. How many there can be the length of a message bounds.
+    most = None if response.question[0].rdtype == dns.rdatatype.MX else MAX_RECORDS
+    records: tuple[Any, ...] = tuple(record(each) for each in list(chain.answer or ())[:most])
     if response.errors:  # of TLSA only: there are records that cannot be read, which is not the same as none
         records += (_UNREADABLE,)
     return Found(records, authenticated, _text(chain.canonical_name)), chain.minimum_ttl

@@ -50,6 +50,9 @@ ZONE = (
     cut.test           A     192.0.2.8
 """
     + "\n".join(f"    big.test MX {n} host-with-a-rather-long-name-{n}.example.test" for n in range(60))
+    + "\n"
+    + "\n".join(f"    huge.test MX 20 m{n}.test" for n in range(1000))
+    + "\n    huge.test MX 10 best.test\n"
 )
 
 
@@ -120,6 +123,11 @@ class Contract:
 
     async def test_many_records(self):
         self.assertEqual(len((await self.resolver.mx("big.test")).records), 60)
+
+    async def test_all_exchanges_however_many(self):
+        """The best may stand last."""
+        records = (await self.resolver.mx("huge.test")).records
+        self.assertEqual((len(records), min(each.preference for each in records)), (1001, 10))
 
     async def test_odd_servers_give_answers(self):
         self.assertEqual(await self.resolver.mx("old.test"), Found((Exchange(10, "mx1.example.test"),)))
