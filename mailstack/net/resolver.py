@@ -35,6 +35,8 @@ UDP_PAYLOAD_OCTETS: Final = 1232  # the DNS flag day of 2020: fits any path with
 MAX_RECORDS: Final = 200
 LONGEST_SECONDS: Final = 86_400  # RFC 8767 §4 advises a bound; a day keeps a wrong zone from staying for weeks
 LONGEST_NEGATIVE_SECONDS: Final = 900
+ANSWER_OCTETS: Final = 600
+RECORD_OCTETS: Final = 120
 FAILURE_SECONDS: Final = 30  # RFC 2308 §7.1 allows 300; one that is over must not keep mail waiting for long
 _RETRY_WITHOUT_EDNS: Final = (dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS)
 
@@ -48,6 +50,7 @@ _Key = tuple[str, dns.rdatatype.RdataType]
 class _Kept:
     answer: Answer[Any]
     until_seconds: float
+    octets: int
 
 
 def system_nameservers(path: Path = Path("/etc/resolv.conf")) -> tuple[Server, ...]:
@@ -83,6 +86,7 @@ class Resolver:
         timeout_seconds: float = 3.0,
         rounds: int = 2,
         max_answers: int = 10_000,
+        max_octets: int = 16_777_216,
     ) -> None:
         if not servers:
             raise ValueError("a resolver needs a nameserver")
@@ -91,6 +95,8 @@ class Resolver:
         self._servers = tuple(each for each in servers if each.is_loopback) or tuple(servers)
         self._rounds = rounds
         self._max_answers = max_answers
+        self._max_octets = max_octets
+        self._octets = 0
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._asking: dict[_Key, list[Deferred[Answer[Any] | None]]] = {}
 
@@ -128,7 +134,7 @@ class Resolver:
     def forget_failures(self) -> None:
         """Ask anew what nobody could say a moment ago."""
         for key in [key for key, kept in self._kept.items() if isinstance(kept.answer, Failed)]:
-            del self._kept[key]
+            self._forget(key)
 
     async def _lookup(self, name: str, kind: dns.rdatatype.RdataType, record: Callable[[Any], R]) -> Answer[R]:
         if (found := _name(name)) is None:
@@ -197,17 +203,22 @@ class Resolver:
         if kept is None:
             return None
         if kept.until_seconds <= self._clock.seconds():
-            del self._kept[key]
+            self._forget(key)
             return None
         self._kept.move_to_end(key)
         return kept.answer
 
     def _remember(self, key: _Key, answer: Answer[Any], seconds: int) -> None:
         bound = LONGEST_SECONDS if isinstance(answer, Found) else LONGEST_NEGATIVE_SECONDS
-        self._kept[key] = _Kept(answer, self._clock.seconds() + min(seconds, bound))
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._max_answers:
-            self._kept.popitem(last=False)
+        self._forget(key)
+        kept = self._kept[key] = _Kept(answer, self._clock.seconds() + min(seconds, bound), _octets(key, answer))
+        self._octets += kept.octets
+        while len(self._kept) > self._max_answers or self._octets > self._max_octets:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: _Key) -> None:
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._octets -= kept.octets
 
 
 def _read(
@@ -244,6 +255,25 @@ def _name(text: str) -> tuple[str, dns.name.Name] | None:
         return name.canonicalize().to_text(), name
     except (dns.exception.DNSException, UnicodeError):
         return None
+
+
+def _octets(key: _Key, answer: Answer[Any]) -> int:
+    """Say about how much memory an answer takes: each object of Python's costs more than the octets in it."""
+    match answer:
+        case Found(records):
+            return ANSWER_OCTETS + len(key[0]) + len(answer.canonical) + sum(RECORD_OCTETS + _length(each) for each in records)
+        case Failed(cause):
+            return ANSWER_OCTETS + len(key[0]) + len(cause)
+    return ANSWER_OCTETS + len(key[0])
+
+
+def _length(record: Any) -> int:
+    match record:
+        case Exchange():
+            return len(record.host)
+        case TLSA():
+            return len(record.octets)
+    return len(record)
 
 
 def _text(name: dns.name.Name) -> str:

@@ -187,6 +187,18 @@ class ResolverOwnTests(Served):
             await resolver.mx(name)
         self.assertEqual([name for name, _, _ in self.nameserver.asked], ["a.test", "b.test", "c.test", "b.test"])
 
+    async def test_so_is_the_memory_they_take(self):
+        texts = "\n".join(f"{name}.test TXT " + " ".join(['"' + "x" * 250 + '"'] * 40) for name in "abcd")
+        self.nameserver.zone = parse_zone(texts)
+        resolver = self.make(max_octets=35_000)
+        for name in ("a.test", "b.test", "c.test", "a.test", "d.test", "a.test", "c.test", "b.test"):
+            self.assertEqual(await resolver.txt(name), Found((b"x" * 10_000,)))
+        asked = [name for name, _, how in self.nameserver.asked if how == "udp"]
+        self.assertEqual(asked, ["a.test", "b.test", "c.test", "d.test", "b.test"])
+        resolver = self.make(max_octets=10_000)
+        for _ in range(2):
+            self.assertIsInstance(await resolver.txt("a.test"), Found, "one that is larger than all that may be kept")
+
     async def test_one_question_for_many_who_ask_at_once(self):
         answers = await gatherResults([Deferred.fromCoroutine(self.resolver.mx("example.test")) for _ in range(50)])
         self.assertEqual(len(set(map(repr, answers))), 1)
@@ -361,6 +373,16 @@ class ClockTests(SynchronousTestCase):
         for name in ("servfail.test", "example.test", "nowhere.test"):
             self.ask(name)
         self.assertEqual([name for name, _, _ in self.nameserver.asked][3:], ["servfail.test"], "what was answered is kept")
+
+    def test_what_is_forgotten_takes_no_memory(self):
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")], rounds=1)
+        for _ in range(3):
+            for name in ("example.test", "null.test", "nowhere.test", "mx1.example.test", "servfail.test"):
+                self.ask(name)
+            self.resolver.forget_failures()
+            self.assertEqual(self.resolver._octets, sum(each.octets for each in self.resolver._kept.values()))
+            self.assertIn(self.resolver._octets, range(2_400, 4_000))
+            self.reactor.advance(60)
 
     def test_answers_to_other_questions_and_late_ones_are_ignored(self):
         answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
