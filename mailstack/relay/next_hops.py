@@ -62,7 +62,7 @@ class NextHops:
         self._shuffle = shuffle
 
     async def hosts(self, next_hop: NextHop, domain: str) -> Hosts | NoRoute:
-        """Return the hosts that take mail for a domain; empty where the next hop is named, and has its own or none."""
+        """Return the hosts that take mail for a domain; that is of no account where the next hop is named."""
         domain = next_hop.domain or domain
         if next_hop.host is not None:
             return Hosts(domain, (next_hop.host,))
