@@ -21,7 +21,7 @@ from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.memory import TLSMemory
-from mailstack.relay.next_hops import NextHops
+from mailstack.relay.next_hops import Addresses, Hosts, NextHops
 from mailstack.relay.ports import Connect, IsOurselves, PolicySource, Resolver, ReturnPath, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.sessions import Met, Sessions, Way, Work
@@ -80,6 +80,7 @@ class RelayCourier:
         memory: TLSMemory | None = None,
     ) -> None:
         self._clock = surroundings.clock
+        self._resolver = resolver
         self._settings = settings or RelaySettings()
         self._next_hops = NextHops(hostname, resolver, shuffle)
         self._trust = Trust(resolver, self._settings.tls_levels, policies)
@@ -114,8 +115,9 @@ class RelayCourier:
         return attempt.conclude()
 
     def forget_hosts(self) -> None:
-        """Ask every host again, also those that could not be used a moment ago."""
+        """Ask every host again, also those that could not be used a moment ago, and the DNS for what it did not say."""
         self._hosts.forget_all()
+        self._resolver.forget_failures()
 
     async def close(self) -> None:
         """End the sessions that wait, and keep none from now on."""
@@ -128,19 +130,19 @@ class RelayCourier:
             attempt.note(None, hosts)
             return
         left = self._settings.max_hosts
-        for host in hosts:
-            hops = await self._next_hops.addresses(next_hop, host)
-            if isinstance(hops, NoRoute):
-                attempt.note(None, hops)
+        for host in hosts.names:
+            addresses = await self._next_hops.addresses(next_hop, host)
+            if isinstance(addresses, NoRoute):
+                attempt.note(None, addresses)
                 continue
-            if not next_hop.is_socket and any(self._is_ourselves(hop.address, next_hop.port) for hop in hops):
+            if not next_hop.is_socket and any(self._is_ourselves(hop.address, next_hop.port) for hop in addresses.hops):
                 # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
                 attempt.note(None, _loop(next_hop, domain, host))
                 return
-            security = await self._security(next_hop, domain, host, delivery, attempt)
+            security = await self._security(next_hop, hosts, addresses, delivery, attempt)
             if security is None:
                 continue
-            waiting = self._worth_asking(next_hop, hops, left, attempt)
+            waiting = self._worth_asking(next_hop, addresses.hops, left, attempt)
             left -= len(waiting)
             while waiting:
                 met = await self._try_hops(next_hop, waiting, security, delivery, attempt)
@@ -164,16 +166,18 @@ class RelayCourier:
         return tuple(found)
 
     async def _security(
-        self, next_hop: NextHop, domain: str, host: str, delivery: Delivery, attempt: Attempt
+        self, next_hop: NextHop, hosts: Hosts, addresses: Addresses, delivery: Delivery, attempt: Attempt
     ) -> Security | None:
         """Return what is asked of TLS with a host; None: it must not be used, which is noted."""
         requests = delivery.envelope.requests
-        security = await self._trust.security(next_hop, domain, host, is_optional=requests.tls_optional)
+        domains = {each.domain for each in delivery.recipients.values()}
+        security = await self._trust.security(next_hop, hosts, addresses, domains, is_optional=requests.tls_optional)
         if isinstance(security, Barred):
             attempt.note(None, security.route)
             if self._witness is not None:
                 route = security.route
-                self._witness.session(security.applied, host, failure=security.failure, why=f"{route.diagnostic} {route.cause}")
+                why = f"{route.diagnostic} {route.cause}"
+                self._witness.session(security.applied, addresses.host, failure=security.failure, why=why)
             return None
         if requests.requires_tls and not security.is_trusted:
             # RFC 8689 §4.2.1. A policy that is announced and could not be had may be had later.

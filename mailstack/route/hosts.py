@@ -20,6 +20,7 @@ from mailstack.mail.answers import Answer, Empty, Exchange, Failed, Found, NoSuc
 from mailstack.mail.status import EnhancedStatus
 
 MAX_EXCHANGES: Final = 16  # hosts that are looked up for one domain: a hostile zone may name thousands
+MAX_ORDERED: Final = 200  # those of them that are looked at, the best
 
 Shuffle = Callable[[Sequence[Exchange]], Sequence[Exchange]]
 """Returns the same exchanges in an order by chance."""
@@ -81,7 +82,8 @@ def _ordered(domain: str, records: Sequence[Exchange], own_name: str, shuffle: S
         if not named:
             return _loops(domain)
     ordered: list[str] = []
-    for _, equals in groupby(sorted(named, key=lambda each: each.preference), key=lambda each: each.preference):
+    best = sorted(named, key=lambda each: each.preference)[:MAX_ORDERED]
+    for _, equals in groupby(best, key=lambda each: each.preference):
         ordered.extend(each.host for each in shuffle(tuple(equals)) if each.host not in ordered)
     usable = [host for host in ordered if _is_host_name(host)]
     if not usable:
@@ -143,6 +145,12 @@ def is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@lru_cache(maxsize=4096)
+def is_this_machine(host: str) -> bool:
+    """Say whether a host that the operator has named is this one: by its name, a loopback address, or a file."""
+    return host.startswith("/") or host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
 
 @lru_cache(maxsize=4096)

@@ -148,6 +148,15 @@ class Ways(Case):
             ],
         )
 
+    def test_those_of_a_domain_with_a_level_of_its_own_go_apart(self):
+        """What cannot be had for one of them keeps only its own mail waiting."""
+        self.courier.settings = replace(SETTINGS, tls_levels={".bank.test": TLSPolicy.VERIFY, "*": TLSPolicy.ENCRYPT})
+        entries = {name: parse_transport("smtp:[192.0.2.9]") for name in ("a.test", "b.test", ".bank.test")}
+        self.courier.transports = TransportMap(entries)
+        self.attempt(*(account(f"{n}@{domain}") for n, domain in enumerate(("a.test", "x.bank.test", "b.test", "x.bank.test"))))
+        together, apart = ["0@a.test", "2@b.test"], ["1@x.bank.test", "3@x.bank.test"]
+        self.assertEqual(self.log, [("relayed", each, "192.0.2.9") for each in (together, apart)])
+
     def test_nothing_is_tried_of_what_is_decided_here(self):
         texts = ("x@hold.test", "x@void.test", "x@closed.test", "x@moving.test")
         outcomes = [("delayed", "4.7.0"), ("discarded", "2.0.0"), ("failed", "5.1.6"), ("delayed", "4.3.2")]

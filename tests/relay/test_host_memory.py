@@ -218,8 +218,11 @@ class InAttempts(SynchronousTestCase):
         self.world.at("192.0.2.1")
         self.outcome(domain="other.test")
         self.world.at("192.0.2.1", Host)
+        forgotten = []
+        self.world.resolver.forget_failures = lambda: forgotten.append(True)
         self.world.courier.forget_hosts()
         self.assertIs(self.outcome(domain="other.test").action, Action.RELAYED)
+        self.assertEqual(forgotten, [True], "nor is it kept what the DNS did not say")
 
     def test_a_session_that_died_while_it_waited_says_nothing(self):
         self.world = World(ZONE, idle=IdleLimits())

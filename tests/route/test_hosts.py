@@ -65,6 +65,18 @@ class TestExchanges:
     def test_thousands_of_hosts_are_cut(self):
         assert len(of(mx(*((n, f"h{n}.test") for n in range(1000))))) == MAX_EXCHANGES
 
+    def test_what_stands_behind_thousands_counts(self):
+        """A zone must not hide the best of its hosts, nor that we are one."""
+        many = [(20, f"h{n}.test") for n in range(4000)]
+        assert of(mx(*many, (5, "best.test"), (10, "us.test"))) == ("best.test",)
+        assert of(mx(*many, (20, "us.test"))).status.is_permanent
+        assert of(mx(*many, (30, "us.test"), (5, "best.test")))[:2] == ("best.test", "h0.test")
+
+    def test_thousands_of_hosts_are_not_all_looked_at(self):
+        seen = []
+        of(mx(*((10, f"h{n}.test") for n in range(4000))), shuffle=lambda equals: seen.extend(equals) or equals)
+        assert len(seen) == 200
+
 
 class TestHops:
     def test_families_take_turns_six_first(self):
