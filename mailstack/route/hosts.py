@@ -115,14 +115,14 @@ def hops_of(host: str, ipv6: Answer[str], ipv4: Answer[str], *, allow_private: b
             talk to our own loopback, our neighbours or a cloud's metadata service.
     """
     sixes, fours = _records(ipv6), _records(ipv4)
-    addresses = [each for pair in zip_longest(sixes, fours) for each in pair if each is not None]
-    if not addresses:
-        for answer in (ipv6, ipv4):
-            if isinstance(answer, Failed):
-                return NoRoute(EnhancedStatus(4, 4, 3), f"The DNS does not answer for {host}", answer.cause)
-        return NoRoute(EnhancedStatus(5, 4, 4), f"Host {host} has no address")
-    hops = tuple(Hop(host, each) for each in addresses)
-    return hops if allow_private else public_hops(hops)
+    hops = tuple(Hop(host, each) for pair in zip_longest(sixes, fours) for each in pair if each is not None)
+    usable = hops if allow_private or not hops else public_hops(hops)
+    if isinstance(usable, tuple) and usable:
+        return usable
+    for answer in (ipv6, ipv4):  # what is not known may be the address that can be used
+        if isinstance(answer, Failed):
+            return NoRoute(EnhancedStatus(4, 4, 3), f"The DNS does not answer for {host}", answer.cause)
+    return usable or NoRoute(EnhancedStatus(5, 4, 4), f"Host {host} has no address")
 
 
 def public_hops(hops: tuple[Hop, ...]) -> tuple[Hop, ...] | NoRoute:

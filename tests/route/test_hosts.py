@@ -82,6 +82,8 @@ class TestHops:
             (Failed("x"), Empty(), "4.4.3"),
             (Empty(), Failed("x"), "4.4.3"),
             (Found(("::1",)), Found(("127.0.0.1", "10.1.1.1")), "5.4.6"),
+            (Found(("fe80::1",)), Failed("x"), "4.4.3"),
+            (Failed("x"), Found(("10.0.0.1",)), "4.4.3"),
         ],
     )
     def test_no_route(self, ipv6, ipv4, status):
