@@ -2,20 +2,23 @@
 What an attempt has brought so far: dispositions, and the recipients that still have none.
 
 The rule for hosts: what a host says of a recipient, or of the message, stands; for those it said nothing of, the next host is
-tried. When no host is left, it is FAILED only if every one of them had a final reason.
+tried. So it is for those to whom the host cannot take the message, since it lacks an extension or room that another may have.
+When no host is left, it is FAILED only if every one of them had a final reason.
+
+Source:  RFC 5321 §5.1; RFC 8689 §4.2.1 (a host without REQUIRETLS leads to the next).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from twisted.internet.defer import CancelledError
 
 from mailstack.mail.disposition import Action, Disposition
 from mailstack.mail.envelope import Recipient
-from mailstack.mail.reply import Reply
+from mailstack.mail.reply import TOO_LATE, Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.protocol import Trouble
 from mailstack.relay.standing import standing_of_obstacle, standing_of_reply
@@ -46,7 +49,7 @@ class Attempt:
         self._recipients = recipients
         self._is_delivery = is_delivery
         self._done: dict[int, Disposition] = {}
-        self._obstacles: list[tuple[Hop | None, Trouble | NoRoute]] = []
+        self._obstacles: list[_Obstacle] = []
 
     @property
     def open(self) -> tuple[int, ...]:
@@ -59,10 +62,16 @@ class Attempt:
         return [left[start : start + size] for start in range(0, len(left), size)]
 
     def take(self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None], tls: str = "") -> None:
-        """Note what a host said of recipients."""
+        """Note what a host said of recipients, and for whom it leaves the next host to be tried."""
+        led_on: dict[Disposition, list[int]] = {}
         for ordinal, result in zip(ordinals, results, strict=True):
-            if result is not None:
+            if result is None:
+                continue
+            if _leads_on(result):
+                led_on.setdefault(_disposition(_NOBODY, hop, result, tls, self._is_delivery), []).append(ordinal)
+            else:
                 self._done[ordinal] = _disposition(ordinal, hop, result, tls, self._is_delivery)
+        self._obstacles.extend(_Obstacle(outcome, frozenset(whom)) for outcome, whom in led_on.items())
 
     def delay(self, hop: Hop, ordinals: Sequence[int], trouble: Trouble) -> None:
         """Note that a host failed with the content under way: the next host is for the next attempt."""
@@ -72,26 +81,48 @@ class Attempt:
 
     def note(self, hop: Hop | None, obstacle: Trouble | NoRoute) -> None:
         """Note why a host took nothing, or that it cannot even be reached."""
-        self._obstacles.append((hop, obstacle))
+        outcome = _from_obstacle(_NOBODY, hop, obstacle, is_final=obstacle.status.is_permanent)
+        wait_seconds = obstacle.wait_seconds if isinstance(obstacle, Trouble) else 0.0
+        self._obstacles.append(_Obstacle(replace(outcome, standing=standing_of_obstacle(obstacle), wait_seconds=wait_seconds)))
 
     def conclude(self) -> list[Disposition]:
         """Return a disposition for every recipient."""
-        temporary = [each for each in self._obstacles if not each[1].status.is_permanent]
-        hop, obstacle = (temporary or self._obstacles or [(None, _NOTHING_TRIED)])[-1]
-        standing, wait_seconds = standing_of_obstacle(obstacle), _wait_seconds([each for _, each in temporary])
+        if self.open and not self._obstacles:
+            self.note(None, _NOTHING_TRIED)
         for ordinal in self.open:
-            found = _from_obstacle(ordinal, hop, obstacle, is_final=obstacle.status.is_permanent)
-            self._done[ordinal] = replace(found, standing=standing, wait_seconds=wait_seconds)
+            met = [each.outcome for each in self._obstacles if each.whom is None or ordinal in each.whom]
+            self._done[ordinal] = replace(_outcome(met), ordinal=ordinal)
         return [self._done[ordinal] for ordinal in self._recipients]
 
 
 _NOTHING_TRIED: Final = Trouble(EnhancedStatus(4, 4, 0), "No host was tried")
+_NOBODY: Final = -1
 
 
-def _wait_seconds(obstacles: Sequence[Trouble | NoRoute]) -> float:
-    """Return the time for which it is of no use to ask again, if nobody was asked: all is known from before."""
-    waits = [each.wait_seconds if isinstance(each, Trouble) else 0.0 for each in obstacles]
-    return min(waits, default=0.0)
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """
+    Why one host did not take the message.
+
+    Shape:  `outcome` is what it comes to if nothing else does, for nobody yet; `whom` are the ordinals that it is about, None:
+            all that were open.
+    """
+
+    outcome: Disposition
+    whom: frozenset[int] | None = None
+
+
+def _outcome(met: Sequence[Disposition]) -> Disposition:
+    """Return what the obstacles that one recipient has met come to."""
+    temporary = [each for each in met if each.action is Action.DELAYED]
+    # For that time it is of no use to ask again, if nobody was asked: all is known from before.
+    wait_seconds = min((each.wait_seconds for each in temporary), default=0.0)
+    return replace((temporary or met)[-1], wait_seconds=wait_seconds)
+
+
+def _leads_on(result: Result) -> bool:
+    """Say whether a result is about the host, and not about the message: the next one may take it."""
+    return result.is_local and result.reply is not TOO_LATE
 
 
 def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: bool) -> Disposition:

@@ -14,11 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action
 from mailstack.mail.envelope import Account
-from mailstack.mail.requests import Requests
+from mailstack.mail.requests import DeliverBy, Requests
 from mailstack.relay.attempt import BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
+from mailstack.route.trust import Security
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import Login, Phase
@@ -199,8 +200,9 @@ class Recipients(Case):
 
     def test_too_big_is_not_tried(self):
         self.at_first(EHLO=b"250-mx\r\n250 SIZE 5\r\n")
+        self.world.at("192.0.2.2", lambda: Host(EHLO=b"250-mx\r\n250 SIZE 6\r\n"))
         self.assertEqual(brief(self.outcome()), [("failed", "5.3.4")])
-        self.assertEqual(self.host().lines, ["EHLO us.test", "QUIT"])
+        self.assertEqual([host.lines for host in self.world.opened], [["EHLO us.test", "QUIT"]] * 2)
 
     def test_addresses_that_are_not_ascii(self):
         found = brief(self.outcome(delivery("bob@example.test", "jürgen@example.test")))
@@ -234,6 +236,42 @@ class Hosts(Case):
         ):
             self.at_first(**script)
             self.relayed_by_second()
+
+    ANYTHING = b"250-mx\r\n250-SMTPUTF8\r\n250-REQUIRETLS\r\n250-DELIVERBY\r\n250 SIZE 100\r\n"
+    DEMANDING = (
+        {"smtputf8": True},
+        {"requests": Requests(requires_tls=True)},
+        {"requests": Requests(deliver_by=DeliverBy(deadline=600.0, returns=True))},
+        {"content": Memory(b"x\r\n" * 10)},
+    )
+
+    def test_what_one_lacks_another_may_have(self):
+        async def trusted(*args, **more):
+            return Security(level=TLSPolicy.MAY, is_trusted=True)
+
+        self.world.courier._trust.security = trusted
+        for demand in self.DEMANDING:
+            for other, outcome in (
+                ({"EHLO": self.ANYTHING}, Action.RELAYED),
+                ({"EHLO": b"250-mx\r\n250 SIZE 6\r\n"}, Action.FAILED),
+                ({"greeting": b"450 later\r\n"}, Action.DELAYED),
+            ):
+                self.at_first(EHLO=b"250-mx\r\n250 SIZE 5\r\n")
+                self.world.at("192.0.2.2", lambda other=other: Host(**other))
+                (only,) = self.outcome(delivery(**demand))
+                self.assertEqual((only.action, only.remote_mta), (outcome, "mx2.example.test"), (demand, other))
+
+    def test_only_those_go_to_the_next_whom_the_first_cannot_take(self):
+        self.world.at("192.0.2.2", lambda: Host(EHLO=self.ANYTHING))
+        found = self.outcome(delivery("a@example.test", "jürgen@example.test"))
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [1, 1])
+
+    def test_that_it_is_too_late_is_the_same_everywhere(self):
+        self.world.at("192.0.2.1", lambda: Host(EHLO=self.ANYTHING))
+        late = Requests(deliver_by=DeliverBy(deadline=0.0, returns=True))
+        self.assertEqual(brief(self.outcome(delivery(requests=late))), [("failed", "5.4.7")])
+        self.assertEqual(len(self.world.met), 1)
 
     def test_what_was_said_before_a_421_stands(self):
         said = iter([b"550 5.1.1 no\r\n", b"421 4.3.2 bye\r\n"])
