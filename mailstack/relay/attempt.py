@@ -2,10 +2,11 @@
 What an attempt has brought so far: dispositions, and the recipients that still have none.
 
 The rule for hosts: what a host says of a recipient, or of the message, stands; for those it said nothing of, the next host is
-tried. So it is for those to whom the host cannot take the message, since it lacks an extension or room that another may have.
-When no host is left, it is FAILED only if every one of them had a final reason.
+tried. So it is for those to whom the host cannot take the message, since it lacks an extension or room that another may have,
+and when it refuses MAIL for now, perhaps since its disk is full. When no host is left, it is FAILED only if every one of them
+had a final reason.
 
-Source:  RFC 5321 §5.1; RFC 8689 §4.2.1 (a host without REQUIRETLS leads to the next).
+Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.2.1 (a host without REQUIRETLS leads to the next).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 from twisted.internet.defer import CancelledError
 
-from mailstack.mail.disposition import Action, Disposition
+from mailstack.mail.disposition import Action, Disposition, Standing
 from mailstack.mail.envelope import Recipient
 from mailstack.mail.reply import TOO_LATE, Reply
 from mailstack.mail.status import EnhancedStatus
@@ -117,12 +118,16 @@ def _outcome(met: Sequence[Disposition]) -> Disposition:
     temporary = [each for each in met if each.action is Action.DELAYED]
     # For that time it is of no use to ask again, if nobody was asked: all is known from before.
     wait_seconds = min((each.wait_seconds for each in temporary), default=0.0)
-    return replace((temporary or met)[-1], wait_seconds=wait_seconds)
+    # A host that answered may have meant this sender: for others the destination is up, even if its other hosts are not.
+    answers = [each for each in temporary if each.standing is Standing.UP]
+    return replace((answers or temporary or met)[-1], wait_seconds=wait_seconds)
 
 
 def _leads_on(result: Result) -> bool:
-    """Say whether a result is about the host, and not about the message: the next one may take it."""
-    return result.is_local and result.reply is not TOO_LATE
+    """Say whether a result leaves the next host to be tried: that it is too late is no lack of the host's."""
+    if result.is_local:
+        return result.reply is not TOO_LATE
+    return result.phase is Phase.MAIL and result.reply.is_temporary
 
 
 def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: bool) -> Disposition:

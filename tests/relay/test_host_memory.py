@@ -170,6 +170,7 @@ class InAttempts(SynchronousTestCase):
             ({"MAIL": b"421 x\r\n"}, True),
             ({"greeting": b"421 4.7.0 too many connections from you\r\n"}, False),
             ({"greeting": b"554 5.7.1 go away\r\n"}, False),
+            ({"MAIL": b"452 4.3.1 disk full\r\n"}, False),
             ({"RCPT": b"450 4.2.0 greylisted\r\n"}, False),
             ({"RCPT": b"550 5.1.1 no\r\n"}, False),
             ({"dot": CLOSE}, False),

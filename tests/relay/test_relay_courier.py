@@ -12,7 +12,7 @@ from twisted.mail.smtp import ESMTPSenderFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.address import Address
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.envelope import Account
 from mailstack.mail.requests import DeliverBy, Requests
 from mailstack.relay.attempt import BrokenOffError
@@ -194,6 +194,8 @@ class Recipients(Case):
     def test_each_stage(self):
         for key in ("MAIL", "RCPT", "DATA", "dot"):
             for reply, expected in ((b"451 4.3.0 no\r\n", ("delayed", "4.3.0")), (b"554 5.6.0 no\r\n", ("failed", "5.6.0"))):
+                if (key, expected[0]) == ("MAIL", "delayed"):
+                    continue  # then the next host is tried
                 self.at_first(**{key: reply})
                 self.assertEqual(brief(self.outcome()), [expected], (key, reply))
         self.assertEqual({address for address, _ in self.world.met}, {"192.0.2.1"})
@@ -236,6 +238,39 @@ class Hosts(Case):
         ):
             self.at_first(**script)
             self.relayed_by_second()
+
+    def test_mail_refused_for_now(self):
+        for hello in (b"250-mx\r\n250 PIPELINING\r\n", b"250 mx\r\n"):
+            self.at_first(EHLO=hello, MAIL=b"452 4.3.1 disk full\r\n", RCPT=b"503 what?\r\n", DATA=b"503 what?\r\n")
+            self.relayed_by_second()
+
+    def test_mail_refused_for_now_by_all(self):
+        self.at_first(MAIL=b"452 4.3.1 disk full\r\n")
+        for others in ([lambda: Host(greeting=b"554 go away\r\n")], []):
+            self.world.at("192.0.2.2", *others)
+            (only,) = self.outcome()
+            self.assertEqual(brief([only]), [("delayed", "4.3.1")])
+            self.assertEqual((only.remote_mta, only.standing), ("mx1.example.test", Standing.UP))
+        self.assertEqual(len(self.world.met), 4)
+
+    def test_mail_refused_for_good(self):
+        self.at_first(MAIL=b"550 5.7.1 blocked\r\n")
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+        self.assertEqual(len(self.world.met), 1)
+
+    def test_mail_of_one_sender_refused_for_now_concerns_no_other(self):
+        async def rewritten(reverse_path: Address) -> Address:
+            return Address("srs", "us.test")
+
+        self.world.courier = self.world.make_courier(return_path=rewritten)
+        self.at_first(MAIL=lambda argument: b"450 4.1.8 unknown\r\n" if "alice" in argument else b"250 ok\r\n")
+        whole = delivery("a@example.test", "b@example.test")
+        whole.recipients[0] = replace(whole.recipients[0], original=Address("team", "us.test"))
+        found = self.outcome(whole)
+        self.assertEqual(brief(found), [("relayed", "2.0.0")] * 2)
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        (only,) = self.outcome(delivery(sender="carol@us.test"))
+        self.assertEqual(only.remote_mta, "mx1.example.test")
 
     ANYTHING = b"250-mx\r\n250-SMTPUTF8\r\n250-REQUIRETLS\r\n250-DELIVERBY\r\n250 SIZE 100\r\n"
     DEMANDING = (
