@@ -6,7 +6,11 @@ tried. So it is for those to whom the host cannot take the message, since it lac
 and when it refuses MAIL for now, perhaps since its disk is full. When no host is left, it is FAILED only if every one of them
 had a final reason.
 
-Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.2.1 (a host without REQUIRETLS leads to the next).
+A refusal that asks for TLS or a login (530, 538) is not one: it is about the way, and ways mend. Nor is one of MAIL in a
+session that is in clear because TLS could not be had: some hosts say so that they want it.
+
+Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.2.1 (after a host without REQUIRETLS the next);
+         RFC 3207 §4, RFC 4954 §6 (530, 538).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from mailstack.wire.smtp_mailing import Phase, Result
 
 DIAGNOSTIC_CHARACTERS: Final = 400
 _TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
+_WANTS_TLS_OR_LOGIN: Final = (530, 538)
 
 
 class BrokenOffError(CancelledError):
@@ -62,16 +67,24 @@ class Attempt:
         left = self.open
         return [left[start : start + size] for start in range(0, len(left), size)]
 
-    def take(self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None], tls: str = "") -> None:
-        """Note what a host said of recipients, and for whom it leaves the next host to be tried."""
+    def take(
+        self, hop: Hop, ordinals: Sequence[int], results: Sequence[Result | None], tls: str = "", *, lost_tls: bool = False
+    ) -> None:
+        """
+        Note what a host said of recipients, and for whom it leaves the next host to be tried.
+
+        Shape:  `lost_tls`: the session was in clear because TLS failed or was refused.
+        """
         led_on: dict[Disposition, list[int]] = {}
         for ordinal, result in zip(ordinals, results, strict=True):
             if result is None:
                 continue
-            if _leads_on(result):
-                led_on.setdefault(_disposition(_NOBODY, hop, result, tls, self._is_delivery), []).append(ordinal)
+            is_final = _is_final(result, lost_tls=lost_tls)
+            if _leads_on(result, is_final=is_final):
+                outcome = _disposition(_NOBODY, hop, result, tls, self._is_delivery, is_final=is_final)
+                led_on.setdefault(outcome, []).append(ordinal)
             else:
-                self._done[ordinal] = _disposition(ordinal, hop, result, tls, self._is_delivery)
+                self._done[ordinal] = _disposition(ordinal, hop, result, tls, self._is_delivery, is_final=is_final)
         self._obstacles.extend(_Obstacle(outcome, frozenset(whom)) for outcome, whom in led_on.items())
 
     def delay(self, hop: Hop, ordinals: Sequence[int], trouble: Trouble) -> None:
@@ -123,17 +136,17 @@ def _outcome(met: Sequence[Disposition]) -> Disposition:
     return replace((answers or temporary or met)[-1], wait_seconds=wait_seconds)
 
 
-def _leads_on(result: Result) -> bool:
+def _leads_on(result: Result, *, is_final: bool) -> bool:
     """Say whether a result leaves the next host to be tried: that it is too late is no lack of the host's."""
     if result.is_local:
         return result.reply is not TOO_LATE
-    return result.phase is Phase.MAIL and result.reply.is_temporary
+    return result.phase is Phase.MAIL and not is_final
 
 
-def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: bool) -> Disposition:
+def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: bool, *, is_final: bool) -> Disposition:
     reply = result.reply
     taken = Action.DELIVERED if is_delivery and "DSN" not in result.honours else Action.RELAYED
-    action = taken if result.is_accepted else Action.FAILED if _is_final(result) else Action.DELAYED
+    action = taken if result.is_accepted else Action.FAILED if is_final else Action.DELAYED
     return Disposition(
         ordinal=ordinal,
         action=action,
@@ -143,13 +156,21 @@ def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: 
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
         honours=result.honours,
         tls=tls or "none",
-        standing=None if result.is_local else standing_of_reply(reply),
+        standing=None if result.is_local else _standing(result, action),
         address=hop.address,
     )
 
 
-def _is_final(result: Result) -> bool:
-    if not result.reply.is_permanent:
+def _standing(result: Result, action: Action) -> Standing:
+    """Say what a reply shows: a host that takes no MAIL before something else changes cannot be used."""
+    is_wanting = result.phase is Phase.MAIL and result.reply.is_permanent and action is Action.DELAYED
+    return Standing.DOWN if is_wanting else standing_of_reply(result.reply)
+
+
+def _is_final(result: Result, *, lost_tls: bool) -> bool:
+    if not result.reply.is_permanent or result.reply.code in _WANTS_TLS_OR_LOGIN:
+        return False
+    if lost_tls and result.phase is Phase.MAIL and not result.is_local:
         return False
     # RFC 5321 §4.5.3.1.10: some hosts say 552 where they mean 452, too many recipients.
     too_many = result.phase is Phase.RCPT and result.reply.code == 552 and result.reply.enhanced in (None, _TOO_MANY_RECIPIENTS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import CancelledError
@@ -186,8 +187,9 @@ class RelayCourier:
     ) -> Sequence[Hop]:
         """Try the first address of a host that can be connected to; return those that were tried."""
 
-        async def hand_over(sender: Sender, hop: Hop) -> Trouble | None:
-            return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp)
+        async def hand_over(sender: Sender, hop: Hop, *, is_second: bool = False) -> Trouble | None:
+            lost_tls = tls is TLS.MAY and (is_second or sender.lacks_tls)
+            return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp, lost_tls=lost_tls)
 
         tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
         if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
@@ -201,7 +203,7 @@ class RelayCourier:
         if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
-            ((_, trouble),) = await self.sessions.do(ways, hand_over, delivery.afterwards)
+            ((_, trouble),) = await self.sessions.do(ways, partial(hand_over, is_second=True), delivery.afterwards)
         _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
 
@@ -211,14 +213,14 @@ class RelayCourier:
         return Way(hop, next_hop, tls, security, self._settings.sources.to(hop.address, sender_domain))
 
     async def _do_mailings(
-        self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool
+        self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool, lost_tls: bool
     ) -> Trouble | None:
         most = self._settings.max_recipients
         for group in attempt.groups(min(most, sender.most_recipients or most)):
             for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
                 trouble = await sender.mail(mailing, delivery.content)
-                attempt.take(hop, ordinals, sender.results, sender.tls)
+                attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
                 if trouble is not None:
                     if sender.content_begun or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)

@@ -152,6 +152,11 @@ class Sender(Protocol):
         return self._core.tls_active
 
     @property
+    def lacks_tls(self) -> bool:
+        """Whether the session is in clear, though the host offers TLS."""
+        return not self._core.tls_active and "STARTTLS" in self._core.offered
+
+    @property
     def is_ready(self) -> bool:
         """Whether the session can take a mailing now."""
         return self._trouble is None and not self._is_lost and self._core.phase is Phase.READY

@@ -258,6 +258,30 @@ class Hosts(Case):
         self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
         self.assertEqual(len(self.world.met), 1)
 
+    def test_a_host_that_wants_tls_or_a_login_fails_nobodys_mail(self):
+        for key, reply, standing in (
+            ("MAIL", b"530 5.7.0 Must issue a STARTTLS command first\r\n", Standing.DOWN),
+            ("MAIL", b"538 Encryption required\r\n", Standing.DOWN),
+            ("RCPT", b"530 5.7.1 Authentication required\r\n", Standing.UP),
+        ):
+            self.at_first(**{key: reply})
+            (only,) = self.outcome(delivery(domain="single.test"))
+            self.assertEqual((only.action, only.diagnostic), (Action.DELAYED, reply.decode().strip()))
+            self.assertEqual((only.standing, only.status.kind), (standing, 4))
+
+    def test_a_host_that_wants_tls_leads_to_the_next(self):
+        self.at_first(MAIL=b"530 5.7.0 Must issue a STARTTLS command first\r\n")
+        self.relayed_by_second()
+
+    def test_mail_refused_in_clear_after_tls_was_refused(self):
+        refusing = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": b"454 no\r\n", "MAIL": b"550 5.7.1 TLS needed\r\n"}
+        for level, expected in ((TLSPolicy.MAY, ("delayed", "4.7.1")), (TLSPolicy.NONE, ("failed", "5.7.1"))):
+            self.world = World(ZONE, tls=level)
+            self.at_first(**refusing)
+            (only,) = self.outcome(delivery(domain="single.test"))
+            self.assertEqual(brief([only]), [expected])
+            self.assertIs(only.standing, Standing.DOWN if level is TLSPolicy.MAY else Standing.UP)
+
     def test_mail_of_one_sender_refused_for_now_concerns_no_other(self):
         async def rewritten(reverse_path: Address) -> Address:
             return Address("srs", "us.test")

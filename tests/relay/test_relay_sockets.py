@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.net.dns_exchange import Server
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver
@@ -146,6 +146,15 @@ class TLS(Case):
             self.assertIs(only.action, Action.RELAYED, handshake)
             self.assertEqual(len(served.scripted), 2)
             self.assertEqual(served.scripted[1].lines[1:], ["MAIL FROM:<alice@us.test> SIZE=22", *served.scripted[1].lines[2:]])
+
+    async def test_mail_refused_in_clear_after_a_handshake_that_failed(self):
+        for hello in (STARTTLS, b"250 mx\r\n"):
+            for reply in (b"530 5.7.0 Must issue a STARTTLS command first\r\n", b"550 5.7.1 TLS needed\r\n"):
+                script = {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n", "handshake": CLOSE}
+                served = self.serve(script, {"EHLO": hello, "MAIL": reply}, tls=self.options)
+                (only,) = await self.courier(served).attempt(delivery())
+                self.assertEqual((only.action, only.standing), (Action.DELAYED, Standing.DOWN))
+                self.assertEqual((only.diagnostic, only.tls), (reply.decode().strip(), "none"))
 
     async def test_never_clear_when_it_must_be_encrypted(self):
         for policy in (TLSPolicy.ENCRYPT, TLSPolicy.VERIFY):
