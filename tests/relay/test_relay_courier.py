@@ -486,6 +486,8 @@ class TimeLimits(Case):
     """A host that falls silent holds us so long and no longer, in every phase."""
 
     def silent_in(self, phase, **script):
+        if phase is Phase.STARTTLS:  # where it may go in clear, it does then
+            self.world = World(ZONE, tls=TLSPolicy.ENCRYPT)
         self.at_first(**script)
         self.world.at("192.0.2.2")
         outcome = self.world.attempt(delivery())
@@ -619,6 +621,42 @@ class LocalFailures(Case):
             value.recipients[ordinal] = type(each)(address=each.address, original=each.original, destination=Account("x"))
         self.assertEqual(brief(self.outcome(value)), [("delayed", "4.3.0")])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class NoTLS(Case):
+    """A host that offers TLS, and at STARTTLS does not answer, closes, or says 421."""
+
+    settings = {"tls": TLSPolicy.MAY}
+    FAILURES = CLOSE, HANG, b"421 4.7.0 no TLS now\r\n"
+
+    def after(self, failure):
+        failing = Host(EHLO=b"250-mx\r\n250 STARTTLS\r\n", STARTTLS=failure)
+        self.world.at("192.0.2.1", lambda: failing, lambda: Host(EHLO=b"250-mx\r\n250 STARTTLS\r\n"))
+        outcome = self.world.attempt(delivery(domain="single.test"))
+        if failure is HANG:
+            self.assertNoResult(outcome)
+            self.world.advance(TIMEOUTS_SECONDS[Phase.STARTTLS])
+        (only,) = self.successResultOf(outcome)
+        return only
+
+    def test_it_goes_in_clear_by_a_session_of_its_own(self):
+        for failure in self.FAILURES:
+            self.setUp()
+            only = self.after(failure)
+            self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), failure)
+            self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1])
+            self.assertNotIn("STARTTLS", self.host(1).lines)
+
+    def test_not_where_it_must_be_encrypted(self):
+        for failure in self.FAILURES:
+            self.world = World(ZONE, tls=TLSPolicy.ENCRYPT)
+            only = self.after(failure)
+            self.assertEqual(
+                (only.action, only.standing),
+                (Action.DELAYED, Standing.CROWDED if isinstance(failure, bytes) else Standing.DOWN),
+            )
+            self.assertEqual(self.host().lines[:2], ["EHLO us.test", "STARTTLS"])
+            self.assertEqual(len(self.world.met), 1)
 
 
 class RequireTLS(Case):
