@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from relay_house import CLOSE, HANG, Host, World, delivery
+from twisted.internet.defer import fail
+from twisted.internet.error import ConnectBindError, ConnectError
 from twisted.internet.error import TimeoutError as Late
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -11,9 +15,10 @@ from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay import host_memory
+from mailstack.relay.connect import is_our_fault
 from mailstack.relay.host_memory import PROBE_SECONDS, HostMemory
 from mailstack.relay.protocol import Trouble
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.standing import is_crowded, standing_of_reply
 from mailstack.wire.smtp_mailing import Phase
 
@@ -187,6 +192,41 @@ class InAttempts(SynchronousTestCase):
         self.world.at("192.0.2.1", Host)
         self.assertIs(self.outcome(domain="other.test").standing, Standing.DOWN)
         self.assertEqual(len(self.world.courier._hosts), 0)
+
+    def test_what_is_wrong_with_this_machine_is_not_the_hosts_fault(self):
+        for error in (
+            ConnectBindError(errno.EADDRNOTAVAIL, "Cannot assign requested address"),
+            ConnectBindError(errno.ENFILE, "x"),
+            ConnectError(errno.ENOBUFS, "x"),
+            OSError(errno.EMFILE, "x"),
+        ):
+
+            def broken(error=error):
+                raise error
+
+            self.setUp()
+            self.world.at("192.0.2.1", broken)
+            found = self.outcome(domain="other.test")
+            self.assertEqual((found.action, found.diagnostic, found.standing), (Action.DELAYED, "Local error", None))
+            self.assertIn("this machine cannot connect", found.cause)
+            self.assertEqual(len(self.world.courier._hosts), 0)
+        self.assertFalse(is_our_fault(ConnectBindError(errno.EAFNOSUPPORT, "no IPv6 here")))
+        self.assertFalse(is_our_fault(ConnectError(errno.EHOSTUNREACH, "No route to host")))
+
+    def test_a_source_that_is_missing_concerns_only_who_has_it(self):
+        sources = SourceAddresses(("192.0.2.50",), {"gone.test": ("192.0.2.99",)})
+        self.world = World(ZONE, sources=sources)
+        self.world.at("192.0.2.1", Host)
+        connect = self.world.connect
+
+        def bind(hop, port, factory, source):
+            return fail(ConnectBindError(99, "x")) if source == "192.0.2.99" else connect(hop, port, factory, source)
+
+        self.world.connect = bind
+        self.world.courier = self.world.make_courier()
+        (gone,) = self.successResultOf(self.world.attempt(delivery(domain="other.test", sender="a@gone.test")))
+        self.assertIn("from 192.0.2.99", gone.cause)
+        self.assertIs(self.outcome(domain="other.test").action, Action.RELAYED)
 
     def test_a_connection_that_takes_too_long(self):
         def late():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import tempfile
 
@@ -9,6 +10,7 @@ from relay_house import CLOSE, HANG, OnDisk, delivery, relay_settings
 from relay_servers import Served, certificate
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -219,8 +221,25 @@ class Addresses(Case):
     async def test_a_source_that_is_not_ours(self):
         served = self.serve()
         (only,) = await self.courier(served, sources=SourceAddresses(("192.0.2.1",))).attempt(delivery())
-        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
-        self.assertIn("ConnectBindError", only.cause)
+        self.assertEqual((only.action, str(only.status), only.standing), (Action.DELAYED, "4.3.0", None))
+        self.assertIn("this machine cannot connect from 192.0.2.1: ConnectBindError", only.cause)
+        self.assertIn("Cannot assign requested address", only.cause)
+
+    async def test_no_descriptor_is_left(self):
+        served = self.serve()
+        courier = self.courier(served)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        await deferLater(reactor, 0)  # the reactor runs, and has its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            (only,) = await courier.attempt(delivery())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        self.assertEqual((only.action, str(only.status), only.standing), (Action.DELAYED, "4.3.0", None))
+        self.assertIn("this machine cannot connect: ConnectBindError", only.cause)
+        self.assertIn("Too many open files", only.cause)
+        (only,) = await courier.attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED)
 
 
 class Delivers(Case):
