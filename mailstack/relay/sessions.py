@@ -173,7 +173,7 @@ class Sessions:
         host = (way.hop.address, way.next_hop.port)
         if trouble is None:
             self._hosts.worked(host)
-        elif concerns_host(trouble):
+        elif concerns_host(trouble, is_implicit_tls=way.next_hop.is_implicit_tls):
             self._hosts.failed(host, trouble)
 
     def _unreached(self, way: Way, error: Exception) -> Trouble:

@@ -19,13 +19,14 @@ from mailstack.relay.connect import is_our_fault
 from mailstack.relay.host_memory import PROBE_SECONDS, HostMemory
 from mailstack.relay.protocol import Trouble
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, SourceAddresses, TLSPolicy, smarthost
-from mailstack.relay.standing import is_crowded, standing_of_reply
+from mailstack.relay.standing import concerns_host, is_crowded, standing_of_reply
 from mailstack.wire.smtp_mailing import Phase
 
 ZONE = """
     example.test  MX 10 mx1.example.test
     example.test  MX 20 mx2.example.test
     other.test    MX 10 mx1.example.test
+    third.test    MX 10 mx1.example.test
     mx1.example.test A 192.0.2.1
     mx2.example.test A 192.0.2.2
 """
@@ -193,6 +194,24 @@ class InAttempts(SynchronousTestCase):
         self.assertIs(self.outcome(domain="other.test").standing, Standing.DOWN)
         self.assertEqual(len(self.world.courier._hosts), 0)
 
+    def test_nor_what_becomes_of_tls_where_it_is_a_must(self):
+        for said, seconds in (
+            (b"454 4.7.0 not now\r\n", 0),
+            (b"421 4.3.2 not now\r\n", 0),
+            (CLOSE, 0),
+            (HANG, TIMEOUTS_SECONDS[Phase.STARTTLS]),
+        ):
+            self.world = World(ZONE, tls_levels={"other.test": TLSPolicy.ENCRYPT})
+            script = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": said}
+            self.world.at("192.0.2.1", lambda script=script: Host(**script))
+            first = self.world.attempt(delivery(domain="other.test"))
+            self.world.advance(seconds)
+            self.assertIs(self.successResultOf(first)[0].action, Action.DELAYED)
+            second = self.world.attempt(delivery(domain="third.test"))
+            self.world.advance(seconds)
+            (only,) = self.successResultOf(second)
+            self.assertEqual((only.action, only.remote_mta), (Action.RELAYED, "mx1.example.test"), said)
+
     def test_what_is_wrong_with_this_machine_is_not_the_hosts_fault(self):
         for error in (
             ConnectBindError(errno.EADDRNOTAVAIL, "Cannot assign requested address"),
@@ -331,6 +350,12 @@ class StandingOfOutcomes(SynchronousTestCase):
 )
 def test_crowded(text, expected):
     assert is_crowded(text) is expected
+
+
+def test_a_handshake_that_hangs_concerns_all_where_the_connection_begins_with_it():
+    hanging = Trouble(EnhancedStatus(4, 4, 2), "The host did not answer in time", "in TLS handshake", is_tls=True)
+    assert not concerns_host(hanging)
+    assert concerns_host(hanging, is_implicit_tls=True)
 
 
 def test_a_refusal_for_good_is_an_answer_whatever_it_says():

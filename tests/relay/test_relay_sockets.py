@@ -165,6 +165,18 @@ class TLS(Case):
                 self.assertIs(only.action, Action.DELAYED)
                 self.assertEqual(len(served.scripted), 1)
 
+    async def test_a_handshake_that_fails_where_it_is_a_must_concerns_no_other_domain(self):
+        for handshake in self.FAILURES:
+            script = {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n", "handshake": handshake}
+            served = self.serve(script, script, {}, tls=self.options)
+            zone = "strict.test MX 10 mx.test\nother.test MX 10 mx.test\nmx.test A 127.0.0.1"
+            levels = {"strict.test": TLSPolicy.ENCRYPT}
+            courier = self.courier(served, resolver=FakeResolver(zone), limits={Phase.HANDSHAKE: 0.3}, tls_levels=levels)
+            (only,) = await courier.attempt(delivery(domain="strict.test"))
+            self.assertIs(only.action, Action.DELAYED)
+            (only,) = await courier.attempt(delivery(domain="other.test"))
+            self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), handshake)
+
     async def test_a_host_that_wants_our_certificate(self):
         # In TLS 1.3 we hear of it after our side of the handshake is done.
         for policy, action in ((TLSPolicy.MAY, Action.RELAYED), (TLSPolicy.ENCRYPT, Action.DELAYED)):
