@@ -4,7 +4,7 @@ What an attempt has brought so far: dispositions, and the recipients that still 
 The rule for hosts: what a host says of a recipient, or of the message, stands; for those it said nothing of, the next host is
 tried. So it is for those to whom the host cannot take the message, since it lacks an extension or room that another may have,
 and when it refuses MAIL for now, perhaps since its disk is full. When no host is left, it is FAILED only if every one of them
-had a final reason.
+had a final reason, and none was left out.
 
 A refusal that asks for TLS or a login (530, 538) is not one: it is about the way, and ways mend. Nor is one of MAIL in a
 session that is in clear because TLS could not be had: some hosts say so that they want it.
@@ -56,6 +56,7 @@ class Attempt:
         self._is_delivery = is_delivery
         self._done: dict[int, Disposition] = {}
         self._obstacles: list[_Obstacle] = []
+        self._left_out = False
 
     @property
     def open(self) -> tuple[int, ...]:
@@ -99,13 +100,18 @@ class Attempt:
         wait_seconds = obstacle.wait_seconds if isinstance(obstacle, Trouble) else 0.0
         self._obstacles.append(_Obstacle(replace(outcome, standing=standing_of_obstacle(obstacle), wait_seconds=wait_seconds)))
 
+    def leave_out(self) -> None:
+        """Note that there are hosts which were not tried: then no obstacle is final."""
+        self._left_out = True
+
     def conclude(self) -> list[Disposition]:
         """Return a disposition for every recipient."""
         if self.open and not self._obstacles:
             self.note(None, _NOTHING_TRIED)
         for ordinal in self.open:
             met = [each.outcome for each in self._obstacles if each.whom is None or ordinal in each.whom]
-            self._done[ordinal] = replace(_outcome(met), ordinal=ordinal)
+            outcome = _outcome(met)
+            self._done[ordinal] = replace(_for_now(outcome) if self._left_out else outcome, ordinal=ordinal)
         return [self._done[ordinal] for ordinal in self._recipients]
 
 
@@ -134,6 +140,12 @@ def _outcome(met: Sequence[Disposition]) -> Disposition:
     # A host that answered may have meant this sender: for others the destination is up, even if its other hosts are not.
     answers = [each for each in temporary if each.standing is Standing.UP]
     return replace((answers or temporary or met)[-1], wait_seconds=wait_seconds)
+
+
+def _for_now(outcome: Disposition) -> Disposition:
+    """Make an outcome temporary."""
+    status = EnhancedStatus(4, outcome.status.subject, outcome.status.detail)
+    return replace(outcome, action=Action.DELAYED, status=status)
 
 
 def _leads_on(result: Result, *, is_final: bool) -> bool:

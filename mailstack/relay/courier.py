@@ -1,7 +1,8 @@
 """
 The relay courier: attempts whose destination is another domain.
 
-Hosts are tried in order until every recipient has its disposition, or no host is left.
+Hosts are tried in order until every recipient has its disposition, or no host is left. A hostile zone may name thousands, so
+there are bounds; what they leave out makes the outcome temporary, since nobody knows what those hosts would have said.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ from mailstack.relay.trust import Trust
 from mailstack.route.hosts import Hop, NoRoute, Shuffle, loops_back
 from mailstack.route.trust import Barred, Security, TLSPolicy
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
+
+MOST_HOSTS: Final = 16
+"""Of one domain, in one attempt: hosts that have addresses, or of which nobody could say."""
+MOST_NAMES: Final = 64
+"""Of one domain, in one attempt: names that are looked up."""
+MOST_ROUNDS: Final = 4
+"""So many times `max_hosts` are the addresses that a late attempt tries."""
 
 _NO_TRUSTED_WAY: Final = Trouble(
     EnhancedStatus(5, 7, 30),
@@ -128,12 +136,19 @@ class RelayCourier:
         if isinstance(hosts, NoRoute):
             attempt.note(None, hosts)
             return
-        left = self._settings.max_hosts
-        for host in hosts:
+        # What was left out has its turn later: hosts that refuse us are no reason never to meet the others.
+        left = self._settings.max_hosts * min(delivery.attempt, MOST_ROUNDS)
+        known = 0
+        for number, host in enumerate(hosts):
+            if left <= 0 or known == MOST_HOSTS or number == MOST_NAMES:
+                attempt.leave_out()
+                return
             hops = await self._next_hops.addresses(next_hop, host)
             if isinstance(hops, NoRoute):
                 attempt.note(None, hops)
+                known += not hops.status.is_permanent  # names that lead nowhere must not hide a host
                 continue
+            known += 1
             if not next_hop.is_socket and any(self._is_ourselves(hop.address, next_hop.port) for hop in hops):
                 # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
                 attempt.note(None, _loop(next_hop, domain, host))
@@ -148,14 +163,13 @@ class RelayCourier:
                 if not attempt.open:
                     return
                 waiting = tuple(hop for hop in waiting if hop not in met)
-            if left <= 0:
-                return
 
     def _worth_asking(self, next_hop: NextHop, hops: Sequence[Hop], most: int, attempt: Attempt) -> tuple[Hop, ...]:
         """Return the first addresses of a host, but for those that could not be used a moment ago."""
         found: list[Hop] = []
         for hop in hops:
             if len(found) == most:
+                attempt.leave_out()
                 break
             known = self._hosts.obstacle((hop.address, next_hop.port))
             if known is None:

@@ -19,8 +19,6 @@ from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.answers import Answer, Empty, Exchange, Failed, Found, NoSuchDomain
 from mailstack.mail.status import EnhancedStatus
 
-MAX_EXCHANGES: Final = 16  # hosts that are looked up for one domain: a hostile zone may name thousands
-
 Shuffle = Callable[[Sequence[Exchange]], Sequence[Exchange]]
 """Returns the same exchanges in an order by chance."""
 
@@ -80,13 +78,11 @@ def _ordered(domain: str, records: Sequence[Exchange], own_name: str, shuffle: S
         named = [each for each in named if each.preference < min(ours)]
         if not named:
             return _loops(domain)
-    ordered: list[str] = []
+    ordered: dict[str, None] = {}
     for _, equals in groupby(sorted(named, key=lambda each: each.preference), key=lambda each: each.preference):
-        ordered.extend(each.host for each in shuffle(tuple(equals)) if each.host not in ordered)
-    usable = [host for host in ordered if _is_host_name(host)]
-    if not usable:
-        return NoRoute(EnhancedStatus(5, 4, 4), f"The MX records of {domain} name no host")
-    return tuple(usable[:MAX_EXCHANGES])
+        ordered |= dict.fromkeys(each.host for each in shuffle(tuple(equals)))
+    usable = tuple(host for host in ordered if _is_host_name(host))
+    return usable or NoRoute(EnhancedStatus(5, 4, 4), f"The MX records of {domain} name no host")
 
 
 def loops_back(domain: str) -> NoRoute:

@@ -15,6 +15,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.envelope import Account
 from mailstack.mail.requests import DeliverBy, Requests
+from mailstack.relay import courier
 from mailstack.relay.attempt import BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
@@ -436,6 +437,45 @@ class Hosts(Case):
         self.world.resolver.__init__(zone)
         self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
         self.assertEqual([address for address, _ in self.world.met], [f"192.0.2.{n}" for n in range(10, 15)])
+
+    def refusing(self, *numbers):
+        zone = "".join(f"example.test MX {n} mx{n}.test\nmx{n}.test A 192.0.2.{n}\n" for n in numbers)
+        for number in numbers:
+            self.world.at(f"192.0.2.{number}", lambda: Host(greeting=b"554 5.7.1 go away\r\n"))
+        return zone
+
+    def test_a_host_behind_many_that_refuse_is_not_hidden(self):
+        for zone in (
+            self.refusing(*range(10, 21)),
+            "example.test MX 1 mx.test\n" + "".join(f"mx.test A 192.0.2.{n}\n" for n in range(10, 21)),
+        ):
+            self.world.resolver.__init__(zone)
+            self.world.at("192.0.2.20", Host)
+            self.world.met.clear()
+            self.assertEqual(brief(self.outcome()), [("delayed", "4.7.1")])
+            self.assertEqual(len(self.world.met), 5)
+            self.assertEqual(brief(self.outcome(replace(delivery(), attempt=2))), [("delayed", "4.7.1")])
+            self.assertEqual(brief(self.outcome(replace(delivery(), attempt=3))), [("relayed", "2.0.0")])
+
+    def test_when_the_last_was_tried_it_is_final(self):
+        self.world.resolver.__init__(self.refusing(*range(10, 15)))
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+        self.world.resolver.__init__(self.refusing(*range(10, 50)))
+        self.world.met.clear()
+        self.assertEqual(brief(self.outcome(replace(delivery(), attempt=50))), [("delayed", "4.7.1")])
+        self.assertEqual(len(self.world.met), courier.MOST_HOSTS)
+
+    def test_names_that_lead_nowhere_do_not_hide_a_host(self):
+        nowhere = "".join(f"example.test MX 10 no{n}.test\n" for n in range(16))
+        self.world.resolver.__init__(nowhere + "example.test MX 20 mx.test\nmx.test A 192.0.2.2\n")
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+
+    def test_a_thousand_names_cost_few_questions_and_are_not_final(self):
+        for records, most in (("", courier.MOST_NAMES), ("no{0}.test SERVFAIL\n", courier.MOST_HOSTS)):
+            zone = "".join(f"example.test MX {n} no{n}.test\n{records.format(n)}" for n in range(1_000))
+            self.world.resolver.__init__(zone)
+            self.assertEqual(self.outcome()[0].action, Action.DELAYED)
+            self.assertEqual(len(self.world.resolver.asked), 1 + 2 * most)
 
     def test_a_mix_of_codes_in_one_reply(self):
         self.at_first(RCPT=b"250-ok\r\n550 no\r\n")
