@@ -51,6 +51,9 @@ _BROKEN_OFF: Final = replace(_LOCAL_ERROR, text="The attempt was broken off")
 _SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
 _NO_TRUSTED_WAY_YET: Final = replace(_NO_TRUSTED_WAY, status=EnhancedStatus(4, 7, 30))
 
+_Meeting = tuple[str, TLS, Security | None]
+"""An address, and what was asked of it; without a Security any certificate does."""
+
 _TLS: Final = {
     TLSPolicy.NONE: TLS.NEVER,
     TLSPolicy.MAY: TLS.MAY,
@@ -139,6 +142,7 @@ class RelayCourier:
         # What was left out has its turn later: hosts that refuse us are no reason never to meet the others.
         left = self._settings.max_hosts * min(delivery.attempt, MOST_ROUNDS)
         known = 0
+        met: set[_Meeting] = set()
         for number, host in enumerate(hosts):
             if left <= 0 or known == MOST_HOSTS or number == MOST_NAMES:
                 attempt.leave_out()
@@ -156,13 +160,16 @@ class RelayCourier:
             security = await self._security(next_hop, domain, host, delivery, attempt)
             if security is None:
                 continue
+            tls = await self._tls(next_hop, host, security)
+            hops = tuple(hop for hop in dict.fromkeys(hops) if _meeting(hop, tls, security) not in met)
             waiting = self._worth_asking(next_hop, hops, left, attempt)
+            met.update(_meeting(hop, tls, security) for hop in waiting)
             left -= len(waiting)
             while waiting:
-                met = await self._try_hops(next_hop, waiting, security, delivery, attempt)
+                tried = await self._try_hops(next_hop, waiting, tls, security, delivery, attempt)
                 if not attempt.open:
                     return
-                waiting = tuple(hop for hop in waiting if hop not in met)
+                waiting = tuple(hop for hop in waiting if hop not in tried)
 
     def _worth_asking(self, next_hop: NextHop, hops: Sequence[Hop], most: int, attempt: Attempt) -> tuple[Hop, ...]:
         """Return the first addresses of a host, but for those that could not be used a moment ago."""
@@ -196,8 +203,15 @@ class RelayCourier:
             return None
         return security
 
+    async def _tls(self, next_hop: NextHop, host: str, security: Security) -> TLS:
+        """Say whether STARTTLS is used with a host."""
+        tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
+        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(host):
+            return TLS.MUST
+        return tls
+
     async def _try_hops(
-        self, next_hop: NextHop, hops: Sequence[Hop], security: Security, delivery: Delivery, attempt: Attempt
+        self, next_hop: NextHop, hops: Sequence[Hop], tls: TLS, security: Security, delivery: Delivery, attempt: Attempt
     ) -> Sequence[Hop]:
         """Try the first address of a host that can be connected to; return those that were tried."""
 
@@ -205,9 +219,6 @@ class RelayCourier:
             lost_tls = tls is TLS.MAY and (is_second or sender.lacks_tls)
             return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp, lost_tls=lost_tls)
 
-        tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
-        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
-            tls = TLS.MUST
         met = await self.sessions.do(
             [self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over, delivery.afterwards
         )
@@ -256,6 +267,12 @@ class RelayCourier:
         others = tuple(each for each in ordinals if each not in forwarded)
         parts: list[tuple[Address | None, tuple[int, ...]]] = [(await self._return_path(sender), forwarded)]
         return [*parts, (sender, others)] if others else parts
+
+
+def _meeting(hop: Hop, tls: TLS, security: Security) -> _Meeting:
+    """Return what makes one session with an address as good as another, whichever of its names it was found by."""
+    is_judged = security.level in (TLSPolicy.VERIFY, TLSPolicy.DANE)
+    return hop.address, tls, security if is_judged else None
 
 
 def _note(attempt: Attempt, next_hop: NextHop, hop: Hop, trouble: Trouble | None) -> None:

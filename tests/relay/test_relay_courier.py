@@ -465,6 +465,18 @@ class Hosts(Case):
         self.assertEqual(brief(self.outcome(replace(delivery(), attempt=50))), [("delayed", "4.7.1")])
         self.assertEqual(len(self.world.met), courier.MOST_HOSTS)
 
+    def test_an_address_with_many_names_is_met_once(self):
+        zone = "".join(f"example.test MX {n} mx{n}.test\nmx{n}.test A 192.0.2.1\n" for n in range(10))
+        for script in ({"greeting": b"554 5.7.1 go away\r\n"}, {"MAIL": CLOSE}, {"MAIL": b"451 4.3.0 later\r\n"}):
+            self.world.met.clear()
+            self.world.resolver.__init__(zone + "example.test MX 20 mx2.example.test\nmx2.example.test A 192.0.2.2\n")
+            self.at_first(**script)
+            self.relayed_by_second()
+            self.assertEqual([address for address, _ in self.world.met], ["192.0.2.1", "192.0.2.2"])
+        self.world.resolver.__init__(zone)
+        self.at_first(greeting=b"554 5.7.1 go away\r\n")
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+
     def test_names_that_lead_nowhere_do_not_hide_a_host(self):
         nowhere = "".join(f"example.test MX 10 no{n}.test\n" for n in range(16))
         self.world.resolver.__init__(nowhere + "example.test MX 20 mx.test\nmx.test A 192.0.2.2\n")
