@@ -96,9 +96,7 @@ class Attempt:
 
     def note(self, hop: Hop | None, obstacle: Trouble | NoRoute) -> None:
         """Note why a host took nothing, or that it cannot even be reached."""
-        outcome = _from_obstacle(_NOBODY, hop, obstacle, is_final=obstacle.status.is_permanent)
-        wait_seconds = obstacle.wait_seconds if isinstance(obstacle, Trouble) else 0.0
-        self._obstacles.append(_Obstacle(replace(outcome, standing=standing_of_obstacle(obstacle), wait_seconds=wait_seconds)))
+        self._obstacles.append(_Obstacle(_outcome_of(hop, obstacle)))
 
     def leave_out(self) -> None:
         """Note that there are hosts which were not tried: then no obstacle is final."""
@@ -106,11 +104,9 @@ class Attempt:
 
     def conclude(self) -> list[Disposition]:
         """Return a disposition for every recipient."""
-        if self.open and not self._obstacles:
-            self.note(None, _NOTHING_TRIED)
         for ordinal in self.open:
             met = [each.outcome for each in self._obstacles if each.whom is None or ordinal in each.whom]
-            outcome = _outcome(met)
+            outcome = _outcome(met or [_outcome_of(None, _NOTHING_TRIED)])
             self._done[ordinal] = replace(_for_now(outcome) if self._left_out else outcome, ordinal=ordinal)
         return [self._done[ordinal] for ordinal in self._recipients]
 
@@ -130,6 +126,12 @@ class _Obstacle:
 
     outcome: Disposition
     whom: frozenset[int] | None = None
+
+
+def _outcome_of(hop: Hop | None, obstacle: Trouble | NoRoute) -> Disposition:
+    outcome = _from_obstacle(_NOBODY, hop, obstacle, is_final=obstacle.status.is_permanent)
+    wait_seconds = obstacle.wait_seconds if isinstance(obstacle, Trouble) else 0.0
+    return replace(outcome, standing=standing_of_obstacle(obstacle), wait_seconds=wait_seconds)
 
 
 def _outcome(met: Sequence[Disposition]) -> Disposition:

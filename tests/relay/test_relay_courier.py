@@ -14,16 +14,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.envelope import Account
+from mailstack.mail.reply import Reply
 from mailstack.mail.requests import DeliverBy, Requests
 from mailstack.relay import courier
-from mailstack.relay.attempt import BrokenOffError
+from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
+from mailstack.route.hosts import Hop
 from mailstack.route.trust import Security
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.smtp_client import SMTPClientCore
-from mailstack.wire.smtp_mailing import Login, Phase
+from mailstack.wire.smtp_mailing import Login, Phase, Result
 
 ZONE = """
     example.test  MX 10 mx1.example.test
@@ -673,6 +675,13 @@ class LocalFailures(Case):
             value.recipients[ordinal] = type(each)(address=each.address, original=each.original, destination=Account("x"))
         self.assertEqual(brief(self.outcome(value)), [("delayed", "4.3.0")])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+def test_everybody_has_a_disposition_whatever_was_said_of_others():
+    refused = Result(Phase.MAIL, Reply(451, ("later",)))
+    attempt = Attempt(delivery("a@example.test", "b@example.test").recipients)
+    attempt.take(Hop("mx.test", "192.0.2.1"), (0,), [refused])
+    assert brief(attempt.conclude()) == [("delayed", "4.0.0"), ("delayed", "4.4.0")]
 
 
 class NoTLS(Case):
