@@ -268,7 +268,7 @@ class Relay(Table):
     connect_timeout_seconds: AtLeastOne = 30
     """How long to wait for a connection to one address; after 250 ms the host's next address is tried beside it."""
     max_hosts: int = Field(default=5, ge=1, le=50)
-    """The most addresses, of all hosts of a domain together, that one attempt tries."""
+    """The most addresses, of all hosts of a domain together, that one attempt tries; later ones up to four times as many."""
     local_addresses: SourceAddresses = ()
     """Addresses of this machine to connect from, one IPv4 and one IPv6 at most; empty: the system chooses."""
     all_addresses_of: DomainNames = ()

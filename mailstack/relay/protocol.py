@@ -155,6 +155,11 @@ class Sender(Protocol):
         return self._core.tls_active
 
     @property
+    def lacks_tls(self) -> bool:
+        """Whether the session is in clear, though the host offers TLS."""
+        return not self._core.tls_active and "STARTTLS" in self._core.offered
+
+    @property
     def is_ready(self) -> bool:
         """Whether the session can take a mailing now."""
         return self._trouble is None and not self._is_lost and self._core.phase is Phase.READY
@@ -293,8 +298,11 @@ class Sender(Protocol):
             self._note_failure(TLSFailure.VALIDATION_FAILURE, _describe(reason))
             self._end(Trouble(_TLS_FAILED, "The TLS handshake failed", _describe(reason), is_tls=True))
         else:
+            is_tls = phase is Phase.STARTTLS
+            if is_tls:
+                self._note_failure(TLSFailure.VALIDATION_FAILURE, f"STARTTLS: {_describe(reason)}")
             text = "The connection was lost while sending the message" if self.content_begun else "The connection was lost"
-            self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}"))
+            self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}", is_tls=is_tls))
         if self.on_lost is not None:
             self.on_lost()
 
@@ -337,7 +345,8 @@ class Sender(Protocol):
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, str(reply))
                 kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS else 4
                 status = reply.enhanced if reply.enhanced and reply.enhanced.kind == kind else EnhancedStatus(kind, 3, 0)
-                self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True))
+                is_tls = phase is Phase.STARTTLS
+                self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True, is_tls=is_tls))
                 self.quit()
             case Unusable(status, text):
                 if not self._core.tls_active:
@@ -392,9 +401,10 @@ class Sender(Protocol):
 
     def _time_out(self) -> None:
         phase, _ = self._timed
-        if phase is Phase.HANDSHAKE:
-            self._note_failure(TLSFailure.VALIDATION_FAILURE, "no answer to the handshake")
-        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=phase is Phase.HANDSHAKE))
+        is_tls = phase in (Phase.STARTTLS, Phase.HANDSHAKE)
+        if is_tls:
+            self._note_failure(TLSFailure.VALIDATION_FAILURE, f"no answer to the {phase.value}")
+        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=is_tls))
 
     # The content
 

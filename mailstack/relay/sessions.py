@@ -14,6 +14,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.connect import is_our_fault
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
@@ -30,6 +31,7 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import TLS
 
 _NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
+_LOCAL: Final = EnhancedStatus(4, 3, 0)
 
 Work = Callable[[Sender, Hop], Awaitable[Trouble | None]]
 """What is to be done in a session with an address; returns why it could not be done."""
@@ -173,10 +175,15 @@ class Sessions:
         host = (way.hop.address, way.next_hop.port)
         if trouble is None:
             self._hosts.worked(host)
-        elif concerns_host(trouble):
+        elif concerns_host(trouble, is_implicit_tls=way.next_hop.is_implicit_tls):
             self._hosts.failed(host, trouble)
 
     def _unreached(self, way: Way, error: Exception) -> Trouble:
-        trouble = Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        if is_our_fault(error):
+            origin = f" from {way.source}" if way.source is not None else ""
+            trouble = Trouble(_LOCAL, "Local error", f"this machine cannot connect{origin}: {why}", is_local=True)
+        else:
+            trouble = Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", why)
         self._remember(way, trouble)
         return trouble

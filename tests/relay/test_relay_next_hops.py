@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.answers import Empty, Failed, Found
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.relay.settings import IdleLimits, NextHop, SourceAddresses, TLSPolicy, smarthost
 
 ZONE = """
@@ -79,6 +79,11 @@ class Named(Case):
             self.world.at("192.0.2.2", lambda script=script: Host(**script))
             named = NextHop(host="192.0.2.2", allow_private=True)
             self.assertEqual(brief(self.outcome(named)), [("delayed", "4.7.1")])
+
+    def test_one_that_wants_a_login_fails_nobody(self):
+        self.world.at("192.0.2.2", lambda: Host(MAIL=b"530 5.7.0 Authentication required\r\n"))
+        found = self.outcome(NextHop(host="192.0.2.2", allow_private=True))
+        self.assertEqual((brief(found), found[0].standing), ([("delayed", "4.7.0")], Standing.DOWN))
 
     def test_one_usual_way_does_not_hinder_another(self):
         self.outcome(NextHop(host="192.0.2.2", allow_private=True))

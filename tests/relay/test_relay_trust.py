@@ -328,6 +328,13 @@ class MTASTS(Case):
         await self.assert_waits(served, policy=self.policy(Mode.ENFORCE, "*.mx.test"), authenticated=False, status="4.7.0")
         self.assertEqual(served.peers, [])
 
+    async def test_one_address_may_be_right_by_another_of_its_names(self):
+        served = self.serve(tls=LEAF.options())
+        policy = self.policy(Mode.ENFORCE, "mx.test", "other.test")
+        zone = "example.test MX 5 other.test\nother.test A 127.0.0.1"
+        only = await self.attempt(served, policy=policy, zone=zone, authenticated=False)
+        self.assertEqual((only.action, only.remote_mta, len(served.peers)), (Action.RELAYED, "mx.test", 2))
+
     async def test_testing_delivers_whatever_is_wrong_and_reports_it(self):
         policy = self.policy(Mode.TESTING)
         served = self.serve(tls=SELF.options())
