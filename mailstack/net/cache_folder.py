@@ -1,8 +1,8 @@
 """
 A folder that keeps small texts for a time, for all processes of a server: what is lost of it can be had again.
 
-A file for each key, written whole or not at all; its name is a digest, since keys come from strangers. What is above the bounds,
-of files and of octets, goes, the oldest first.
+A file for each key, written whole or not at all; its name is a digest, since keys come from strangers. What is above the
+bounds, of files and of octets, goes, the oldest first.
 """
 
 from __future__ import annotations
