@@ -20,6 +20,7 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
     TLS,
     Asked,
+    Chunkless,
     Closed,
     Event,
     Finished,
@@ -110,7 +111,7 @@ class Conversation:
                 self.is_over = not is_open
                 if is_open:
                     self._go_on()
-            case Closed() | Refused() | Unusable():
+            case Closed() | Chunkless() | Refused() | Unusable():
                 self.is_over = True
 
     def send_content(self) -> None:
@@ -120,7 +121,7 @@ class Conversation:
 
     def _write_content(self) -> None:
         self.heard_early = len(self._codes())
-        self.by_chunks = "CHUNKING" in self.core.offered
+        self.by_chunks = "CHUNKING" in self.core.offered and not (self.lmtp and len(self.mail.recipients) > 1)
         wire = self.core.content(WHOLE if self.by_chunks else CONTENT) + self.core.end_content()
         if self.by_chunks:
             assert wire == b"BDAT %d LAST\r\n" % len(WHOLE) + WHOLE

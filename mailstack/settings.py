@@ -262,13 +262,13 @@ class Relay(Table):
     allow_private: bool = False
     """Connect to loopback and private addresses that the DNS names for another domain; for tests and closed networks."""
     nameservers: Nameservers = ()
-    """IP addresses of the DNS servers, "ADDRESS" or "ADDRESS:PORT"; empty: the system's. DANE needs one here that validates."""
+    """DNS servers, "IP" or "IP:PORT"; empty: the system's. DANE needs one here that validates; beside it no other is asked."""
     chunking: bool = True
     """Send contents by BDAT to hosts that offer CHUNKING, so that nothing in them can be taken for their end; else by DATA."""
     connect_timeout_seconds: AtLeastOne = 30
     """How long to wait for a connection to one address; after 250 ms the host's next address is tried beside it."""
     max_hosts: int = Field(default=5, ge=1, le=50)
-    """The most addresses, of all hosts of a domain together, that one attempt tries."""
+    """The most addresses, of all hosts of a domain together, that one attempt tries; later ones up to four times as many."""
     local_addresses: SourceAddresses = ()
     """Addresses of this machine to connect from, one IPv4 and one IPv6 at most; empty: the system chooses."""
     all_addresses_of: DomainNames = ()
@@ -280,7 +280,7 @@ class Relay(Table):
     initial_per_destination: AtLeastOne = 5
     """With how many one begins of which nothing is known; it gets more as it answers, and fewer as it fails."""
     tls_levels: TLSLevels = Field(default={}, examples=[{"example.com": "verify", ".example.com": "encrypt"}])
-    """What tls says, for some domains instead: a name with a dot before it stands for all below it, "*" for all."""
+    """What tls says, for some domains, and hosts that you name, instead; ".NAME" is all below NAME, "*" is all others."""
     rates: Rates = Field(default={}, examples=[{"example.net": "100/minute", "*": "10/second"}])
     """The most messages to a domain, per second, minute or hour; "*": to each of the others."""
     source: dict[DomainName, SourceAddresses] = Field(default={}, examples=[{"example.org": ["192.0.2.25", "2001:db8::25"]}])

@@ -175,7 +175,7 @@ def _domain_name(text: str) -> str:
 def _domain_pattern(text: str) -> str:
     if text == "*":
         return text
-    return "." + _domain_name(text[1:]) if text.startswith(".") else _domain_name(text)
+    return "." + _domain_name(text[1:]) if text.startswith(".") else _host_name(text)
 
 
 def _account_name(text: str) -> str:

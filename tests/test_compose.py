@@ -779,7 +779,3 @@ class TestLimitsOfTheRelay:
         limits = self.limits(tmp_path, relay, Place(1, 4))
         assert (limits.attempts_at_once, limits.per_destination, limits.initial_per_destination) == (25, 3, 2)
         assert limits.rates == {"*": Rate(8, 4.0), "example.net": Rate(100, 240.0)}
-
-    def test_a_smarthost_is_one_destination(self, tmp_path: Path) -> None:
-        limits = self.limits(tmp_path, 'smarthost = "192.0.2.1:25"\nper_destination = 7', Place())
-        assert (limits.attempts_at_once, limits.per_destination) == (7, 7)

@@ -195,6 +195,7 @@ class TestGood:
             file,
             '[relay]\nlocal_addresses = ["192.0.2.1", "2001:DB8::1"]\n'
             'all_addresses_of = ["B.test", "c.d.test"]\nmax_hosts = 3\n'
+            'tls_levels = {"B.test" = "verify", "2001:DB8::1" = "encrypt"}\n'
             '[relay.source]\n"A.test" = "192.0.2.2"\n'
             '[relay.logins."Gate.test"]\nusername = "us"\npassword_file = "password"\n'
             '[transport]\n"B.test" = "smtp:[10.0.0.5]"\n".d.test" = "mx"\n"Alice@a.test" = "lmtp:unix:/run/x"\n',
@@ -202,6 +203,7 @@ class TestGood:
         relay = settings.relay
         assert (relay.local_addresses, relay.max_hosts) == (("192.0.2.1", "2001:db8::1"), 3)
         assert relay.source == {"a.test": ("192.0.2.2",)}
+        assert relay.tls_levels == {"b.test": "verify", "2001:db8::1": "encrypt"}
         assert relay.all_addresses_of == ("b.test", "c.d.test")
         assert relay.logins["gate.test"].model_dump() == {
             "username": "us", "password_file": tmp_path / "password", "tls": "verify"

@@ -81,10 +81,8 @@ def lockout_limits(limits: LimitsTable) -> LockoutLimits:
 def lane_limits(relay: Relay, queue: Queue, place: Place) -> LaneLimits:
     """Return how much goes out at once, and how fast, from the spool of one worker."""
     part_of = place.part_of
-    # Domains have lanes of their own, also where all mail goes to one host: that is the destination then.
-    attempts_at_once = relay.attempts_at_once if relay.smarthost is None else min(relay.attempts_at_once, relay.per_destination)
     return LaneLimits(
-        attempts_at_once=part_of(attempts_at_once),
+        attempts_at_once=part_of(relay.attempts_at_once),
         initial_per_destination=part_of(relay.initial_per_destination),
         per_destination=part_of(relay.per_destination),
         works=max(part_of(_ALL.works), LEAST_WORKS),

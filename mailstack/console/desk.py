@@ -63,8 +63,8 @@ class Queue(Protocol):
         """Attempt what waits in a lane again."""
         ...
 
-    def place_of(self, number: int, lane: str) -> str:
-        """Say where recipients are: in an "attempt", in "memory", or "" on disk."""
+    def place_of(self, number: int, lane: str, ordinal: int) -> str:
+        """Say where a recipient is: in an "attempt", in "memory", or "" on disk."""
         ...
 
     @property
@@ -169,7 +169,7 @@ class QueueDesk:
             "next_attempt_at": row.due_at,
             "is_paused": row.due_at is not None and domain_of(row.lane) in paused,
             "held_since": row.held_at,
-            "place": self._queue.place_of(found.number, row.lane),
+            "place": self._queue.place_of(found.number, row.lane, row.ordinal),
             "status": row.status,
             "said": row.diagnostic,
             "by": row.remote_mta,
@@ -177,7 +177,7 @@ class QueueDesk:
 
     def _why(self, found: Found, row: Row, paused: dict[str, float]) -> str:
         """Say what a recipient waits for."""
-        state, place = row.shown(is_corrupt=found.is_corrupt), self._queue.place_of(found.number, row.lane)
+        state, place = row.shown(is_corrupt=found.is_corrupt), self._queue.place_of(found.number, row.lane, row.ordinal)
         if found.is_corrupt:
             return "it is damaged and set aside; when it is whole again it can be released, else deleted"
         if row.due_at is None and row.held_at is None:

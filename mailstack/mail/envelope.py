@@ -87,6 +87,11 @@ class Recipient:
     via: str | None = None
 
     @property
+    def domain(self) -> str:
+        """The domain for which its mail is."""
+        return self.destination.domain if isinstance(self.destination, Remote) else self.address.domain
+
+    @property
     def is_forwarded(self) -> bool:
         """Whether an address of ours led to one elsewhere."""
         return isinstance(self.destination, Remote) and self.address != self.original

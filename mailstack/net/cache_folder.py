@@ -1,8 +1,8 @@
 """
 A folder that keeps small texts for a time, for all processes of a server: what is lost of it can be had again.
 
-A file for each key, written whole or not at all; its name is a digest, since keys come from strangers. What is above the bound
-goes, the oldest first.
+A file for each key, written whole or not at all; its name is a digest, since keys come from strangers. What is above the
+bounds, of files and of octets, goes, the oldest first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _SUFFIX: Final = ".kept"
 class CacheFolder:
     """Reads and writes, from any thread; every method blocks, and none raises: a cache that fails is empty."""
 
-    def __init__(self, folder: Path, most_files: int = 10_000) -> None:
+    def __init__(self, folder: Path, most_files: int = 10_000, most_octets: int = 67_108_864) -> None:
         self._folder = folder
         self._most_files = most_files
+        self._most_octets = most_octets
         self._written = 0
         self._lock = threading.Lock()
 
@@ -63,6 +64,11 @@ class CacheFolder:
 
     def _thin_out(self) -> None:
         with suppress(OSError):  # another process may do the same
-            ages = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(self._folder))
-            for _, path in ages[: max(0, len(ages) - self._most_files)]:
-                Path(path).unlink(missing_ok=True)
+            found = [
+                (status.st_mtime, entry.path, status.st_size) for entry in os.scandir(self._folder) if (status := entry.stat())
+            ]
+            octets = 0
+            for number, (_, path, size) in enumerate(sorted(found, reverse=True)):
+                octets += size
+                if number >= self._most_files or octets > self._most_octets:
+                    Path(path).unlink(missing_ok=True)

@@ -28,10 +28,6 @@ class NoAnswerError(Exception):
     """A server gave no answer to a question; the message says why."""
 
 
-class NoServerError(NoAnswerError):
-    """There is no server where one should be."""
-
-
 @dataclass(frozen=True, slots=True)
 class Server:
     """A nameserver by its IP address."""
@@ -140,7 +136,7 @@ class _Datagrams(DatagramProtocol):
 
     def connectionRefused(self) -> None:
         if not self.response.called:
-            self.response.errback(Failure(NoServerError("port closed")))
+            self.response.errback(Failure(NoAnswerError("port closed")))
 
     def stopProtocol(self) -> None:
         # The epoll reactor takes the error of a closed port for the end of our own socket, and calls this instead of the above.

@@ -27,7 +27,7 @@ import dns.reversename
 from twisted.internet.defer import CancelledError, Deferred
 
 from mailstack.mail.answers import TLSA, Answer, Empty, Exchange, Failed, Found, NoSuchDomain
-from mailstack.net.dns_exchange import Exchanges, NoAnswerError, NoServerError, Server
+from mailstack.net.dns_exchange import Exchanges, NoAnswerError, Server
 
 R = TypeVar("R")
 
@@ -35,6 +35,9 @@ UDP_PAYLOAD_OCTETS: Final = 1232  # the DNS flag day of 2020: fits any path with
 MAX_RECORDS: Final = 200
 LONGEST_SECONDS: Final = 86_400  # RFC 8767 §4 advises a bound; a day keeps a wrong zone from staying for weeks
 LONGEST_NEGATIVE_SECONDS: Final = 900
+ANSWER_OCTETS: Final = 600
+RECORD_OCTETS: Final = 120
+FAILURE_SECONDS: Final = 30  # RFC 2308 §7.1 allows 300; one that is over must not keep mail waiting for long
 _RETRY_WITHOUT_EDNS: Final = (dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS)
 
 
@@ -47,6 +50,7 @@ _Key = tuple[str, dns.rdatatype.RdataType]
 class _Kept:
     answer: Answer[Any]
     until_seconds: float
+    octets: int
 
 
 def system_nameservers(path: Path = Path("/etc/resolv.conf")) -> tuple[Server, ...]:
@@ -66,11 +70,12 @@ def system_nameservers(path: Path = Path("/etc/resolv.conf")) -> tuple[Server, .
 
 class Resolver:
     """
-    Asks nameservers, and remembers a bounded number of answers for as long as they allow.
+    Asks nameservers, and remembers a bounded number of answers for as long as they allow; failures for a moment, so that not
+    each message waits for a server that says nothing.
 
-    Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times. But where one on this machine is
-            there and does not answer, or says SERVFAIL, none elsewhere is asked after it: that is how it says that an answer
-            was forged, and another, which nobody can trust, would bring the forged one.
+    Shape:  `reactor` is clock, UDP and TCP; each server is asked in turn, `rounds` times. But where one is on this machine,
+            none elsewhere is ever asked: SERVFAIL is how it says that an answer was forged, and another, which nobody can
+            trust, would bring the forged one. So whoever can stop it, or make it slow, gets no answer of his own believed.
     """
 
     def __init__(
@@ -81,14 +86,17 @@ class Resolver:
         timeout_seconds: float = 3.0,
         rounds: int = 2,
         max_answers: int = 10_000,
+        max_octets: int = 16_777_216,
     ) -> None:
         if not servers:
             raise ValueError("a resolver needs a nameserver")
         self._clock = reactor
         self._exchanges = Exchanges(reactor, timeout_seconds)
-        self._servers = tuple(servers)
+        self._servers = tuple(each for each in servers if each.is_loopback) or tuple(servers)
         self._rounds = rounds
         self._max_answers = max_answers
+        self._max_octets = max_octets
+        self._octets = 0
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._asking: dict[_Key, list[Deferred[Answer[Any] | None]]] = {}
 
@@ -123,6 +131,11 @@ class Resolver:
         name = dns.reversename.from_address(address).to_text()
         return await self._lookup(name, dns.rdatatype.PTR, lambda each: _text(each.target))
 
+    def forget_failures(self) -> None:
+        """Ask anew what nobody could say a moment ago."""
+        for key in [key for key, kept in self._kept.items() if isinstance(kept.answer, Failed)]:
+            self._forget(key)
+
     async def _lookup(self, name: str, kind: dns.rdatatype.RdataType, record: Callable[[Any], R]) -> Answer[R]:
         if (found := _name(name)) is None:
             return NoSuchDomain()  # a name that cannot be written in a question does not exist
@@ -152,11 +165,8 @@ class Resolver:
 
     async def _ask(self, key: _Key, name: dns.name.Name, record: Callable[[Any], R]) -> Answer[R]:
         failures: list[str] = []
-        is_kept_here = False
         for _ in range(self._rounds):
             for server in self._servers:
-                if is_kept_here and not server.is_loopback:
-                    continue
                 try:
                     response = await self._query(server, name, key[1])
                     answer, seconds = _read(response, record, server.is_loopback)
@@ -164,11 +174,12 @@ class Resolver:
                     raise
                 except (NoAnswerError, dns.exception.DNSException, OSError, ValueError) as error:
                     failures.append(f"{server}: {error or type(error).__name__}")
-                    is_kept_here = is_kept_here or (server.is_loopback and not isinstance(error, NoServerError))
                     continue
                 self._remember(key, answer, seconds)
                 return answer
-        return Failed("; ".join(failures)[:500])
+        failed = Failed("; ".join(failures)[:500])
+        self._remember(key, failed, FAILURE_SECONDS)
+        return failed
 
     async def _query(self, server: Server, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.QueryMessage:
         """
@@ -192,17 +203,22 @@ class Resolver:
         if kept is None:
             return None
         if kept.until_seconds <= self._clock.seconds():
-            del self._kept[key]
+            self._forget(key)
             return None
         self._kept.move_to_end(key)
         return kept.answer
 
     def _remember(self, key: _Key, answer: Answer[Any], seconds: int) -> None:
         bound = LONGEST_SECONDS if isinstance(answer, Found) else LONGEST_NEGATIVE_SECONDS
-        self._kept[key] = _Kept(answer, self._clock.seconds() + min(seconds, bound))
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._max_answers:
-            self._kept.popitem(last=False)
+        self._forget(key)
+        kept = self._kept[key] = _Kept(answer, self._clock.seconds() + min(seconds, bound), _octets(key, answer))
+        self._octets += kept.octets
+        while len(self._kept) > self._max_answers or self._octets > self._max_octets:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: _Key) -> None:
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._octets -= kept.octets
 
 
 def _read(
@@ -223,7 +239,9 @@ def _read(
         return Empty(), chain.minimum_ttl
     # AD is worth what the path to the resolver is worth: only loopback cannot be forged.
     authenticated = is_loopback and bool(response.flags & dns.flags.AD)
-    records: tuple[Any, ...] = tuple(record(each) for each in list(chain.answer or ())[:MAX_RECORDS])
+    # Of MX all count: the best may stand last, and so may our own name. How many there can be the length of a message bounds.
+    most = None if response.question[0].rdtype == dns.rdatatype.MX else MAX_RECORDS
+    records: tuple[Any, ...] = tuple(record(each) for each in list(chain.answer or ())[:most])
     if response.errors:  # of TLSA only: there are records that cannot be read, which is not the same as none
         records += (_UNREADABLE,)
     return Found(records, authenticated, _text(chain.canonical_name)), chain.minimum_ttl
@@ -237,6 +255,25 @@ def _name(text: str) -> tuple[str, dns.name.Name] | None:
         return name.canonicalize().to_text(), name
     except (dns.exception.DNSException, UnicodeError):
         return None
+
+
+def _octets(key: _Key, answer: Answer[Any]) -> int:
+    """Say about how much memory an answer takes: each object of Python's costs more than the octets in it."""
+    match answer:
+        case Found(records):
+            return ANSWER_OCTETS + len(key[0]) + len(answer.canonical) + sum(RECORD_OCTETS + _length(each) for each in records)
+        case Failed(cause):
+            return ANSWER_OCTETS + len(key[0]) + len(cause)
+    return ANSWER_OCTETS + len(key[0])
+
+
+def _length(record: Any) -> int:
+    match record:
+        case Exchange():
+            return len(record.host)
+        case TLSA():
+            return len(record.octets)
+    return len(record)
 
 
 def _text(name: dns.name.Name) -> str:

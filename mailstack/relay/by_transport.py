@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Final, Protocol
 
 from twisted.internet.defer import CancelledError
@@ -31,10 +30,11 @@ from twisted.python.failure import Failure
 from mailstack import events
 from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
-from mailstack.mail.envelope import Account, Delivery, Recipient, Remote
+from mailstack.mail.envelope import Account, Delivery, Recipient
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import BrokenOffError
 from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, TLSPolicy
+from mailstack.route.hosts import is_this_machine
 from mailstack.route.transport import (
     Discard,
     Error,
@@ -48,6 +48,7 @@ from mailstack.route.transport import (
     TransportMap,
     parse_transport,
 )
+from mailstack.route.trust import own_level_of
 
 _HELD: Final = EnhancedStatus(4, 7, 0)
 _DISCARDED: Final = EnhancedStatus(2, 0, 0)
@@ -83,7 +84,8 @@ def next_hop_of(transport: Mx | Smtp | Lmtp, settings: RelaySettings) -> NextHop
     Make the next hop of a transport.
 
     Whoever names a host means it, wherever it is. A login is for a host that is named, and never for one that an MX names; with
-    it go the demands on TLS that protect it. Within this machine TLS is not insisted upon.
+    it go the demands on TLS that protect it. Within this machine TLS is not insisted upon. What is set for one domain or host
+    comes to that later (`relay.trust`).
     """
     direct = settings.direct
     match transport:
@@ -96,18 +98,9 @@ def next_hop_of(transport: Mx | Smtp | Lmtp, settings: RelaySettings) -> NextHop
     if found is not None:
         login, tls = found.login, found.tls
     else:
-        login, tls = None, TLSPolicy.MAY if _is_this_machine(host) else direct.tls
+        login, tls = None, TLSPolicy.MAY if is_this_machine(host) else direct.tls
     is_lmtp = isinstance(transport, Lmtp)
     return NextHop(host=host, port=transport.port, login=login, tls=tls, allow_private=True, is_lmtp=is_lmtp)
-
-
-def _is_this_machine(host: str) -> bool:
-    if host.startswith("/") or host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class TransportCourier:
@@ -132,12 +125,16 @@ class TransportCourier:
         return self._goes_as_usual(recipient) or isinstance(self._transport_of(recipient), Local)
 
     def way_of(self, recipient: Recipient) -> str | None:
-        """Name the way to another host than the destination says, by the map; None: there is none such."""
-        if self.transports.is_empty:
+        """Name the way to a host that the destination does not say, by the map or since all mail goes there; else None."""
+        usual = self.settings.next_hop
+        if self.transports.is_empty and not usual.is_named:
             return None
         transport = self._transport_of(recipient)
-        is_way = isinstance(transport, Smtp | Lmtp) or (isinstance(transport, Mx) and _is_account(recipient))
-        return str(transport) if is_way else None
+        if isinstance(transport, Smtp | Lmtp) or (isinstance(transport, Mx) and _is_account(recipient)):
+            return str(transport)
+        if transport is None and usual.host is not None:
+            return str(Smtp(usual.host, usual.port))
+        return None
 
     def _goes_as_usual(self, recipient: Recipient) -> bool:
         return recipient.via is None and self.transports.is_empty
@@ -153,7 +150,7 @@ class TransportCourier:
         if all(map(self._goes_as_usual, recipients.values())):  # as most mail does; they are accounts, or all of a domain
             courier = self._local if _is_account(next(iter(recipients.values()))) else relay
             return await courier.attempt(delivery)
-        groups = self._groups(delivery.recipients)
+        groups = self._groups(delivery.recipients, settings.tls_levels)
         if delivery.all_or_none and any(transport != _LOCAL for transport, _ in groups):
             return []  # it was for maildirs only, and is not any more
         done: dict[int, Disposition] = {}
@@ -174,12 +171,16 @@ class TransportCourier:
             done |= {each.ordinal: each for each in outcomes}
         return list(done.values())
 
-    def _groups(self, recipients: Mapping[int, Recipient]) -> dict[_Group, dict[int, Recipient]]:
+    def _groups(
+        self, recipients: Mapping[int, Recipient], levels: Mapping[str, TLSPolicy]
+    ) -> dict[_Group, dict[int, Recipient]]:
         groups: dict[_Group, dict[int, Recipient]] = {}
         for ordinal, recipient in recipients.items():
-            transport = self._transport_of(recipient)
-            domain = _domain(recipient) if transport is None or isinstance(transport, Mx | Hold) else ""
-            groups.setdefault((transport, domain), {})[ordinal] = recipient
+            transport, domain = self._transport_of(recipient), recipient.domain
+            is_apart = transport is None or isinstance(transport, Mx | Hold)
+            if isinstance(transport, Smtp | Lmtp):  # what is asked of TLS for one domain must not keep others waiting
+                is_apart = own_level_of(domain, levels) is not None
+            groups.setdefault((transport, domain if is_apart else ""), {})[ordinal] = recipient
         return groups
 
     def _transport_of(self, recipient: Recipient) -> Transport | None:
@@ -227,17 +228,12 @@ def _is_account(recipient: Recipient) -> bool:
     return isinstance(recipient.destination, Account)
 
 
-def _domain(recipient: Recipient) -> str:
-    destination = recipient.destination
-    return destination.domain if isinstance(destination, Remote) else recipient.address.domain
-
-
 def _to_be_delivered(delivery: Delivery, transport: Lmtp) -> Delivery:
     """Leave out of what is asked what was for the way to here."""
     envelope, requests = delivery.envelope, delivery.envelope.requests
     if not requests.requires_tls and requests.deliver_by is None:
         return delivery
-    requires_tls = requests.requires_tls and not _is_this_machine(transport.host)
+    requires_tls = requests.requires_tls and not is_this_machine(transport.host)
     requests = replace(requests, requires_tls=requires_tls, deliver_by=None)
     return replace(delivery, envelope=replace(envelope, requests=requests))
 

@@ -5,13 +5,17 @@ resolver.
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectBindError, ConnectError
 from twisted.internet.interfaces import IProtocolFactory
 
 from mailstack.route.hosts import Hop
+
+_USED_UP: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Connector:
@@ -36,3 +40,14 @@ class Connector:
         kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
         bind = (source, 0) if source is not None else None
         return kind(self._reactor, address, port, timeout=self._timeout_seconds, bindAddress=bind)
+
+
+def is_our_fault(error: Exception) -> bool:
+    """
+    Say whether a connection failed for a reason of this machine, whoever was to be connected to.
+
+    Shape:  descriptors or memory are used up, or the address to connect from is not here. That a family of addresses is missing
+            is not meant: then a host is better passed over at its addresses of that family.
+    """
+    number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
+    return number in _USED_UP or (isinstance(error, ConnectBindError) and number != errno.EAFNOSUPPORT)

@@ -1,13 +1,15 @@
 """
 The relay courier: attempts whose destination is another domain.
 
-Hosts are tried in order until every recipient has its disposition, or no host is left.
+Hosts are tried in order until every recipient has its disposition, or no host is left. A hostile zone may name thousands, so
+there are bounds; what they leave out makes the outcome temporary, since nobody knows what those hosts would have said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import CancelledError
@@ -21,16 +23,23 @@ from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.memory import TLSMemory
-from mailstack.relay.next_hops import NextHops
+from mailstack.relay.next_hops import Addresses, Hosts, NextHops
 from mailstack.relay.ports import Connect, IsOurselves, PolicySource, Resolver, ReturnPath, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
-from mailstack.relay.sessions import Sessions, Way
+from mailstack.relay.sessions import Met, Sessions, Way, Work
 from mailstack.relay.settings import NextHop, RelaySettings
 from mailstack.relay.tls import TLSContexts
 from mailstack.relay.trust import Trust
 from mailstack.route.hosts import Hop, NoRoute, Shuffle, loops_back
 from mailstack.route.trust import Barred, Security, TLSPolicy
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
+
+MOST_HOSTS: Final = 16
+"""Of one domain, in one attempt: hosts that have addresses, or of which nobody could say."""
+MOST_NAMES: Final = 64
+"""Of one domain, in one attempt: names that are looked up."""
+MOST_ROUNDS: Final = 4
+"""So many times `max_hosts` are the addresses that a late attempt tries."""
 
 _NO_TRUSTED_WAY: Final = Trouble(
     EnhancedStatus(5, 7, 30),
@@ -41,6 +50,9 @@ _LOCAL_ERROR: Final = Trouble(EnhancedStatus(4, 3, 0), "Local error", is_local=T
 _BROKEN_OFF: Final = replace(_LOCAL_ERROR, text="The attempt was broken off")
 _SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
 _NO_TRUSTED_WAY_YET: Final = replace(_NO_TRUSTED_WAY, status=EnhancedStatus(4, 7, 30))
+
+_Meeting = tuple[str, TLS, Security | None]
+"""An address, and what was asked of it; without a Security any certificate does."""
 
 _TLS: Final = {
     TLSPolicy.NONE: TLS.NEVER,
@@ -80,6 +92,7 @@ class RelayCourier:
         memory: TLSMemory | None = None,
     ) -> None:
         self._clock = surroundings.clock
+        self._resolver = resolver
         self._settings = settings or RelaySettings()
         self._next_hops = NextHops(hostname, resolver, shuffle)
         self._trust = Trust(resolver, self._settings.tls_levels, policies)
@@ -114,8 +127,9 @@ class RelayCourier:
         return attempt.conclude()
 
     def forget_hosts(self) -> None:
-        """Ask every host again, also those that could not be used a moment ago."""
+        """Ask every host again, also those that could not be used a moment ago, and the DNS for what it did not say."""
         self._hosts.forget_all()
+        self._resolver.forget_failures()
 
     async def close(self) -> None:
         """End the sessions that wait, and keep none from now on."""
@@ -127,34 +141,44 @@ class RelayCourier:
         if isinstance(hosts, NoRoute):
             attempt.note(None, hosts)
             return
-        left = self._settings.max_hosts
-        for host in hosts:
-            hops = await self._next_hops.addresses(next_hop, host)
-            if isinstance(hops, NoRoute):
-                attempt.note(None, hops)
+        # What was left out has its turn later: hosts that refuse us are no reason never to meet the others.
+        left = self._settings.max_hosts * min(delivery.attempt, MOST_ROUNDS)
+        known = 0
+        met: set[_Meeting] = set()
+        for number, host in enumerate(hosts.names):
+            if left <= 0 or known == MOST_HOSTS or number == MOST_NAMES:
+                attempt.leave_out()
+                return
+            addresses = await self._next_hops.addresses(next_hop, host)
+            if isinstance(addresses, NoRoute):
+                attempt.note(None, addresses)
+                known += not addresses.status.is_permanent  # names that lead nowhere must not hide a host
                 continue
-            if not next_hop.is_socket and any(self._is_ourselves(hop.address, next_hop.port) for hop in hops):
+            known += 1
+            if not next_hop.is_socket and any(self._is_ourselves(hop.address, next_hop.port) for hop in addresses.hops):
                 # RFC 5321 §5.1: hosts that are no better than ourselves would give it back to us. The better ones were tried.
                 attempt.note(None, _loop(next_hop, domain, host))
                 return
-            security = await self._security(next_hop, domain, host, delivery, attempt)
+            security = await self._security(next_hop, hosts, addresses, delivery, attempt)
             if security is None:
                 continue
+            tls = await self._tls(next_hop, host, security)
+            hops = tuple(hop for hop in dict.fromkeys(addresses.hops) if _meeting(hop, tls, security) not in met)
             waiting = self._worth_asking(next_hop, hops, left, attempt)
+            met.update(_meeting(hop, tls, security) for hop in waiting)
             left -= len(waiting)
             while waiting:
-                met = await self._try_hops(next_hop, waiting, security, delivery, attempt)
+                tried = await self._try_hops(next_hop, waiting, tls, security, delivery, attempt)
                 if not attempt.open:
                     return
-                waiting = tuple(hop for hop in waiting if hop not in met)
-            if left <= 0:
-                return
+                waiting = tuple(hop for hop in waiting if hop not in tried)
 
     def _worth_asking(self, next_hop: NextHop, hops: Sequence[Hop], most: int, attempt: Attempt) -> tuple[Hop, ...]:
         """Return the first addresses of a host, but for those that could not be used a moment ago."""
         found: list[Hop] = []
         for hop in hops:
             if len(found) == most:
+                attempt.leave_out()
                 break
             known = self._hosts.obstacle((hop.address, next_hop.port))
             if known is None:
@@ -164,16 +188,18 @@ class RelayCourier:
         return tuple(found)
 
     async def _security(
-        self, next_hop: NextHop, domain: str, host: str, delivery: Delivery, attempt: Attempt
+        self, next_hop: NextHop, hosts: Hosts, addresses: Addresses, delivery: Delivery, attempt: Attempt
     ) -> Security | None:
         """Return what is asked of TLS with a host; None: it must not be used, which is noted."""
         requests = delivery.envelope.requests
-        security = await self._trust.security(next_hop, domain, host, is_optional=requests.tls_optional)
+        domains = {each.domain for each in delivery.recipients.values()}
+        security = await self._trust.security(next_hop, hosts, addresses, domains, is_optional=requests.tls_optional)
         if isinstance(security, Barred):
             attempt.note(None, security.route)
             if self._witness is not None:
                 route = security.route
-                self._witness.session(security.applied, host, failure=security.failure, why=f"{route.diagnostic} {route.cause}")
+                why = f"{route.diagnostic} {route.cause}"
+                self._witness.session(security.applied, addresses.host, failure=security.failure, why=why)
             return None
         if requests.requires_tls and not security.is_trusted:
             # RFC 8689 §4.2.1. A policy that is announced and could not be had may be had later.
@@ -181,48 +207,72 @@ class RelayCourier:
             return None
         return security
 
+    async def _tls(self, next_hop: NextHop, host: str, security: Security) -> TLS:
+        """Say whether STARTTLS is used with a host."""
+        tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
+        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(host):
+            return TLS.MUST
+        return tls
+
     async def _try_hops(
-        self, next_hop: NextHop, hops: Sequence[Hop], security: Security, delivery: Delivery, attempt: Attempt
+        self, next_hop: NextHop, hops: Sequence[Hop], tls: TLS, security: Security, delivery: Delivery, attempt: Attempt
     ) -> Sequence[Hop]:
         """Try the first address of a host that can be connected to; return those that were tried."""
 
-        async def hand_over(sender: Sender, hop: Hop) -> Trouble | None:
-            return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp)
+        async def hand_over(sender: Sender, hop: Hop, *, is_second: bool = False) -> Trouble | None:
+            lost_tls = tls is TLS.MAY and (is_second or sender.lacks_tls)
+            return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp, lost_tls=lost_tls)
 
-        tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
-        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(hops[0].host):
-            tls = TLS.MUST
-        met = await self.sessions.do(
-            [self._way(hop, next_hop, tls, security, delivery) for hop in hops], hand_over, delivery.afterwards
-        )
+        ways = [self._way(hop, next_hop, tls, security, delivery) for hop in hops]
+        met = await self._in_sessions(ways, hand_over, delivery, attempt)
         *unreached, (hop, trouble) = met
         for each, why in unreached:
             _note(attempt, next_hop, each, why)
         if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
-            ((_, trouble),) = await self.sessions.do(ways, hand_over, delivery.afterwards)
+            ((_, trouble),) = await self._in_sessions(ways, partial(hand_over, is_second=True), delivery, attempt)
         _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
+
+    async def _in_sessions(self, ways: Sequence[Way], work: Work, delivery: Delivery, attempt: Attempt) -> Met:
+        """Do work in a session with one of several addresses, and in as many more with that as the host wants."""
+        met = await self.sessions.do(ways, work, delivery.afterwards)
+        while True:
+            hop, trouble = met[-1]
+            ways = [way for way in ways if way.hop == hop]
+            if trouble is not None and trouble.is_chunkless:
+                self._hosts.refused_chunks((hop.address, ways[0].next_hop.port))
+                attempt.note(hop, trouble)
+                ways = [replace(way, chunking=False) for way in ways]
+            elif trouble is not None or not attempt.left(hop):
+                return met
+            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards))
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
         reverse_path = delivery.envelope.reverse_path
         sender_domain = reverse_path.domain if reverse_path is not None else None
-        return Way(hop, next_hop, tls, security, self._settings.sources.to(hop.address, sender_domain))
+        source = self._settings.sources.to(hop.address, sender_domain)
+        chunking = self._settings.chunking and self._hosts.takes_chunks((hop.address, next_hop.port))
+        return Way(hop, next_hop, tls, security, source, chunking)
 
     async def _do_mailings(
-        self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool
+        self, sender: Sender, hop: Hop, delivery: Delivery, attempt: Attempt, *, is_final: bool, lost_tls: bool
     ) -> Trouble | None:
+        """Hand over to those for whom the host was not asked: one group at least, and as many as it takes in one session."""
         most = self._settings.max_recipients
-        for group in attempt.groups(min(most, sender.most_recipients or most)):
+        for group in attempt.groups(hop, min(most, sender.most_recipients or most)):
             for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
                 trouble = await sender.mail(mailing, delivery.content)
-                attempt.take(hop, ordinals, sender.results, sender.tls)
+                attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
                 if trouble is not None:
-                    if sender.content_begun or trouble.is_local:
+                    if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)
                     return trouble
+                attempt.ask(hop, ordinals)
+                if sender.is_used_up:
+                    return None
         return None
 
     async def _from_whom(
@@ -240,6 +290,12 @@ class RelayCourier:
         others = tuple(each for each in ordinals if each not in forwarded)
         parts: list[tuple[Address | None, tuple[int, ...]]] = [(await self._return_path(sender), forwarded)]
         return [*parts, (sender, others)] if others else parts
+
+
+def _meeting(hop: Hop, tls: TLS, security: Security) -> _Meeting:
+    """Return what makes one session with an address as good as another, whichever of its names it was found by."""
+    is_judged = security.level in (TLSPolicy.VERIFY, TLSPolicy.DANE)
+    return hop.address, tls, security if is_judged else None
 
 
 def _note(attempt: Attempt, next_hop: NextHop, hop: Hop, trouble: Trouble | None) -> None:

@@ -9,8 +9,11 @@ It is remembered for a minute, and for twice as long each time that it happens a
 is let through, and the others wait for what it finds; a probe that has said nothing for PROBE_SECONDS is no longer waited for.
 A host that opens a session is forgotten, and one that was not asked for FORGOTTEN_SECONDS begins anew.
 
-Kept within bounds: so many hosts, and the one that was noted first goes first. It is in memory only, since a start is a good
-reason to ask everybody again.
+Beside them it knows the hosts that offer CHUNKING and do not have it, until they are pushed out: they get contents by DATA,
+which costs them nothing.
+
+Kept within bounds: so many hosts of each kind, and the one that was noted first goes first. It is in memory only, since a
+start is a good reason to ask everybody again.
 
 Source:  Exim, "retry" database of hosts: the idea.
 """
@@ -51,6 +54,7 @@ class HostMemory:
         self._first_seconds = first_seconds
         self._most_seconds = max(first_seconds, most_seconds)
         self._failures: dict[Host, _Failure] = {}  # the oldest first
+        self._chunkless: dict[Host, None] = {}  # likewise
 
     def __len__(self) -> int:
         return len(self._failures)
@@ -84,6 +88,16 @@ class HostMemory:
         """Note that a host has opened a session."""
         self._failures.pop(host, None)
 
+    def takes_chunks(self, host: Host) -> bool:
+        """Say whether a host that offers CHUNKING may be believed."""
+        return host not in self._chunkless
+
+    def refused_chunks(self, host: Host) -> None:
+        """Note that a host offers CHUNKING and does not know it."""
+        self._chunkless[host] = None
+        if len(self._chunkless) > MOST_HOSTS:
+            del self._chunkless[next(iter(self._chunkless))]
+
     def forget_all(self) -> None:
-        """Let every host be asked."""
+        """Let every host be asked; for those without CHUNKING it makes no difference."""
         self._failures.clear()

@@ -86,10 +86,13 @@ class IdleSessions:
         waiting.callback(sender)
         return True
 
+    def has_use(self, sender: Sender) -> bool:
+        """Say whether a session that has done its mailings can take another."""
+        return not self._is_closed and sender.is_ready and not self._is_worn(sender, self._clock.seconds())
+
     def keep(self, way: Hashable, sender: Sender) -> None:
         """Keep a session that has done its mailings, or give it to who waits for one, or end it."""
-        now = self._clock.seconds()
-        if self._is_closed or not sender.is_ready or self._is_worn(sender, now):
+        if not self.has_use(sender):
             sender.quit()
             self._hand_over(way, None)
             return
@@ -99,7 +102,7 @@ class IdleSessions:
             sender.quit()
             return
         sender.on_lost = lambda: self._lost(way, sender)
-        self._waiting.setdefault(way, {})[sender] = now
+        self._waiting.setdefault(way, {})[sender] = self._clock.seconds()
         self._count += 1
         if self._timer is None:
             self._timer = self._clock.callLater(self._limits.seconds, self._sweep)

@@ -1,20 +1,52 @@
 """
 Where a message can be handed to: from a next hop to hosts, and from a host to addresses, by the answers of the DNS.
+
+The answers go along with what was made of them, for whoever judges the hosts: asked once more, the DNS may say something else.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from twisted.internet.defer import Deferred
+
+from mailstack.mail.answers import Answer, Empty, Exchange
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.ports import Resolver
 from mailstack.relay.settings import NextHop
 from mailstack.route.hosts import Hop, NoRoute, Shuffle, exchanges_of, hops_of, literal_hop, public_hops
 
 _NOT_FOUND: Final = EnhancedStatus(4, 4, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """
+    The hosts that take mail for a domain, best first.
+
+    Shape:  `domain` is empty where a host is named; `exchanges` is the answer that names them, None: nobody was asked.
+    """
+
+    domain: str
+    names: tuple[str, ...]
+    exchanges: Answer[Exchange] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """
+    The addresses of a host, in the order in which to try them.
+
+    Shape:  `ipv6` and `ipv4` are the answers that name them; both are empty where nobody was asked.
+    """
+
+    host: str
+    hops: tuple[Hop, ...]
+    ipv6: Answer[str]
+    ipv4: Answer[str]
 
 
 class NextHops:
@@ -29,25 +61,42 @@ class NextHops:
         self._resolver = resolver
         self._shuffle = shuffle
 
-    async def hosts(self, next_hop: NextHop, domain: str) -> tuple[str, ...] | NoRoute:
-        """Return the names of the hosts that take mail for a domain, best first."""
+    async def hosts(self, next_hop: NextHop, domain: str) -> Hosts | NoRoute:
+        """Return the hosts that take mail for a domain; that is of no account where the next hop is named."""
+        domain = next_hop.domain or domain
         if next_hop.host is not None:
-            return (next_hop.host,)
+            return Hosts(domain, (next_hop.host,))
         if next_hop.domain is None and domain.startswith("["):
-            return (domain,)
-        answer = await self._resolver.mx(next_hop.domain or domain)
-        hosts = exchanges_of(next_hop.domain or domain, answer, own_name=self._hostname, shuffle=self._shuffle)
-        return _temporary(hosts) if isinstance(hosts, NoRoute) and next_hop.is_named else hosts
+            return Hosts(domain, (domain,))
+        answer = await self._resolver.mx(domain)
+        names = exchanges_of(domain, answer, own_name=self._hostname, shuffle=self._shuffle)
+        if isinstance(names, NoRoute):
+            return _temporary(names) if next_hop.is_named else names
+        return Hosts(domain, names, answer)
 
-    async def addresses(self, next_hop: NextHop, host: str) -> tuple[Hop, ...] | NoRoute:
+    async def addresses(self, next_hop: NextHop, host: str) -> Addresses | NoRoute:
         """Return the addresses of one of these hosts."""
+        ipv6: Answer[str] = Empty()
+        ipv4: Answer[str] = Empty()
         hops: tuple[Hop, ...] | NoRoute
         if (fixed := _fixed_hops(host)) is not None:
             hops = fixed if next_hop.allow_private or next_hop.is_socket else public_hops(fixed)
         else:
-            ipv6, ipv4 = await self._resolver.ipv6(host), await self._resolver.ipv4(host)
+            ipv6, ipv4 = await self._both_families(host)
             hops = hops_of(host, ipv6, ipv4, allow_private=next_hop.allow_private)
-        return _temporary(hops) if isinstance(hops, NoRoute) and next_hop.is_named else hops
+        if isinstance(hops, NoRoute):
+            return _temporary(hops) if next_hop.is_named else hops
+        return Addresses(host, hops, ipv6, ipv4)
+
+    async def _both_families(self, host: str) -> tuple[Answer[str], Answer[str]]:
+        """Ask for both at once: some nameservers say nothing to AAAA, and the wait for that is long enough."""
+        ipv4: Deferred[Answer[str]] = Deferred.fromCoroutine(self._resolver.ipv4(host))
+        try:
+            return await self._resolver.ipv6(host), await ipv4
+        except BaseException:
+            ipv4.addErrback(lambda _: None)
+            ipv4.cancel()
+            raise
 
 
 def _temporary(route: NoRoute) -> NoRoute:

@@ -37,6 +37,9 @@ class Resolver(Protocol):
     async def alias(self, name: str) -> Answer[str]:
         """Return the name that a name is an alias of."""
 
+    def forget_failures(self) -> None:
+        """Ask anew what nobody could say a moment ago."""
+
 
 class PolicySource(Protocol):
     """Knows the MTA-STS policies of domains."""

@@ -35,6 +35,7 @@ from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
 from mailstack.wire.events import NEED_OCTETS
 from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
+    Chunkless,
     Closed,
     Finished,
     Mailing,
@@ -54,6 +55,7 @@ CHUNK_OCTETS: Final = 65_536
 _LOST: Final = EnhancedStatus(4, 4, 2)
 _BAD_PROTOCOL: Final = EnhancedStatus(4, 5, 0)
 _TLS_FAILED: Final = EnhancedStatus(4, 7, 5)
+_NOT_KNOWN: Final = EnhancedStatus(4, 5, 1)
 _LOCAL: Final = EnhancedStatus(4, 3, 0)
 
 # A refusal here says that the host takes no mail from us at all, now or ever; of STARTTLS and AUTH it says that something is
@@ -66,9 +68,9 @@ class Trouble:
     """
     Why a host took nothing, or nothing more.
 
-    Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had.
-            `tls` is what the session was within then. With `wait_seconds` it is from an earlier attempt: the host was not
-            asked, and for so long need not be.
+    Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had;
+            `is_chunkless` that the message may go by DATA. `tls` is what the session was within then. With `wait_seconds` it is
+            from an earlier attempt: the host was not asked, and for so long need not be.
     """
 
     status: EnhancedStatus
@@ -76,6 +78,7 @@ class Trouble:
     cause: str = ""
     is_remote: bool = False
     is_tls: bool = False
+    is_chunkless: bool = False
     is_local: bool = False
     tls: str = ""
     wait_seconds: float = 0.0
@@ -152,6 +155,11 @@ class Sender(Protocol):
         return self._core.tls_active
 
     @property
+    def lacks_tls(self) -> bool:
+        """Whether the session is in clear, though the host offers TLS."""
+        return not self._core.tls_active and "STARTTLS" in self._core.offered
+
+    @property
     def is_ready(self) -> bool:
         """Whether the session can take a mailing now."""
         return self._trouble is None and not self._is_lost and self._core.phase is Phase.READY
@@ -172,12 +180,19 @@ class Sender(Protocol):
         self._content = content
         waiting = self._wait()
         try:
-            self._core.begin(mailing)
-            self._unheard = None
-            self._go_on()
+            self._begin(mailing)
             return await waiting
         finally:
             self._content = None  # the session may be kept for longer than the message
+
+    def _begin(self, mailing: Mailing) -> None:
+        try:
+            self._core.begin(mailing)
+        except RemoteProtocolError as error:  # it said something, in part, before it was asked
+            self._fail_protocol(error)
+        else:
+            self._unheard = None
+            self._go_on()
 
     @property
     def most_recipients(self) -> int | None:
@@ -188,6 +203,12 @@ class Sender(Protocol):
     def most_mailings(self) -> int | None:
         """How many transactions the host takes in one session, if it says so (RFC 9422 §4.1)."""
         return limit(self._core.offered, "MAILMAX")
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the host takes no more mailings in this session, as far as we know; it may in another."""
+        is_enough = self.most_mailings is not None and self.mailings >= self.most_mailings
+        return self._core.phase is Phase.OUT_OF_STEP or (is_enough and self.is_ready)
 
     def quit(self) -> None:
         """End the session; nobody waits for it."""
@@ -277,8 +298,11 @@ class Sender(Protocol):
             self._note_failure(TLSFailure.VALIDATION_FAILURE, _describe(reason))
             self._end(Trouble(_TLS_FAILED, "The TLS handshake failed", _describe(reason), is_tls=True))
         else:
+            is_tls = phase is Phase.STARTTLS
+            if is_tls:
+                self._note_failure(TLSFailure.VALIDATION_FAILURE, f"STARTTLS: {_describe(reason)}")
             text = "The connection was lost while sending the message" if self.content_begun else "The connection was lost"
-            self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}"))
+            self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}", is_tls=is_tls))
         if self.on_lost is not None:
             self.on_lost()
 
@@ -305,20 +329,24 @@ class Sender(Protocol):
                 if not self._core.tls_active:
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, "not offered, or refused")
                 self._tell(None)
-            case Finished(_, is_open):
-                if not is_open:
+            case Finished():
+                if self._core.phase is Phase.ENDED:
                     self._leave(Trouble(_LOST, "The host ended the session"))
                 self._tell(None)
             case SendContent():
                 self._send_content()
             case StartTLS():
                 self._start_tls()
+            case Chunkless(reply):
+                text = "The host offers CHUNKING and does not know BDAT"
+                self._fail(Trouble(_NOT_KNOWN, text, f"in reply to BDAT: {reply}", is_chunkless=True))
             case Refused(phase, reply):
                 if phase is Phase.STARTTLS:
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, str(reply))
                 kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS else 4
                 status = reply.enhanced if reply.enhanced and reply.enhanced.kind == kind else EnhancedStatus(kind, 3, 0)
-                self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True))
+                is_tls = phase is Phase.STARTTLS
+                self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True, is_tls=is_tls))
                 self.quit()
             case Unusable(status, text):
                 if not self._core.tls_active:
@@ -356,10 +384,10 @@ class Sender(Protocol):
         self._handshaking = True
         self._wire.startTLS(self._tls_client)
 
-    # Time limits: one for each reply that is awaited, whatever the octets that trickle in meanwhile
+    # Time limits: one from each reply to the next (RFC 5321 §4.5.3.2), whatever the octets that trickle in meanwhile
 
     def _set_timer(self) -> None:
-        now = (Phase.HANDSHAKE if self._handshaking else self._core.phase, self._core.awaited)
+        now = (Phase.HANDSHAKE if self._handshaking else self._core.phase, self._core.replies_taken)
         if now != self._timed:
             self._restart_timer(now)
 
@@ -373,9 +401,10 @@ class Sender(Protocol):
 
     def _time_out(self) -> None:
         phase, _ = self._timed
-        if phase is Phase.HANDSHAKE:
-            self._note_failure(TLSFailure.VALIDATION_FAILURE, "no answer to the handshake")
-        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=phase is Phase.HANDSHAKE))
+        is_tls = phase in (Phase.STARTTLS, Phase.HANDSHAKE)
+        if is_tls:
+            self._note_failure(TLSFailure.VALIDATION_FAILURE, f"no answer to the {phase.value}")
+        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=is_tls))
 
     # The content
 
@@ -449,7 +478,7 @@ class Sender(Protocol):
         """Go on: a block has left, and the next has its own time limit."""
         room, self._room = self._room, None
         if self._core.phase is Phase.CONTENT:
-            self._restart_timer((Phase.CONTENT, self._core.awaited))
+            self._restart_timer((Phase.CONTENT, self._core.replies_taken))
         if room is not None and not room.called:
             room.callback(None)
 

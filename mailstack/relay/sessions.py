@@ -14,6 +14,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from mailstack.mail.status import EnhancedStatus
+from mailstack.relay.connect import is_our_fault
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
@@ -30,6 +31,7 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import TLS
 
 _NO_CONNECTION: Final = EnhancedStatus(4, 4, 1)
+_LOCAL: Final = EnhancedStatus(4, 3, 0)
 
 Work = Callable[[Sender, Hop], Awaitable[Trouble | None]]
 """What is to be done in a session with an address; returns why it could not be done."""
@@ -50,6 +52,7 @@ class Way:
     tls: TLS
     security: Security
     source: str | None = None
+    chunking: bool = True
 
 
 class Sessions:
@@ -70,7 +73,6 @@ class Sessions:
         self._connect = connect
         self._around = surroundings
         self._contexts = contexts
-        self._chunking = settings.chunking
         self._hosts = hosts
         self._witness = witness
         self._memory = memory
@@ -130,7 +132,9 @@ class Sessions:
         except BaseException:
             sender.abort()
             raise
-        if trouble is None and afterwards is None:
+        if trouble is None and not self._idle.has_use(sender):
+            sender.quit()  # not held until all is on disk: for what is left of the message another is opened first
+        elif trouble is None and afterwards is None:
             self._idle.keep(way, sender)
         elif trouble is None and afterwards is not None:
             afterwards.append(self._idle.hold(way, sender))
@@ -145,7 +149,7 @@ class Sessions:
             login=next_hop.login,
             nonce=make_nonce() if next_hop.login and make_nonce else "",
             lmtp=next_hop.is_lmtp,
-            chunking=self._chunking,
+            chunking=way.chunking,
         )
         client = self._contexts.client(way.security, way.hop.host)
         return Sender(
@@ -171,10 +175,15 @@ class Sessions:
         host = (way.hop.address, way.next_hop.port)
         if trouble is None:
             self._hosts.worked(host)
-        elif concerns_host(trouble):
+        elif concerns_host(trouble, is_implicit_tls=way.next_hop.is_implicit_tls):
             self._hosts.failed(host, trouble)
 
     def _unreached(self, way: Way, error: Exception) -> Trouble:
-        trouble = Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        if is_our_fault(error):
+            origin = f" from {way.source}" if way.source is not None else ""
+            trouble = Trouble(_LOCAL, "Local error", f"this machine cannot connect{origin}: {why}", is_local=True)
+        else:
+            trouble = Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", why)
         self._remember(way, trouble)
         return trouble

@@ -143,11 +143,11 @@ class RelaySettings:
     How mail leaves.
 
     Shape:  `next_hop` is where all mail goes that has no transport of its own; `direct` is the way by MX; `logins` are those of
-            hosts, by name or IP address. `max_hosts` bounds the addresses tried in one attempt, `max_recipients` those of one
-            transaction; when an address has not answered after `race_seconds` the next is tried beside it. `chunking`:
-            contents go by BDAT where that is offered; `tls_levels` are what is asked of TLS with the hosts of certain domains
-            (`route.trust.level_of`); `remembered_seconds` says for how long a host that could not be used is passed
-            over, at first and at most.
+            hosts, by name or IP address. `max_hosts` bounds the addresses tried in the first attempt, `max_recipients` those of
+            one transaction; when an address has not answered after `race_seconds` the next is tried beside it. `chunking`:
+            contents go by BDAT where that is offered; `tls_levels` are what is asked of TLS with the hosts of certain domains,
+            and with certain hosts (`route.trust`); `remembered_seconds` says for how long a host that could not be used is
+            passed over, at first and at most.
     """
 
     next_hop: NextHop = NextHop()

@@ -52,9 +52,13 @@ def is_crowded(text: str) -> bool:
     return text.startswith("4") and (text.startswith(_ENDED_BY_POLICY) or _CROWDED.search(text) is not None)
 
 
-def concerns_host(obstacle: Trouble) -> bool:
-    """Say whether an obstacle to a session is one that the next message would meet, too, for whatever domain it is."""
-    if obstacle.is_local or obstacle.status.is_permanent:
+def concerns_host(obstacle: Trouble, *, is_implicit_tls: bool = False) -> bool:
+    """
+    Say whether an obstacle to a session is one that the next message would meet, too, for whatever domain it is.
+
+    Where TLS does not begin with the connection, another message may go without it, and does not meet what became of STARTTLS.
+    """
+    if obstacle.is_local or obstacle.status.is_permanent or (obstacle.is_tls and not is_implicit_tls):
         return False
     if obstacle.is_remote:
         return not is_crowded(obstacle.text)

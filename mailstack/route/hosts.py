@@ -19,8 +19,6 @@ from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.answers import Answer, Empty, Exchange, Failed, Found, NoSuchDomain
 from mailstack.mail.status import EnhancedStatus
 
-MAX_EXCHANGES: Final = 16  # hosts that are looked up for one domain: a hostile zone may name thousands
-
 Shuffle = Callable[[Sequence[Exchange]], Sequence[Exchange]]
 """Returns the same exchanges in an order by chance."""
 
@@ -80,13 +78,11 @@ def _ordered(domain: str, records: Sequence[Exchange], own_name: str, shuffle: S
         named = [each for each in named if each.preference < min(ours)]
         if not named:
             return _loops(domain)
-    ordered: list[str] = []
+    ordered: dict[str, None] = {}
     for _, equals in groupby(sorted(named, key=lambda each: each.preference), key=lambda each: each.preference):
-        ordered.extend(each.host for each in shuffle(tuple(equals)) if each.host not in ordered)
-    usable = [host for host in ordered if _is_host_name(host)]
-    if not usable:
-        return NoRoute(EnhancedStatus(5, 4, 4), f"The MX records of {domain} name no host")
-    return tuple(usable[:MAX_EXCHANGES])
+        ordered |= dict.fromkeys(each.host for each in shuffle(tuple(equals)))
+    usable = tuple(host for host in ordered if _is_host_name(host))
+    return usable or NoRoute(EnhancedStatus(5, 4, 4), f"The MX records of {domain} name no host")
 
 
 def loops_back(domain: str) -> NoRoute:
@@ -115,14 +111,14 @@ def hops_of(host: str, ipv6: Answer[str], ipv4: Answer[str], *, allow_private: b
             talk to our own loopback, our neighbours or a cloud's metadata service.
     """
     sixes, fours = _records(ipv6), _records(ipv4)
-    addresses = [each for pair in zip_longest(sixes, fours) for each in pair if each is not None]
-    if not addresses:
-        for answer in (ipv6, ipv4):
-            if isinstance(answer, Failed):
-                return NoRoute(EnhancedStatus(4, 4, 3), f"The DNS does not answer for {host}", answer.cause)
-        return NoRoute(EnhancedStatus(5, 4, 4), f"Host {host} has no address")
-    hops = tuple(Hop(host, each) for each in addresses)
-    return hops if allow_private else public_hops(hops)
+    hops = tuple(Hop(host, each) for pair in zip_longest(sixes, fours) for each in pair if each is not None)
+    usable = hops if allow_private or not hops else public_hops(hops)
+    if isinstance(usable, tuple) and usable:
+        return usable
+    for answer in (ipv6, ipv4):  # what is not known may be the address that can be used
+        if isinstance(answer, Failed):
+            return NoRoute(EnhancedStatus(4, 4, 3), f"The DNS does not answer for {host}", answer.cause)
+    return usable or NoRoute(EnhancedStatus(5, 4, 4), f"Host {host} has no address")
 
 
 def public_hops(hops: tuple[Hop, ...]) -> tuple[Hop, ...] | NoRoute:
@@ -143,6 +139,12 @@ def is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@lru_cache(maxsize=4096)
+def is_this_machine(host: str) -> bool:
+    """Say whether a host that the operator has named is this one: by its name, a loopback address, or a file."""
+    return host.startswith("/") or host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ Source:  RFC 7672 §2 and §3 (DANE for SMTP); RFC 7671 §9 (digests); RFC 8461 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +22,7 @@ from mailstack.mail.answers import TLSA, Answer, Exchange, Failed, Found
 from mailstack.mail.mta_sts import Mode, Policy, Standing
 from mailstack.mail.status import EnhancedStatus
 from mailstack.mail.tls_results import NOT_REPORTED, AppliedPolicy, TLSFailure
-from mailstack.route.hosts import NoRoute
+from mailstack.route.hosts import NoRoute, is_this_machine
 
 MAX_TLSA: Final = 20
 
@@ -47,6 +47,10 @@ class TLSPolicy(enum.Enum):
     ENCRYPT = "encrypt"
     VERIFY = "verify"
     DANE = "dane"
+
+
+_FROM_LOOSE_TO_STRICT: Final = (TLSPolicy.NONE, TLSPolicy.MAY, TLSPolicy.DANE, TLSPolicy.ENCRYPT, TLSPolicy.VERIFY)
+"""By what they ask of whoever publishes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,11 @@ def level_of(domain: str, levels: Mapping[str, TLSPolicy], otherwise: TLSPolicy)
 
     Shape:  a key of `levels` is a domain; or `.` and a domain, for all below it; or `*`. The longest that fits counts.
     """
+    return own_level_of(domain, levels) or levels.get("*", otherwise)
+
+
+def own_level_of(domain: str, levels: Mapping[str, TLSPolicy]) -> TLSPolicy | None:
+    """Return the level that is set for a domain or for what is above it; None: it has only that of all others."""
     if (exact := levels.get(domain)) is not None:
         return exact
     name = domain
@@ -97,16 +106,35 @@ def level_of(domain: str, levels: Mapping[str, TLSPolicy], otherwise: TLSPolicy)
         _, _, name = name.partition(".")
         if name and (above := levels.get(f".{name}")) is not None:
             return above
-    return levels.get("*", otherwise)
+    return None
+
+
+def level_of_named(
+    host: str, domains: Iterable[str], levels: Mapping[str, TLSPolicy], otherwise: TLSPolicy, *, has_login: bool = False
+) -> TLSPolicy:
+    """
+    Return the level that is set for a host that the operator has named, or for the exchanges of a domain that he has.
+
+    Shape:  `host` is that name, `domains` are those of the recipients: of what is set for any of them the strictest counts.
+            `otherwise` is the host's own level. Where it comes with a login it is not fallen below, since it protects that;
+            on this machine only what is set for a name counts, since what is set for all is about what leaves it.
+    """
+    found = {own_level_of(name, levels) for name in (host, *domains)} - {None}
+    if has_login:
+        found.add(otherwise)
+    own = [each for each in _FROM_LOOSE_TO_STRICT if each in found]
+    if own:
+        return own[-1]
+    return otherwise if is_this_machine(host) else levels.get("*", otherwise)
 
 
 def without_answer(domain: str, cause: str) -> Barred:
     """
     Return what becomes of a host about which nobody could say what must be known to judge it.
 
-    The courier had an answer before, or there would be no host; that it is gone now may be what an attacker wants.
+    Other answers there were, or there would be no host; that this one is missing may be what an attacker wants.
     """
-    route = NoRoute(_NO_ANSWER, f"The DNS no longer answers for {domain}", cause)
+    route = NoRoute(_NO_ANSWER, f"The DNS does not answer for {domain}", cause)
     return Barred(route, _nothing_found(domain), TLSFailure.DNSSEC_INVALID)
 
 

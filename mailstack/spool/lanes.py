@@ -35,7 +35,7 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -500,9 +500,15 @@ class Lanes:
         lane.ready.clear()
         return drained
 
-    def forgive(self) -> list[str]:
-        """Take no destination to be down, and return those that were."""
-        down = [lane for lane in self._lanes.values() if lane.reason is not None]
+    @property
+    def names(self) -> Collection[str]:
+        """The lanes of which something is known, but for the local one."""
+        return self._lanes.keys()
+
+    def forgive(self, names: Iterable[str]) -> list[str]:
+        """Take these destinations not to be down, and return those that were."""
+        lanes = (self._lanes.get(name) for name in names)
+        down = [lane for lane in lanes if lane is not None and lane.reason is not None]
         for lane in down:
             self._come_up(lane)
         return [lane.name for lane in down]

@@ -9,7 +9,7 @@ out to have happened.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
@@ -555,18 +555,19 @@ class WakeDomain(WakeLane):
 @dataclass(frozen=True, slots=True)
 class Relane(Reads):
     """
-    Note that recipients are in other lanes now, since their way is another one.
+    Put recipients into other lanes, since their way is another one.
 
-    Shape:   `lanes` are by entry and ordinal.
+    Shape:   `moves` are entry, ordinal, the lane of before and that of now. Who is not in the first one any more stays where he
+             is: the operator has put him there.
     """
 
-    lanes: Mapping[tuple[int, int], str]
+    moves: Sequence[tuple[int, int, str, str]]
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Do it."""
         connection.executemany(
-            "UPDATE recipient SET lane = ? WHERE entry = ? AND ordinal = ?",
-            [(lane, number, ordinal) for (number, ordinal), lane in self.lanes.items()],
+            "UPDATE recipient SET lane = ? WHERE entry = ? AND ordinal = ? AND lane = ?",
+            [(after, number, ordinal, before) for number, ordinal, before, after in self.moves],
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mailstack.mail.envelope import Envelope
+from mailstack.spool.entry import domain_of
 from mailstack.spool.operations import Reads, is_only_put_off
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import CORRUPT, HELD, Row, Selection
@@ -25,6 +26,7 @@ SHOW_ROWS: Final = 50
 STATS_ROWS: Final = 2_000
 
 PAUSED: Final = "SELECT lane, since FROM paused ORDER BY lane"
+UNREPORTED: Final = "SELECT DISTINCT entry, lane FROM recipient WHERE state = 'unreported'"
 _ROW: Final = "ordinal, lane, state, attempts, due_at, status, diagnostic, remote_mta, held_at, via"
 _ENTRY: Final = "number, state, accepted_at, expires_at, content_octets, content IS NULL"
 
@@ -256,6 +258,17 @@ class Lanes(Reads):
             for ordinal, lane in connection.execute("SELECT ordinal, lane FROM recipient WHERE entry = ?", (number,)):
                 found.setdefault((number, lane), []).append(ordinal)
         return [(number, lane, ordinals) for (number, lane), ordinals in found.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreported(Reads):
+    """Return entries, and their lanes, of a domain with failures that are still to be told."""
+
+    domain: str
+
+    def apply(self, connection: sqlite3.Connection) -> list[tuple[int, str]]:
+        """Do it."""
+        return [(number, lane) for number, lane in connection.execute(UNREPORTED) if domain_of(lane) == self.domain]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from mailstack.spool.database import Database
 from mailstack.spool.entry import domain_of
 from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
+from mailstack.spool.leases import Key
 from mailstack.spool.ports import Clock
-from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Stats, StatsPage
+from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Stats, StatsPage, Unreported
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
 
@@ -92,9 +93,12 @@ class Queue:
         """Return the lanes that are paused, and since when."""
         return await self._database.do(PausedLanes())
 
-    def place_of(self, number: int, lane: str) -> str:
-        """Say where recipients are: in an "attempt", in "memory", or "" on disk."""
-        return self._runner.place_of(number, lane)
+    def place_of(self, number: int, lane: str, ordinal: int) -> str:
+        """Say where a recipient is: in an "attempt", in "memory", or "" on disk."""
+        work = self._runner.work_at((number, lane))
+        if work is None or ordinal not in work.pending:
+            return ""
+        return "attempt" if work.has_begun else "memory"
 
     @property
     def attempts(self) -> int:
@@ -111,23 +115,36 @@ class Queue:
         finally:
             self._lock.release()
 
-    async def _obey(self, order: Order, targets: dict[int, frozenset[int]]) -> Obeyed:
-        claims: list[tuple[int, str]] = []
+    async def _obey(self, order: Order, targets: dict[int, frozenset[int]], own: Key | None = None) -> Obeyed:
+        """
+        Do what is ordered.
+
+        Shape:   `own` are recipients that a work which has ended still has, for us.
+        """
+        claims: list[Key] = []
+        lanes: set[str] = set()
         free: dict[int, list[int]] = {}
         under_way = 0
         paused: Counter[str] = Counter()
         try:
             for number, lane, ordinals in await self._database.do(Lanes(tuple(targets))):
-                wanted = tuple(each for each in ordinals if each in targets[number])
+                key, wanted = (number, lane), [each for each in ordinals if each in targets[number]]
                 if not wanted:
                     continue
-                if self._leaves_alone(order, (number, wanted), lane):
+                if order.act is Act.RETRY and self._is_under_way(key, wanted):
                     under_way += len(wanted)
-                else:
-                    claims.append((number, lane))
-                    free.setdefault(number, []).extend(wanted)
+                    continue
+                work = self._runner.claim(key)
+                claims.append(key)
+                busy = [each for each in wanted if each in work.pending] if work is not None and key != own else []
+                if work is not None and busy and order.act is not Act.RETRY:
+                    work.orders += (_Later(self, order, (number, frozenset(busy)), key),)
+                under_way += len(busy)
+                if left := [each for each in wanted if each not in busy]:
+                    free.setdefault(number, []).extend(left)
+                    lanes.add(lane)
                     if order.act in _MAKE_DUE and (domain := domain_of(lane)) in self._runner.paused:
-                        paused[domain] += len(wanted)
+                        paused[domain] += len(left)
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
             came_to = await self._database.do(Obey(order, wants, self._clock.seconds(), self._contents.path))
             done = [each for each in came_to if each.ordinals]
@@ -136,7 +153,8 @@ class Queue:
                 changed = {each.number for each in done}
                 self._runner.report(claim for claim in claims if claim[0] in changed)
             if done and order.act in (Act.RETRY, Act.RELEASE, Act.REROUTE):
-                self._runner.ask_again()  # the operator may have mended what was in the way
+                # The operator may have mended what was in the way, or knows a way that can be used.
+                self._runner.ask_again([*lanes, *self._runner.lanes_by_way(order.text)])
         finally:
             self._runner.give_back(claims)
         refused = {each.number: each.refused for each in came_to if each.refused}
@@ -151,27 +169,19 @@ class Queue:
             senderless=sum(each.senderless for each in done),
         )
 
-    def _leaves_alone(self, order: Order, target: Target, lane: str) -> bool:
-        """Claim recipients; or say that they are under way, in which case the order waits for them."""
-        number, ordinals = target
-        if order.act is Act.RETRY:  # what is in memory is tried anyway
-            ordinals = tuple(each for each in ordinals if each not in self._runner.in_memory(number, lane))
-            if not ordinals:
-                return True
-        work = self._runner.claim(number, lane)
-        if work is None:
-            return False
-        work.orders += (_Later(self, order, (number, ordinals), lane),)
-        return True
+    def _is_under_way(self, key: Key, ordinals: Sequence[int]) -> bool:
+        """Say whether all of these are in memory, and are tried anyway."""
+        work = self._runner.work_at(key)
+        return work is not None and work.pending.keys() >= set(ordinals)
 
-    async def obey_later(self, order: Order, target: Target, lane: str) -> None:
-        """Do what was ordered with what an attempt has left; whatever happens, the runner goes on."""
+    async def obey_later(self, order: Order, target: tuple[int, frozenset[int]], own: Key) -> None:
+        """Do what was ordered with what an attempt has left, wherever that is now; whatever happens, the runner goes on."""
         try:
-            came_to = await self._database.do(Obey(order, (target,), self._clock.seconds(), self._contents.path))
-            done = [each for each in came_to if each.ordinals]
-            self._follow(order, done)
-            if done and order.act is Act.BOUNCE:
-                self._runner.report([(target[0], lane)])
+            await self._lock.acquire()
+            try:
+                await self._obey(order, dict([target]), own)
+            finally:
+                self._lock.release()
         except CancelledError:
             raise
         except Exception:  # a bulkhead: the disk, as a rule
@@ -200,6 +210,7 @@ class Queue:
             raise QueueError(f"no more than {MOST_PAUSED} domains can be paused")
         is_new = await self._database.do(Pause(lane, self._clock.seconds()))
         self._runner.pause([lane])
+        self._runner.report(await self._database.do(Unreported(lane)))
         events.queue_paused(lane, by, is_paused=True)
         return is_new
 
@@ -217,8 +228,8 @@ class _Later:
 
     queue: Queue
     order: Order
-    target: Target
-    lane: str
+    target: tuple[int, frozenset[int]]
+    own: Key
 
     async def __call__(self) -> None:
-        await self.queue.obey_later(self.order, self.target, self.lane)
+        await self.queue.obey_later(self.order, self.target, self.own)

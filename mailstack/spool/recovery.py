@@ -40,7 +40,7 @@ from mailstack.spool.entry import domain_of
 from mailstack.spool.failures import SpoolError
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.operations import set_aside
-from mailstack.spool.queries import PAUSED
+from mailstack.spool.queries import PAUSED, UNREPORTED
 
 COUNTED_ROWS: Final = 10_000
 
@@ -53,7 +53,6 @@ WAITING: Final = (
     "SELECT count(DISTINCT entry), count(*) FROM (SELECT entry FROM recipient WHERE due_at IS NOT NULL ORDER BY due_at LIMIT ?)"
 )
 LAST_NUMBER: Final = "SELECT max(number) FROM entry"
-UNREPORTED: Final = "SELECT DISTINCT entry, lane FROM recipient WHERE state = 'unreported'"
 
 
 @dataclass(frozen=True, slots=True)

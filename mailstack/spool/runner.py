@@ -21,7 +21,7 @@ time is up, or whose sender is to be told of the delay, are looked at one by one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -36,9 +36,10 @@ from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
-from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, WayOf, Work, domain_of, lane_of
+from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, WayOf, Work, domain_of, lane_of, way_of_lane
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
+from mailstack.spool.leases import Key, Leases
 from mailstack.spool.operations import (
     PUT_OFF,
     UNREADABLE_SECONDS,
@@ -72,6 +73,8 @@ PUT_OFF_ROWS: Final = 200
 BEGUN_AT_ONCE: Final = 32
 MAX_QUIET_ENTRIES: Final = 20_000
 LATER_SECONDS: Final = 1_800.0  # after its pause what waits for a destination is due, should its probe have vanished
+Move = tuple[int, int, str, str]
+"""Of an entry a recipient, from one lane into another."""
 ANY_LANE: Final = "*"  # no domain has this name; for the lanes it is a remote one with nothing in it
 
 
@@ -114,10 +117,10 @@ class Runner:
         self._lease_seconds = lease_seconds
         self._forget_hosts = forget_hosts
         self._lanes = Lanes(limits, chance)
-        self._held: dict[tuple[int, str], Work | None] = {}  # None: the operator's hands have it
+        self._leases = Leases()
         self._paused: set[str] = set()
         self._bounced: dict[int, set[str]] = {}  # entries, and their lanes of which failures are reported, be they paused
-        self._leases: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
+        self._ends: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
         self._is_cancelling: bool = False
@@ -137,7 +140,7 @@ class Runner:
     @property
     def attempts(self) -> int:
         """How many attempts run."""
-        return len(self._leases)
+        return len(self._ends)
 
     def start(self) -> None:
         """Begin to attempt what is due and what will be accepted."""
@@ -180,7 +183,7 @@ class Runner:
     async def flush(self) -> None:
         """Make everything that waits due now, and take no host to be down."""
         now = self._clock.seconds()
-        self.ask_again()
+        self.ask_again(self._lanes.names)
         waiting = 0
         while (made := await self._database.do(MakeDue(now, FLUSH_ROWS))) == FLUSH_ROWS:
             waiting += made
@@ -189,16 +192,20 @@ class Runner:
         self._position = None
         self._look()
 
-    def ask_again(self) -> None:
-        """Take no destination and no host to be down any more."""
+    def ask_again(self, lanes: Iterable[str]) -> None:
+        """Take the destinations of these lanes, and no host, to be down any more."""
         self._forget_hosts()
-        if self._is_on and (down := self._lanes.forgive()):
-            self._run(self._wake_lanes(down), "spool: waking all lanes")
+        if self._is_on and (down := self._lanes.forgive(lanes)):
+            self._run(self._wake_lanes(down), "spool: waking lanes")
+
+    def lanes_by_way(self, way: str) -> list[str]:
+        """Return the lanes of which the mail goes on a way that the operator has named; of "" none."""
+        return [lane for lane in self._lanes.names if way and way_of_lane(lane) == way]
 
     def change(self, limits: Limits) -> None:
         """Let other limits count from now on, and ask every destination again: what kept us from it may be mended."""
         self._lanes.change(limits)
-        self.ask_again()
+        self.ask_again(self._lanes.names)
         self._pump()
 
     # The operator's hands: what they claim is touched by nobody else until they give it back
@@ -216,48 +223,33 @@ class Runner:
         """Attempt what waits for a domain again, at once."""
         if domain in self._paused:
             self._paused.discard(domain)
-            self.ask_again()  # the operator may have mended what was in the way
+            self.ask_again([lane for lane in self._lanes.names if domain_of(lane) == domain])
             self._run(self._wake_lane(domain, wake=WakeDomain), f"spool: waking {domain}")
         self._position = None
         self._look()
 
-    def place_of(self, number: int, lane: str) -> str:
-        """Say where the recipients of an entry in a lane are: in an "attempt", in "memory", or "" on disk."""
-        work = self._held.get((number, lane))
-        return "" if work is None else "attempt" if work.has_begun else "memory"
+    def work_at(self, key: Key) -> Work | None:
+        """Return the work of recipients that are attempted, or will be when their turn comes."""
+        return self._leases.work_at(key)
 
-    def in_memory(self, number: int, lane: str) -> Container[int]:
-        """Return the recipients of an entry in a lane that are attempted, or will be when their turn comes."""
-        work = self._held.get((number, lane))
-        return () if work is None else work.pending
+    def claim(self, key: Key) -> Work | None:
+        """Take recipients into the operator's hands, and return the work that attempts some of them, to be left alone."""
+        return self._leases.claim(key)
 
-    def claim(self, number: int, lane: str) -> Work | None:
-        """Take recipients into the operator's hands; or return the work of them that is in an attempt, to be left alone."""
-        key = (number, lane)
-        work = self._held.get(key)
-        if work is not None:
-            if work.has_begun:
-                return work
-            work.is_withdrawn = True
-        self._held[key] = None
-        return None
-
-    def report(self, claims: Iterable[tuple[int, str]]) -> None:
+    def report(self, claims: Iterable[Key]) -> None:
         """Tell of the failures of these, also where nothing is attempted: the operator has given them up."""
         for number, lane in claims:
             self._bounced.setdefault(number, set()).add(lane)
 
-    def give_back(self, claims: Iterable[tuple[int, str]]) -> None:
+    def give_back(self, claims: Sequence[Key]) -> None:
         """Let go of what was claimed, and look for what is due of it."""
-        for _number, lane in self._unclaim(claims):
-            self._leave(lane)  # the pass may have gone by meanwhile
+        self._leases.give_back(claims)
+        for key in claims:
+            if (work := self._leases.work_at(key)) is not None:
+                work.has_more = True
+            else:
+                self._leave(key[1])  # the pass may have gone by meanwhile
         self._look()
-
-    def _unclaim(self, claims: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
-        claimed = [key for key in claims if key in self._held and self._held[key] is None]
-        for key in claimed:
-            del self._held[key]
-        return claimed
 
     # What is in memory
 
@@ -265,7 +257,7 @@ class Runner:
         now = self._clock.seconds()
         for lane, pending in lanes.items():
             key = (entry.number, lane)
-            if key in self._held or not (pending := self._not_paused(lane, pending)):
+            if not self._leases.is_free(key) or not (pending := self._not_paused(lane, pending)):
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, entry.number)
@@ -273,7 +265,8 @@ class Runner:
             if not self._lanes.has_room_for(lane, is_old=may_repeat):
                 self._leave(lane)
                 continue
-            work = self._held[key] = Work(entry, lane, pending, may_repeat)
+            work = Work(entry, lane, pending, may_repeat)
+            self._leases.take(work)
             self._lanes.add(work, now)
 
     def _not_paused(self, lane: str, pending: dict[int, Pending]) -> dict[int, Pending]:
@@ -295,9 +288,7 @@ class Runner:
             self._wake_in(LOOK_AGAIN_SECONDS)  # each look finds many, and costs accordingly
 
     def _let_go_of(self, work: Work) -> None:
-        key = (work.entry.number, work.lane)
-        if self._held.get(key) is work:  # what was withdrawn may be in other hands by now
-            del self._held[key]
+        self._leases.let_go(work)
         self._lanes.forget(work)
 
     def _leave(self, lane: str) -> None:
@@ -319,7 +310,7 @@ class Runner:
                 if work.is_withdrawn or self._not_paused(work.lane, work.pending) != work.pending:
                     self._put_back(work)
                     continue
-                if self._must_change_lanes(work.entry, work.lane, work.pending):
+                if self._moves(work.entry, work.lane, work.pending):
                     self._leave(work.lane)  # it is loaded into the right ones
                     self._put_back(work)
                     self._wake_in(0.0)
@@ -354,9 +345,9 @@ class Runner:
 
     def _begin(self, work: Work) -> None:
         work.has_begun = True
-        self._leases[work] = self._clock.seconds() + self._lease_seconds
+        self._ends[work] = self._clock.seconds() + self._lease_seconds
         running = self._run(self._attend(work), f"{work.entry.name}: attempt")
-        if work in self._leases:
+        if work in self._ends:
             work.attempt = running
             if self._sweep is None:
                 self._sweep = self._clock.callLater(OVERDUE_EVERY_SECONDS, self._cancel_overdue)
@@ -371,14 +362,14 @@ class Runner:
     def _cancel_overdue(self) -> None:
         self._sweep = None
         now = self._clock.seconds()
-        for work, until in list(self._leases.items()):
+        for work, until in list(self._ends.items()):
             if until > now:
                 break
-            del self._leases[work]
+            del self._ends[work]
             work.is_overdue = True
             if work.attempt is not None:
                 work.attempt.cancel()
-        if self._leases and self._is_on:
+        if self._ends and self._is_on:
             self._sweep = self._clock.callLater(OVERDUE_EVERY_SECONDS, self._cancel_overdue)
 
     # One attempt
@@ -391,7 +382,7 @@ class Runner:
                 outcomes = await self._attempt(work)
                 shown = ledger.shown_by(outcomes.values())
             finally:
-                self._leases.pop(work, None)
+                self._ends.pop(work, None)
                 self._note(work.lane, self._lanes.free(work, self._clock.seconds(), shown))
                 self._pump()
             pause = self._lanes.pause_of(work.lane, self._clock.seconds())
@@ -403,6 +394,9 @@ class Runner:
                 await self._settle(work, outcomes, not_before=pause.until + 1.0)
             _call_afterwards(work)
             has_obeyed = await self._obey_orders(work)
+        except CancelledError:
+            await self._obey_orders(work)  # we are being stopped, and who gave them has been told that they will be done
+            raise
         finally:
             _call_afterwards(work)
             self._let_go(work)
@@ -532,7 +526,7 @@ class Runner:
                 done = await self._database.do(PutOff(quieted, now, self._schedule.warning_seconds, PUT_OFF_ROWS))
                 for lane in done.unfinished:
                     self._leave_alone(lane)
-                others = list(dict.fromkeys(number for number, lane in done.others if (number, lane) not in self._held))
+                others = list(dict.fromkeys(number for number, lane in done.others if self._leases.is_free((number, lane))))
                 for first in range(0, len(others), LOAD_ENTRIES):
                     await self._tell_others(others[first : first + LOAD_ENTRIES], now)
         except CancelledError:
@@ -564,15 +558,16 @@ class Runner:
         for entry, lanes in loaded.entries:
             for lane, pending in lanes.items():
                 pause, key = self._lanes.pause_of(lane, now), (entry.number, lane)
-                if key in self._held or not (pending := self._not_paused(lane, pending)):
+                if not self._leases.is_free(key) or not (pending := self._not_paused(lane, pending)):
                     continue
                 if pause is None:  # the pass may have gone by meanwhile
                     self._leave(lane)
                     self._look()
                     continue
                 # All of them are held from now on: what was loaded is true only as long as nobody else touches it.
-                work = self._held[key] = Work(entry, lane, pending, may_repeat=True)
+                work = Work(entry, lane, pending, may_repeat=True)
                 work.has_begun = True
+                self._leases.take(work)
                 told.append((work, pause))
         has_obeyed = False
         try:
@@ -580,10 +575,11 @@ class Runner:
                 work, pause = told[0]
                 await self._tell(work, pause)
                 has_obeyed |= await self._obey_orders(work) or work.has_more
-                del told[0], self._held[work.entry.number, work.lane]
+                del told[0]
+                self._leases.let_go(work)
         finally:
             for work, _ in told:
-                del self._held[work.entry.number, work.lane]
+                self._leases.let_go(work)
             if has_obeyed:
                 self._look()
 
@@ -670,9 +666,8 @@ class Runner:
         now = self._clock.seconds()
         for _due_at, number, ordinal, lane in rows:
             work = (number, lane)
-            if work in self._held:
-                held = self._held[work]
-                if held is not None and ordinal not in held.pending:
+            if not self._leases.is_free(work):
+                if (held := self._leases.work_at(work)) is not None and ordinal not in held.pending:
                     held.has_more = True
                 continue
             if work in wanted or (self._is_paused(lane) and lane not in self._bounced.get(number, ())):
@@ -688,34 +683,35 @@ class Runner:
 
     def _take_up_loaded(self, loaded: Loaded) -> None:
         self._note_damage(loaded)
-        changed: dict[tuple[int, int], str] = {}
-        claims: list[tuple[int, str]] = []
+        moves: list[Move] = []
+        claims: list[Key] = []
         for entry, lanes in loaded.entries:
             for lane, pending in list(lanes.items()):
-                if (entry.number, lane) not in self._held and (others := self._must_change_lanes(entry, lane, pending)):
+                key = (entry.number, lane)
+                if self._leases.is_free(key) and (others := self._moves(entry, lane, pending)):
                     del lanes[lane]
-                    changed |= others
-                    self._held[entry.number, lane] = None
-                    claims.append((entry.number, lane))
+                    moves += others
+                    self._leases.claim(key)
+                    claims.append(key)
             self._take_up(entry, lanes, may_repeat=True)
-        if changed:
-            self._run(self._change_lanes(changed, claims), "spool: changing lanes")
+        if moves:
+            self._run(self._change_lanes(moves, claims), "spool: changing lanes")
 
-    def _must_change_lanes(self, entry: Entry, lane: str, pending: Mapping[int, Pending]) -> dict[tuple[int, int], str]:
-        """Return the right lanes, by entry and ordinal, of recipients whose way is another than when they came here."""
+    def _moves(self, entry: Entry, lane: str, pending: Mapping[int, Pending]) -> list[Move]:
+        """Return the moves into their right lanes of recipients whose way is another than when they came into this one."""
         recipients = entry.envelope.recipients
-        right = {ordinal: lane_of(each.rerouted(recipients[ordinal]), self._way_of) for ordinal, each in pending.items()}
-        return {(entry.number, ordinal): now for ordinal, now in right.items() if now != lane}
+        right = ((ordinal, lane_of(each.rerouted(recipients[ordinal]), self._way_of)) for ordinal, each in pending.items())
+        return [(entry.number, ordinal, lane, now) for ordinal, now in right if now != lane]
 
-    async def _change_lanes(self, changed: Mapping[tuple[int, int], str], claims: Sequence[tuple[int, str]]) -> None:
+    async def _change_lanes(self, moves: Sequence[Move], claims: Sequence[Key]) -> None:
         """Put recipients into the lanes in which they belong; they are taken up from there."""
         try:
-            await self._database.do(Relane(changed))
+            await self._database.do(Relane(moves))
         except CancelledError:
             raise
         except Exception:  # they are still due, and so they are met again
             events.unexpected("spool: recipients cannot be put into other lanes", Failure())
-            self._unclaim(claims)
+            self._leases.give_back(claims)
             self._wake_in(AGAIN_SECONDS)
         else:
             self.give_back(claims)

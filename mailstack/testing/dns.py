@@ -167,6 +167,9 @@ class FakeResolver:
         name = dns.reversename.from_address(address).to_text()
         return self._answer(name, "PTR", lambda each: _plain(each.target.to_text()))
 
+    def forget_failures(self) -> None:
+        """Do nothing: it remembers none."""
+
     def _answer(self, name: str, kind: str, record: Any) -> Answer[Any]:
         name = _plain(name)
         self.asked.append((name, kind))

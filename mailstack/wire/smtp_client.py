@@ -21,6 +21,14 @@ The content goes by BDAT to a host that offers CHUNKING: its octets are counted,
 end. It is sent when a recipient was accepted, and not before, though RFC 3030 §4.2 lets it be pipelined too: a host that
 refuses them all and then does not drop the chunk would read commands in it, written by the author of the message.
 
+One that refuses the chunk itself should drop it, and then say so (§2). Whether it has, its reply does not show, and if it has
+not, its answers to lines of the content are yet to come, and the next message would take them for its own: accepted, while
+nobody has it. So with a refusal of a chunk the session is over, and a chunk is always the first and the last of its message.
+One that says that it does not know BDAT, or not here, though it offers it, has said nothing of the message: that may go by
+DATA, in a session of its own. No more of the chunk is written then, since the host reads commands in it.
+A content that is refused before its end came, by whatever way, leaves as much unknown. In LMTP, where a refusal may be followed
+by an acceptance for another recipient, a content for several goes by DATA: a host that does not know that says so before.
+
 Authentication: by SCRAM-SHA-256 where it is offered, so that the host does not get to see the password. Bound to the session of
 TLS (-PLUS) where that is offered; where it is not, the host hears that we could have, and one that did offer it knows then that
 somebody sits in between. One that knows no kind of binding that we know refuses it at once, and gets the proof without.
@@ -46,6 +54,7 @@ from mailstack.wire.sasl import plain_initial_response
 from mailstack.wire.scram import Bindings, ScramClient, challenge_of
 from mailstack.wire.smtp_mailing import (
     TLS,
+    Chunkless,
     Closed,
     Event,
     Finished,
@@ -108,6 +117,7 @@ class SMTPClientCore:
         self._answers: Iterator[Callable[[str], bytes]] = iter(())
         self._scram: ScramClient | None = None
         self._needs_reset = False
+        self._replies_taken = 0
         self._transaction: Transaction = Transaction(_NO_MAILING, {})
         self._writer: DotStuffer | ChunkWriter = DotStuffer()
 
@@ -122,9 +132,9 @@ class SMTPClientCore:
         return self._offered
 
     @property
-    def awaited(self) -> int:
-        """How many replies are to come; every one is progress."""
-        return len(self._awaited)
+    def replies_taken(self) -> int:
+        """How many whole replies the server has given; every one is progress."""
+        return self._replies_taken
 
     @property
     def tls_active(self) -> bool:
@@ -160,6 +170,8 @@ class SMTPClientCore:
         """
         while not self._events:
             phase = self.phase
+            if phase is Phase.CONTENT and self._is_chunk_unknown():
+                break
             if phase is Phase.ENDED or phase is Phase.CONTENT:
                 return NEED_OCTETS
             if phase is Phase.HANDSHAKE:
@@ -179,7 +191,8 @@ class SMTPClientCore:
         """
         if self.phase is not Phase.READY or not mailing.recipients:
             raise LocalProtocolError("a mailing out of place")
-        self._transaction = Transaction(mailing, self._offered, chunking=self._chunking)
+        may_chunk = self._chunking and not (self._lmtp and len(mailing.recipients) > 1)
+        self._transaction = Transaction(mailing, self._offered, chunking=may_chunk)
         if self._transaction.is_decided:
             self._finish()
             return
@@ -216,7 +229,7 @@ class SMTPClientCore:
         return end
 
     def _await_end(self) -> None:
-        self._idle = Phase.READY
+        self._idle = Phase.OUT_OF_STEP if self._replies.pending else Phase.READY
         self._needs_reset = False
         ends = self._transaction.accepted if self._lmtp else [-1]
         self._awaited.extend((Phase.CONTENT_END, number) for number in ends)
@@ -266,6 +279,7 @@ class SMTPClientCore:
     # What the server says
 
     def _take(self, reply: Reply) -> None:
+        self._replies_taken += 1
         if not self._awaited:
             if reply.code == 421:
                 self._refuse(self._idle, reply)
@@ -421,9 +435,23 @@ class SMTPClientCore:
         self._writer = writer
         self._events.append(SendContent())
 
+    def _is_chunk_unknown(self) -> bool:
+        """Look whether the server has said already that it does not know BDAT; then the session is over."""
+        reply = self._replies.next_of(_NOT_KNOWN) if self._transaction.by_chunks else None
+        if reply is not None:
+            self._lack_chunks(reply)
+        return reply is not None
+
+    def _lack_chunks(self, reply: Reply) -> None:
+        self._end()
+        self._events.append(Chunkless(reply))
+
     def _take_end(self, reply: Reply, number: int) -> None:
+        if self._transaction.by_chunks and b"%d" % reply.code in _NOT_KNOWN:
+            self._lack_chunks(reply)
+            return
         if self._transaction.by_chunks and not reply.is_success:
-            self._needs_reset = True  # RFC 3030 §2: the state after a chunk that failed is indeterminate
+            self._idle = Phase.OUT_OF_STEP
         self._transaction.take_end(self._transaction.accepted if number < 0 else [number], reply)
         if reply.code == 421:
             self._transaction.decide(Phase.CONTENT_END, reply)
@@ -465,7 +493,7 @@ class SMTPClientCore:
 
     def _finish(self) -> None:
         results = tuple(result for result in self._transaction.results if result is not None)
-        self._events.append(Finished(results, is_open=self._idle is not Phase.ENDED))
+        self._events.append(Finished(results, is_open=self._idle is Phase.READY))
 
     # The session
 
@@ -492,6 +520,7 @@ class SMTPClientCore:
         self._unsent.clear()
 
 
+_NOT_KNOWN: Final = (b"500", b"502", b"503", b"504")  # RFC 5321 §4.2.2: not known, not implemented, not here, not so
 _GOES_ON: Final[Mapping[Phase, int]] = {Phase.DATA: 354, Phase.AUTH: 334}
 
 _TAKE: Final[Mapping[Phase, Callable[[SMTPClientCore, Reply, int], None]]] = {

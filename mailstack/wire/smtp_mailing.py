@@ -34,6 +34,7 @@ class Phase(enum.Enum):
     CONTENT = "content"
     CONTENT_END = "end of content"
     ABANDONED = "end of an empty content that nobody wants"
+    OUT_OF_STEP = "out of step"
     QUIT = "QUIT"
     ENDED = "ended"
 
@@ -139,11 +140,23 @@ class Finished:
     """
     The mailing is done: a result for each recipient, in their order.
 
-    Shape:  with `is_open` the session can take another, as after Ready.
+    Shape:  with `is_open` the session can take another, as after Ready. Without, the server has ended it, or nobody knows what
+            it takes for commands (Phase.OUT_OF_STEP): then call `quit()`.
     """
 
     results: tuple[Result, ...]
     is_open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Chunkless:
+    """
+    The server offers CHUNKING and does not know BDAT: whom it has accepted has no result, and may be asked for by DATA.
+
+    Shape:  the session is over; what the server reads now, it reads as commands.
+    """
+
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,4 +180,4 @@ class Closed:
     """QUIT is answered; close the connection."""
 
 
-Event = Send | StartTLS | Ready | SendContent | Finished | Refused | Unusable | Closed
+Event = Send | StartTLS | Ready | SendContent | Finished | Chunkless | Refused | Unusable | Closed

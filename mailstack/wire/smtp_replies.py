@@ -11,7 +11,7 @@ Source:  RFC 5321 §4.2, §4.5.3.1.5; RFC 2034 §4; RFC 5321 §4.1.1.1 (the repl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -64,6 +64,15 @@ class ReplyReader:
         if self._lines:
             return self._code >= 400
         return self._buffer.begins_with(b"4") or self._buffer.begins_with(b"5")
+
+    def next_of(self, codes: Collection[bytes]) -> Reply | None:
+        """
+        Return the next reply if it is complete and has one of these codes; else it stays.
+
+        Raises:  RemoteProtocolError: it is not a reply.
+        """
+        begins = b"%d" % self._code in codes if self._lines else any(self._buffer.begins_with(code) for code in codes)
+        return self.next_reply() if begins else None
 
     def holds_refusals_only(self) -> bool:
         """Say whether each line that is pending begins like one of a 4yz or 5yz reply."""

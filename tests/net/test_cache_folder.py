@@ -26,6 +26,15 @@ def test_the_oldest_go(tmp_path: Path) -> None:
     assert [folder.read(str(number)) for number in range(7)] == [None, None, None, None, b"x", b"x", b"x"]
 
 
+def test_so_do_those_above_so_many_octets(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path, most_octets=250)
+    for number in range(4):
+        folder.write(str(number), b"x" * 100)
+        os.utime(max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime), (number, number))
+    CacheFolder(tmp_path, most_octets=250).write("4", b"x" * 50)
+    assert [len(folder.read(str(number)) or b"") for number in range(5)] == [0, 0, 100, 100, 50]
+
+
 def test_a_folder_that_cannot_be_used_is_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = CacheFolder(tmp_path / "file")

@@ -50,6 +50,9 @@ ZONE = (
     cut.test           A     192.0.2.8
 """
     + "\n".join(f"    big.test MX {n} host-with-a-rather-long-name-{n}.example.test" for n in range(60))
+    + "\n"
+    + "\n".join(f"    huge.test MX 20 m{n}.test" for n in range(1000))
+    + "\n    huge.test MX 10 best.test\n"
 )
 
 
@@ -121,6 +124,11 @@ class Contract:
     async def test_many_records(self):
         self.assertEqual(len((await self.resolver.mx("big.test")).records), 60)
 
+    async def test_all_exchanges_however_many(self):
+        """The best may stand last."""
+        records = (await self.resolver.mx("huge.test")).records
+        self.assertEqual((len(records), min(each.preference for each in records)), (1001, 10))
+
     async def test_odd_servers_give_answers(self):
         self.assertEqual(await self.resolver.mx("old.test"), Found((Exchange(10, "mx1.example.test"),)))
         self.assertEqual(await self.resolver.ipv4("forged.test"), Found(("192.0.2.9",)))
@@ -173,16 +181,23 @@ class ResolverOwnTests(Served):
             self.assertEqual(await self.resolver.mx(name), first)
         self.assertEqual(len(self.nameserver.asked), 3)
 
-    async def test_failures_are_not_kept(self):
-        self.assertIsInstance(await self.resolver.mx("servfail.test"), Failed)
-        self.nameserver.zone = parse_zone("servfail.test MX 10 mx1.example.test")
-        self.assertIsInstance(await self.resolver.mx("servfail.test"), Found)
-
     async def test_the_number_kept_is_bounded(self):
         resolver = self.make(max_answers=2)
         for name in ("a.test", "b.test", "a.test", "c.test", "a.test", "b.test"):
             await resolver.mx(name)
         self.assertEqual([name for name, _, _ in self.nameserver.asked], ["a.test", "b.test", "c.test", "b.test"])
+
+    async def test_so_is_the_memory_they_take(self):
+        texts = "\n".join(f"{name}.test TXT " + " ".join(['"' + "x" * 250 + '"'] * 40) for name in "abcd")
+        self.nameserver.zone = parse_zone(texts)
+        resolver = self.make(max_octets=35_000)
+        for name in ("a.test", "b.test", "c.test", "a.test", "d.test", "a.test", "c.test", "b.test"):
+            self.assertEqual(await resolver.txt(name), Found((b"x" * 10_000,)))
+        asked = [name for name, _, how in self.nameserver.asked if how == "udp"]
+        self.assertEqual(asked, ["a.test", "b.test", "c.test", "d.test", "b.test"])
+        resolver = self.make(max_octets=10_000)
+        for _ in range(2):
+            self.assertIsInstance(await resolver.txt("a.test"), Found, "one that is larger than all that may be kept")
 
     async def test_one_question_for_many_who_ask_at_once(self):
         answers = await gatherResults([Deferred.fromCoroutine(self.resolver.mx("example.test")) for _ in range(50)])
@@ -308,14 +323,26 @@ class ClockTests(SynchronousTestCase):
             self.assertIsInstance(self.successResultOf(answer), Failed)
             self.assertEqual({to for to, _ in self.reactor.sent}, {"127.0.0.1"})
 
-    def test_one_elsewhere_is_asked_when_there_is_none_here(self):
-        self.resolver = Resolver(self.reactor, [Server("127.0.0.1"), Server("192.0.2.53")])
+    def test_nor_when_there_is_none_here(self):
+        """It may come back in a moment, and who can stop it must not choose the answer; which would be kept, too."""
+        for servers in (("127.0.0.1", "192.0.2.53"), ("192.0.2.53", "127.0.0.1")):
+            self.reactor.sent.clear()
+            self.resolver = Resolver(self.reactor, [Server(each) for each in servers])
+            answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
+            for _ in range(2):
+                self.assertNoResult(answer)
+                self.reactor.protocol.connectionRefused()
+            self.assertEqual(self.successResultOf(answer), Failed("127.0.0.1#53: port closed; 127.0.0.1#53: port closed"))
+            self.assertEqual({to for to, _ in self.reactor.sent}, {"127.0.0.1"})
+
+    def test_several_elsewhere_are_asked_one_after_the_other(self):
+        self.resolver = Resolver(self.reactor, [Server("192.0.2.53"), Server("192.0.2.54")])
         answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))
         self.reactor.protocol.connectionRefused()
         to, query = self.reactor.sent[-1]
-        self.assertEqual(to, "192.0.2.53")
+        self.assertEqual(to, "192.0.2.54")
         (response,) = self.nameserver.respond(query, "udp")
-        self.reactor.protocol.datagramReceived(response, ("192.0.2.53", 53))
+        self.reactor.protocol.datagramReceived(response, ("192.0.2.54", 53))
         self.assertIsInstance(self.successResultOf(answer), Found)
 
     def test_an_answer_is_kept_for_its_time(self):
@@ -326,6 +353,36 @@ class ClockTests(SynchronousTestCase):
         self.reactor.advance(1)
         self.ask("example.test")
         self.assertEqual(len(self.reactor.sent), 2)
+
+    def test_a_failure_is_kept_for_a_moment(self):
+        """Else each message would wait for a server that says nothing, and for all its rounds."""
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")], rounds=1)
+        self.assertIsInstance(self.ask("servfail.test"), Failed)
+        self.nameserver.zone = parse_zone("servfail.test MX 10 mx1.example.test")
+        self.reactor.advance(29)
+        self.assertIsInstance(self.ask("servfail.test"), Failed)
+        self.assertEqual(len(self.reactor.sent), 1)
+        self.reactor.advance(1)
+        self.assertIsInstance(self.ask("servfail.test"), Found)
+
+    def test_or_until_it_is_to_be_forgotten(self):
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")], rounds=1)
+        for name in ("servfail.test", "example.test", "nowhere.test"):
+            self.ask(name)
+        self.resolver.forget_failures()
+        for name in ("servfail.test", "example.test", "nowhere.test"):
+            self.ask(name)
+        self.assertEqual([name for name, _, _ in self.nameserver.asked][3:], ["servfail.test"], "what was answered is kept")
+
+    def test_what_is_forgotten_takes_no_memory(self):
+        self.resolver = Resolver(self.reactor, [Server("127.0.0.1")], rounds=1)
+        for _ in range(3):
+            for name in ("example.test", "null.test", "nowhere.test", "mx1.example.test", "servfail.test"):
+                self.ask(name)
+            self.resolver.forget_failures()
+            self.assertEqual(self.resolver._octets, sum(each.octets for each in self.resolver._kept.values()))
+            self.assertIn(self.resolver._octets, range(2_400, 4_000))
+            self.reactor.advance(60)
 
     def test_answers_to_other_questions_and_late_ones_are_ignored(self):
         answer = Deferred.fromCoroutine(self.resolver.mx("example.test"))

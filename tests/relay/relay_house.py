@@ -100,6 +100,32 @@ class Host(Protocol):
         return False
 
 
+class Stranger(Host):
+    """Offers CHUNKING, and takes what comes behind a BDAT that it refuses for commands; it answers one in a second."""
+
+    def __init__(self, clock: Clock, refusal: bytes, hello: bytes = b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n") -> None:
+        super().__init__(EHLO=hello, NOOP=b"250 ok\r\n", BDAT=refusal)
+        self.clock = clock
+        self.waiting: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        *lines, self.octets = (self.octets + data).split(b"\r\n")
+        if lines and not self.waiting:
+            self.clock.callLater(1.0, self.answer_one)
+        self.waiting += lines
+
+    def answer_one(self) -> None:
+        line, *self.waiting = self.waiting
+        if self.in_content:
+            super().dataReceived(line + b"\r\n")
+        else:
+            self.lines.append(line.decode("latin-1"))
+            verb, _, argument = line.decode("latin-1").partition(" ")
+            self.in_content = self.answer(verb, argument) and verb == "DATA"
+        if self.waiting and not self.lost:
+            self.clock.callLater(1.0, self.answer_one)
+
+
 class World:
     """
     Where hosts are.

@@ -140,7 +140,8 @@ class ScriptedServer(Host):
 
     def answer(self, key: str, argument: str) -> bool:
         result = super().answer(key, argument)
-        if key == "STARTTLS" and self.script[key].startswith(b"220"):
+        said = self.script.get(key)
+        if key == "STARTTLS" and isinstance(said, bytes) and said.startswith(b"220"):
             self.spoiling = "handshake" in self.script
             if not self.spoiling:
                 self.transport.startTLS(self.served.tls)

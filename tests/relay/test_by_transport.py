@@ -95,6 +95,26 @@ class Ways(Case):
         self.assertEqual(self.attempt(recipient("a@free.test")), [("relayed", "2.0.0")])
         self.assertEqual(self.log, [("delivered", ["a@us.test", "b@us.test"], None), ("relayed", ["a@free.test"], None)])
 
+    def test_are_named_where_the_destination_does_not_say_it(self):
+        smart = "smtp:[smart.test]:587"
+        for found, way in (
+            (account("a@us.test"), None),
+            (account("kept@lmtp.test"), None),
+            (account("a@lmtp.test"), "lmtp:unix:/run/lmtp"),
+            (account("a@direct.test"), "mx"),
+            (account("a@void.test"), None),
+            (recipient("a@direct.test"), None),
+            (recipient("a@host.test"), "smtp:[192.0.2.9]:2525"),
+            (recipient("a@via.test"), "smtp:gate.test"),
+            (recipient("a@hold.test"), None),
+            (recipient("a@free.test"), smart),
+        ):
+            self.assertEqual(self.courier.way_of(found), way, str(found.address))
+        self.courier.transports = TransportMap()
+        self.assertEqual(self.courier.way_of(recipient("a@direct.test")), smart)
+        self.courier.settings = RelaySettings()
+        self.assertIsNone(self.courier.way_of(recipient("a@direct.test")))
+
     def test_an_account_may_be_elsewhere(self):
         self.attempt(account("a@lmtp.test"))
         self.assertEqual(self.log, [("relayed", ["a@lmtp.test"], "/run/lmtp")])
@@ -127,6 +147,15 @@ class Ways(Case):
                 ("relayed", ["3@c.test"], "mx"),
             ],
         )
+
+    def test_those_of_a_domain_with_a_level_of_its_own_go_apart(self):
+        """What cannot be had for one of them keeps only its own mail waiting."""
+        self.courier.settings = replace(SETTINGS, tls_levels={".bank.test": TLSPolicy.VERIFY, "*": TLSPolicy.ENCRYPT})
+        entries = {name: parse_transport("smtp:[192.0.2.9]") for name in ("a.test", "b.test", ".bank.test")}
+        self.courier.transports = TransportMap(entries)
+        self.attempt(*(account(f"{n}@{domain}") for n, domain in enumerate(("a.test", "x.bank.test", "b.test", "x.bank.test"))))
+        together, apart = ["0@a.test", "2@b.test"], ["1@x.bank.test", "3@x.bank.test"]
+        self.assertEqual(self.log, [("relayed", each, "192.0.2.9") for each in (together, apart)])
 
     def test_nothing_is_tried_of_what_is_decided_here(self):
         texts = ("x@hold.test", "x@void.test", "x@closed.test", "x@moving.test")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from relay_house import CLOSE, HANG, Host, World, delivery
+from twisted.internet.defer import fail
+from twisted.internet.error import ConnectBindError, ConnectError
 from twisted.internet.error import TimeoutError as Late
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -11,16 +15,18 @@ from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.reply import Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay import host_memory
+from mailstack.relay.connect import is_our_fault
 from mailstack.relay.host_memory import PROBE_SECONDS, HostMemory
 from mailstack.relay.protocol import Trouble
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, TLSPolicy, smarthost
-from mailstack.relay.standing import is_crowded, standing_of_reply
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, RelaySettings, SourceAddresses, TLSPolicy, smarthost
+from mailstack.relay.standing import concerns_host, is_crowded, standing_of_reply
 from mailstack.wire.smtp_mailing import Phase
 
 ZONE = """
     example.test  MX 10 mx1.example.test
     example.test  MX 20 mx2.example.test
     other.test    MX 10 mx1.example.test
+    third.test    MX 10 mx1.example.test
     mx1.example.test A 192.0.2.1
     mx2.example.test A 192.0.2.2
 """
@@ -84,6 +90,15 @@ class TestMemory:
         assert len(self.memory) == 3
         assert self.memory.obstacle(("192.0.2.1", 25)) is None
         assert self.memory.obstacle(("192.0.2.4", 25)) is not None
+
+    def test_hosts_without_chunking_are_bounded_too_and_are_no_failures(self, monkeypatch):
+        monkeypatch.setattr(host_memory, "MOST_HOSTS", 3)
+        for port in range(5):
+            assert self.memory.takes_chunks(("192.0.2.1", port))
+            self.memory.refused_chunks(("192.0.2.1", port))
+        assert [self.memory.takes_chunks(("192.0.2.1", port)) for port in range(5)] == [True] * 2 + [False] * 3
+        assert self.memory.obstacle(("192.0.2.1", 4)) is None
+        assert len(self.memory) == 0
 
 
 class InAttempts(SynchronousTestCase):
@@ -170,6 +185,7 @@ class InAttempts(SynchronousTestCase):
             ({"MAIL": b"421 x\r\n"}, True),
             ({"greeting": b"421 4.7.0 too many connections from you\r\n"}, False),
             ({"greeting": b"554 5.7.1 go away\r\n"}, False),
+            ({"MAIL": b"452 4.3.1 disk full\r\n"}, False),
             ({"RCPT": b"450 4.2.0 greylisted\r\n"}, False),
             ({"RCPT": b"550 5.1.1 no\r\n"}, False),
             ({"dot": CLOSE}, False),
@@ -186,6 +202,59 @@ class InAttempts(SynchronousTestCase):
         self.world.at("192.0.2.1", Host)
         self.assertIs(self.outcome(domain="other.test").standing, Standing.DOWN)
         self.assertEqual(len(self.world.courier._hosts), 0)
+
+    def test_nor_what_becomes_of_tls_where_it_is_a_must(self):
+        for said, seconds in (
+            (b"454 4.7.0 not now\r\n", 0),
+            (b"421 4.3.2 not now\r\n", 0),
+            (CLOSE, 0),
+            (HANG, TIMEOUTS_SECONDS[Phase.STARTTLS]),
+        ):
+            self.world = World(ZONE, tls_levels={"other.test": TLSPolicy.ENCRYPT})
+            script = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": said}
+            self.world.at("192.0.2.1", lambda script=script: Host(**script))
+            first = self.world.attempt(delivery(domain="other.test"))
+            self.world.advance(seconds)
+            self.assertIs(self.successResultOf(first)[0].action, Action.DELAYED)
+            second = self.world.attempt(delivery(domain="third.test"))
+            self.world.advance(seconds)
+            (only,) = self.successResultOf(second)
+            self.assertEqual((only.action, only.remote_mta), (Action.RELAYED, "mx1.example.test"), said)
+
+    def test_what_is_wrong_with_this_machine_is_not_the_hosts_fault(self):
+        for error in (
+            ConnectBindError(errno.EADDRNOTAVAIL, "Cannot assign requested address"),
+            ConnectBindError(errno.ENFILE, "x"),
+            ConnectError(errno.ENOBUFS, "x"),
+            OSError(errno.EMFILE, "x"),
+        ):
+
+            def broken(error=error):
+                raise error
+
+            self.setUp()
+            self.world.at("192.0.2.1", broken)
+            found = self.outcome(domain="other.test")
+            self.assertEqual((found.action, found.diagnostic, found.standing), (Action.DELAYED, "Local error", None))
+            self.assertIn("this machine cannot connect", found.cause)
+            self.assertEqual(len(self.world.courier._hosts), 0)
+        self.assertFalse(is_our_fault(ConnectBindError(errno.EAFNOSUPPORT, "no IPv6 here")))
+        self.assertFalse(is_our_fault(ConnectError(errno.EHOSTUNREACH, "No route to host")))
+
+    def test_a_source_that_is_missing_concerns_only_who_has_it(self):
+        sources = SourceAddresses(("192.0.2.50",), {"gone.test": ("192.0.2.99",)})
+        self.world = World(ZONE, sources=sources)
+        self.world.at("192.0.2.1", Host)
+        connect = self.world.connect
+
+        def bind(hop, port, factory, source):
+            return fail(ConnectBindError(99, "x")) if source == "192.0.2.99" else connect(hop, port, factory, source)
+
+        self.world.connect = bind
+        self.world.courier = self.world.make_courier()
+        (gone,) = self.successResultOf(self.world.attempt(delivery(domain="other.test", sender="a@gone.test")))
+        self.assertIn("from 192.0.2.99", gone.cause)
+        self.assertIs(self.outcome(domain="other.test").action, Action.RELAYED)
 
     def test_a_connection_that_takes_too_long(self):
         def late():
@@ -209,8 +278,11 @@ class InAttempts(SynchronousTestCase):
         self.world.at("192.0.2.1")
         self.outcome(domain="other.test")
         self.world.at("192.0.2.1", Host)
+        forgotten = []
+        self.world.resolver.forget_failures = lambda: forgotten.append(True)
         self.world.courier.forget_hosts()
         self.assertIs(self.outcome(domain="other.test").action, Action.RELAYED)
+        self.assertEqual(forgotten, [True], "nor is it kept what the DNS did not say")
 
     def test_a_session_that_died_while_it_waited_says_nothing(self):
         self.world = World(ZONE, idle=IdleLimits())
@@ -290,6 +362,12 @@ class StandingOfOutcomes(SynchronousTestCase):
 )
 def test_crowded(text, expected):
     assert is_crowded(text) is expected
+
+
+def test_a_handshake_that_hangs_concerns_all_where_the_connection_begins_with_it():
+    hanging = Trouble(EnhancedStatus(4, 4, 2), "The host did not answer in time", "in TLS handshake", is_tls=True)
+    assert not concerns_host(hanging)
+    assert concerns_host(hanging, is_implicit_tls=True)
 
 
 def test_a_refusal_for_good_is_an_answer_whatever_it_says():

@@ -5,23 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from relay_house import CLOSE, HANG, Host, Memory, OnDisk, World, delivery, maybe_later
+from relay_house import CLOSE, HANG, Host, Memory, OnDisk, Stranger, World, delivery, maybe_later
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.mail.smtp import ESMTPSenderFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.address import Address
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.envelope import Account
-from mailstack.mail.requests import Requests
-from mailstack.relay.attempt import BrokenOffError
+from mailstack.mail.reply import Reply
+from mailstack.mail.requests import DeliverBy, Requests
+from mailstack.relay import courier
+from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
+from mailstack.route.hosts import Hop
+from mailstack.route.trust import Security
 from mailstack.wire.errors import LocalProtocolError
 from mailstack.wire.smtp_client import SMTPClientCore
-from mailstack.wire.smtp_mailing import Login, Phase
+from mailstack.wire.smtp_mailing import Login, Phase, Result
 
 ZONE = """
     example.test  MX 10 mx1.example.test
@@ -33,8 +37,15 @@ ZONE = """
 """
 
 
+CONTENT = Memory(b"Subject: x\r\n\r\nNOOP\r\nNOOP\r\nNOOP\r\n")
+
+
 def brief(dispositions):
     return [(each.action.value, str(each.status)) for each in dispositions]
+
+
+def unreachable():
+    raise ConnectionRefusedError
 
 
 class Case(SynchronousTestCase):
@@ -116,6 +127,26 @@ class Success(Case):
         self.assertEqual([line for line in self.host().lines if line.startswith("RCPT")][2:], ["RCPT TO:<c@example.test>"])
         self.assertEqual(len(self.host().contents), 2)
 
+    def test_no_more_transactions_in_one_session_than_the_host_says(self):
+        for kept in (0, 3.0):
+            self.world = World(ZONE, idle=IdleLimits(seconds=kept))
+            self.at_first(EHLO=b"250-mx\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=2 RCPTMAX=1\r\n")
+            afterwards = []
+            five = replace(delivery(*(f"u{n}@example.test" for n in range(5))), afterwards=afterwards)
+            self.assertEqual(brief(self.outcome(five)), [("relayed", "2.0.0")] * 5)
+            self.assertEqual([len(host.contents) for host in self.world.opened], [2, 2, 1])
+            self.assertEqual([host.lines[-1] for host in self.world.opened[:2]], ["QUIT"] * 2, "none waits for the disk")
+            self.assertEqual(len(afterwards), 1)
+            afterwards.pop()()
+            self.assertEqual(len(self.world.courier.sessions), bool(kept))
+
+    def test_a_host_that_takes_one_transaction_and_no_other_connection(self):
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"), *[unreachable] * 2)
+        found = self.outcome(delivery("a@example.test", "b@example.test"))
+        self.assertEqual(brief(found), [("relayed", "2.0.0")] * 2)
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        self.assertEqual([address for address, _ in self.world.met], ["192.0.2.1"] * 2 + ["192.0.2.2"])
+
     def test_a_content_goes_as_one_chunk_where_that_is_offered(self):
         self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n")
         whole = b"Subject: x\r\n\r\n.\r\n" + b"y\r\n" * 100_000
@@ -193,14 +224,17 @@ class Recipients(Case):
     def test_each_stage(self):
         for key in ("MAIL", "RCPT", "DATA", "dot"):
             for reply, expected in ((b"451 4.3.0 no\r\n", ("delayed", "4.3.0")), (b"554 5.6.0 no\r\n", ("failed", "5.6.0"))):
+                if (key, expected[0]) == ("MAIL", "delayed"):
+                    continue  # then the next host is tried
                 self.at_first(**{key: reply})
                 self.assertEqual(brief(self.outcome()), [expected], (key, reply))
         self.assertEqual({address for address, _ in self.world.met}, {"192.0.2.1"})
 
     def test_too_big_is_not_tried(self):
         self.at_first(EHLO=b"250-mx\r\n250 SIZE 5\r\n")
+        self.world.at("192.0.2.2", lambda: Host(EHLO=b"250-mx\r\n250 SIZE 6\r\n"))
         self.assertEqual(brief(self.outcome()), [("failed", "5.3.4")])
-        self.assertEqual(self.host().lines, ["EHLO us.test", "QUIT"])
+        self.assertEqual([host.lines for host in self.world.opened], [["EHLO us.test", "QUIT"]] * 2)
 
     def test_addresses_that_are_not_ascii(self):
         found = brief(self.outcome(delivery("bob@example.test", "jürgen@example.test")))
@@ -234,6 +268,99 @@ class Hosts(Case):
         ):
             self.at_first(**script)
             self.relayed_by_second()
+
+    def test_mail_refused_for_now(self):
+        for hello in (b"250-mx\r\n250 PIPELINING\r\n", b"250 mx\r\n"):
+            self.at_first(EHLO=hello, MAIL=b"452 4.3.1 disk full\r\n", RCPT=b"503 what?\r\n", DATA=b"503 what?\r\n")
+            self.relayed_by_second()
+
+    def test_mail_refused_for_now_by_all(self):
+        self.at_first(MAIL=b"452 4.3.1 disk full\r\n")
+        for others in ([lambda: Host(greeting=b"554 go away\r\n")], []):
+            self.world.at("192.0.2.2", *others)
+            (only,) = self.outcome()
+            self.assertEqual(brief([only]), [("delayed", "4.3.1")])
+            self.assertEqual((only.remote_mta, only.standing), ("mx1.example.test", Standing.UP))
+        self.assertEqual(len(self.world.met), 4)
+
+    def test_mail_refused_for_good(self):
+        self.at_first(MAIL=b"550 5.7.1 blocked\r\n")
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+        self.assertEqual(len(self.world.met), 1)
+
+    def test_a_host_that_wants_tls_or_a_login_fails_nobodys_mail(self):
+        for key, reply, standing in (
+            ("MAIL", b"530 5.7.0 Must issue a STARTTLS command first\r\n", Standing.DOWN),
+            ("MAIL", b"538 Encryption required\r\n", Standing.DOWN),
+            ("RCPT", b"530 5.7.1 Authentication required\r\n", Standing.UP),
+        ):
+            self.at_first(**{key: reply})
+            (only,) = self.outcome(delivery(domain="single.test"))
+            self.assertEqual((only.action, only.diagnostic), (Action.DELAYED, reply.decode().strip()))
+            self.assertEqual((only.standing, only.status.kind), (standing, 4))
+
+    def test_a_host_that_wants_tls_leads_to_the_next(self):
+        self.at_first(MAIL=b"530 5.7.0 Must issue a STARTTLS command first\r\n")
+        self.relayed_by_second()
+
+    def test_mail_refused_in_clear_after_tls_was_refused(self):
+        refusing = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": b"454 no\r\n", "MAIL": b"550 5.7.1 TLS needed\r\n"}
+        for level, expected in ((TLSPolicy.MAY, ("delayed", "4.7.1")), (TLSPolicy.NONE, ("failed", "5.7.1"))):
+            self.world = World(ZONE, tls=level)
+            self.at_first(**refusing)
+            (only,) = self.outcome(delivery(domain="single.test"))
+            self.assertEqual(brief([only]), [expected])
+            self.assertIs(only.standing, Standing.DOWN if level is TLSPolicy.MAY else Standing.UP)
+
+    def test_mail_of_one_sender_refused_for_now_concerns_no_other(self):
+        async def rewritten(reverse_path: Address) -> Address:
+            return Address("srs", "us.test")
+
+        self.world.courier = self.world.make_courier(return_path=rewritten)
+        self.at_first(MAIL=lambda argument: b"450 4.1.8 unknown\r\n" if "alice" in argument else b"250 ok\r\n")
+        whole = delivery("a@example.test", "b@example.test")
+        whole.recipients[0] = replace(whole.recipients[0], original=Address("team", "us.test"))
+        found = self.outcome(whole)
+        self.assertEqual(brief(found), [("relayed", "2.0.0")] * 2)
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        (only,) = self.outcome(delivery(sender="carol@us.test"))
+        self.assertEqual(only.remote_mta, "mx1.example.test")
+
+    ANYTHING = b"250-mx\r\n250-SMTPUTF8\r\n250-REQUIRETLS\r\n250-DELIVERBY\r\n250 SIZE 100\r\n"
+    DEMANDING = (
+        {"smtputf8": True},
+        {"requests": Requests(requires_tls=True)},
+        {"requests": Requests(deliver_by=DeliverBy(deadline=600.0, returns=True))},
+        {"content": Memory(b"x\r\n" * 10)},
+    )
+
+    def test_what_one_lacks_another_may_have(self):
+        async def trusted(*args, **more):
+            return Security(level=TLSPolicy.MAY, is_trusted=True)
+
+        self.world.courier._trust.security = trusted
+        for demand in self.DEMANDING:
+            for other, outcome in (
+                ({"EHLO": self.ANYTHING}, Action.RELAYED),
+                ({"EHLO": b"250-mx\r\n250 SIZE 6\r\n"}, Action.FAILED),
+                ({"greeting": b"450 later\r\n"}, Action.DELAYED),
+            ):
+                self.at_first(EHLO=b"250-mx\r\n250 SIZE 5\r\n")
+                self.world.at("192.0.2.2", lambda other=other: Host(**other))
+                (only,) = self.outcome(delivery(**demand))
+                self.assertEqual((only.action, only.remote_mta), (outcome, "mx2.example.test"), (demand, other))
+
+    def test_only_those_go_to_the_next_whom_the_first_cannot_take(self):
+        self.world.at("192.0.2.2", lambda: Host(EHLO=self.ANYTHING))
+        found = self.outcome(delivery("a@example.test", "jürgen@example.test"))
+        self.assertEqual([each.remote_mta for each in found], ["mx1.example.test", "mx2.example.test"])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [1, 1])
+
+    def test_that_it_is_too_late_is_the_same_everywhere(self):
+        self.world.at("192.0.2.1", lambda: Host(EHLO=self.ANYTHING))
+        late = Requests(deliver_by=DeliverBy(deadline=0.0, returns=True))
+        self.assertEqual(brief(self.outcome(delivery(requests=late))), [("failed", "5.4.7")])
+        self.assertEqual(len(self.world.met), 1)
 
     def test_what_was_said_before_a_421_stands(self):
         said = iter([b"550 5.1.1 no\r\n", b"421 4.3.2 bye\r\n"])
@@ -297,6 +424,16 @@ class Hosts(Case):
         broken_off = self.failureResultOf(outcome, BrokenOffError).value
         self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
 
+    def test_whoever_is_still_open_is_asked_for_once_of_each_host(self):
+        self.patch(Attempt, "take", lambda *args, **more: None)
+        for hello in (b"250 mx\r\n", b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"):
+            self.world.opened.clear()
+            for address in ("192.0.2.1", "192.0.2.2"):
+                self.world.at(address, lambda hello=hello: Host(EHLO=hello))
+            self.assertEqual(brief(self.outcome(delivery("a@example.test", "b@example.test"))), [("delayed", "4.4.0")] * 2)
+            asked = [line for host in self.world.opened for line in host.lines if line.startswith("RCPT")]
+            self.assertEqual(asked, ["RCPT TO:<a@example.test>", "RCPT TO:<b@example.test>"] * 2)
+
     def test_all_down(self):
         self.world.at("192.0.2.1")
         self.world.at("192.0.2.2")
@@ -340,6 +477,57 @@ class Hosts(Case):
         self.assertEqual(brief(self.outcome()), [("delayed", "4.4.1")])
         self.assertEqual([address for address, _ in self.world.met], [f"192.0.2.{n}" for n in range(10, 15)])
 
+    def refusing(self, *numbers):
+        zone = "".join(f"example.test MX {n} mx{n}.test\nmx{n}.test A 192.0.2.{n}\n" for n in numbers)
+        for number in numbers:
+            self.world.at(f"192.0.2.{number}", lambda: Host(greeting=b"554 5.7.1 go away\r\n"))
+        return zone
+
+    def test_a_host_behind_many_that_refuse_is_not_hidden(self):
+        for zone in (
+            self.refusing(*range(10, 21)),
+            "example.test MX 1 mx.test\n" + "".join(f"mx.test A 192.0.2.{n}\n" for n in range(10, 21)),
+        ):
+            self.world.resolver.__init__(zone)
+            self.world.at("192.0.2.20", Host)
+            self.world.met.clear()
+            self.assertEqual(brief(self.outcome()), [("delayed", "4.7.1")])
+            self.assertEqual(len(self.world.met), 5)
+            self.assertEqual(brief(self.outcome(replace(delivery(), attempt=2))), [("delayed", "4.7.1")])
+            self.assertEqual(brief(self.outcome(replace(delivery(), attempt=3))), [("relayed", "2.0.0")])
+
+    def test_when_the_last_was_tried_it_is_final(self):
+        self.world.resolver.__init__(self.refusing(*range(10, 15)))
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+        self.world.resolver.__init__(self.refusing(*range(10, 50)))
+        self.world.met.clear()
+        self.assertEqual(brief(self.outcome(replace(delivery(), attempt=50))), [("delayed", "4.7.1")])
+        self.assertEqual(len(self.world.met), courier.MOST_HOSTS)
+
+    def test_an_address_with_many_names_is_met_once(self):
+        zone = "".join(f"example.test MX {n} mx{n}.test\nmx{n}.test A 192.0.2.1\n" for n in range(10))
+        for script in ({"greeting": b"554 5.7.1 go away\r\n"}, {"MAIL": CLOSE}, {"MAIL": b"451 4.3.0 later\r\n"}):
+            self.world.met.clear()
+            self.world.resolver.__init__(zone + "example.test MX 20 mx2.example.test\nmx2.example.test A 192.0.2.2\n")
+            self.at_first(**script)
+            self.relayed_by_second()
+            self.assertEqual([address for address, _ in self.world.met], ["192.0.2.1", "192.0.2.2"])
+        self.world.resolver.__init__(zone)
+        self.at_first(greeting=b"554 5.7.1 go away\r\n")
+        self.assertEqual(brief(self.outcome()), [("failed", "5.7.1")])
+
+    def test_names_that_lead_nowhere_do_not_hide_a_host(self):
+        nowhere = "".join(f"example.test MX 10 no{n}.test\n" for n in range(16))
+        self.world.resolver.__init__(nowhere + "example.test MX 20 mx.test\nmx.test A 192.0.2.2\n")
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+
+    def test_a_thousand_names_cost_few_questions_and_are_not_final(self):
+        for records, most in (("", courier.MOST_NAMES), ("no{0}.test SERVFAIL\n", courier.MOST_HOSTS)):
+            zone = "".join(f"example.test MX {n} no{n}.test\n{records.format(n)}" for n in range(1_000))
+            self.world.resolver.__init__(zone)
+            self.assertEqual(self.outcome()[0].action, Action.DELAYED)
+            self.assertEqual(len(self.world.resolver.asked), 1 + 2 * most)
+
     def test_a_mix_of_codes_in_one_reply(self):
         self.at_first(RCPT=b"250-ok\r\n550 no\r\n")
         self.relayed_by_second()
@@ -348,6 +536,102 @@ class Hosts(Case):
         self.at_first(EHLO=b"250-" + b"x" * 1_000_000)
         self.relayed_by_second()
         self.assertTrue(self.host().lost)
+
+
+class Chunkless(Case):
+    """A host that offers CHUNKING and does not know it."""
+
+    def at_stranger(self, code=b"500", **more):
+        clock = self.world.clock
+        self.world.at("192.0.2.1", lambda: Stranger(clock, code + b" what\r\n", **more))
+
+    def slow_outcome(self, *recipients, content=CONTENT):
+        outcome = self.world.attempt(delivery(*recipients, content=content))
+        for _ in range(40):
+            self.world.advance(1.0)
+        return self.successResultOf(outcome)
+
+    def test_the_mail_goes_once_more_at_once_by_data(self):
+        for code in (b"500", b"502", b"503", b"504"):
+            for content in (CONTENT, OnDisk(CONTENT.in_memory)):
+                self.setUp()
+                self.at_stranger(code)
+                self.assertEqual(brief(self.slow_outcome(content=content)), [("relayed", "2.0.0")], code)
+                self.assertEqual([host.contents for host in self.world.opened], [[], [CONTENT.in_memory]])
+                self.assertEqual(self.world.met, [("192.0.2.1", 25)] * 2)
+
+    def test_and_the_next_at_once(self):
+        self.at_stranger()
+        self.slow_outcome()
+        self.assertEqual(brief(self.slow_outcome()), [("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1, 1])
+        self.world.courier.forget_hosts()
+        self.slow_outcome()
+        self.assertEqual(len(self.world.opened), 4)
+
+    def test_with_all_recipients_of_all_transactions_and_none_twice(self):
+        rcpt = iter([b"550 5.1.1 no\r\n"])
+        hello = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=2\r\n"
+
+        def make():
+            host = Stranger(self.world.clock, b"500 what\r\n", hello)
+            host.script["RCPT"] = lambda argument: next(rcpt, b"250 ok\r\n")
+            return host
+
+        self.world.at("192.0.2.1", make)
+        found = self.slow_outcome(*(f"{name}@example.test" for name in "abc"))
+        self.assertEqual(brief(found), [("failed", "5.1.1"), ("relayed", "2.0.0"), ("relayed", "2.0.0")])
+        self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1])
+
+    def test_it_waits_when_no_other_session_is_to_be_had(self):
+        for other in (unreachable, lambda: Host(greeting=b"554 5.7.1 go away\r\n"), lambda: Host(EHLO=b"421 x\r\n")):
+            self.setUp()
+            clock = self.world.clock
+            self.world.at("192.0.2.1", lambda clock=clock: Stranger(clock, b"500 what\r\n"), other)
+            self.world.at("192.0.2.2", lambda: Host(greeting=b"554 5.7.1 go away\r\n"))
+            (only,) = self.slow_outcome()
+            self.assertIs(only.action, Action.DELAYED)
+        self.setUp()
+        clock = self.world.clock
+        self.world.at("192.0.2.1", lambda: Stranger(clock, b"500 what\r\n"), unreachable)
+        self.assertEqual([each.remote_mta for each in self.slow_outcome()], ["mx2.example.test"], "or goes elsewhere")
+
+    def test_what_it_says_to_the_content_by_data_is_its_answer(self):
+        clock = self.world.clock
+
+        def make():
+            host = Stranger(clock, b"500 what\r\n")
+            host.script["dot"] = b"554 5.6.0 no\r\n"
+            return host
+
+        self.world.at("192.0.2.1", make)
+        self.assertEqual(brief(self.slow_outcome()), [("failed", "5.6.0")])
+        self.assertEqual(len(self.world.opened), 2)
+
+    def test_a_long_content_is_broken_off_when_it_has_said_so(self):
+        self.world.throttled = True
+        whole = b"x\r\n" * 200_000
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 CHUNKING\r\n"), Host)
+        outcome = self.world.attempt(delivery(content=OnDisk(whole)))
+        self.host().transport.write(b"500 what\r\n" * 3)
+        self.world.flush()
+        self.assertTrue(self.host().lost)
+        while not outcome.called:
+            self.world.senders[1].resumeProducing()
+            self.world.flush()
+        self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")])
+        self.assertEqual([host.contents for host in self.world.opened], [[], [whole]])
+
+    def test_a_session_that_was_open_already_is_not_used_for_it_again(self):
+        said = iter([b"250 ok\r\n"])
+        self.world = World(ZONE, idle=IdleLimits(seconds=3.0))
+        self.at_first(EHLO=b"250-mx\r\n250 CHUNKING\r\n", dot=lambda argument: next(said, b"503 not now\r\n"))
+        self.outcome()
+        self.world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 CHUNKING\r\n"))
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertEqual([host.lines[3][:4] for host in self.world.opened], ["BDAT", "DATA"])
+        self.assertEqual(brief(self.outcome()), [("relayed", "2.0.0")])
+        self.assertEqual(len(self.world.opened), 2)
 
 
 class DNS(Case):
@@ -389,6 +673,8 @@ class TimeLimits(Case):
     """A host that falls silent holds us so long and no longer, in every phase."""
 
     def silent_in(self, phase, **script):
+        if phase is Phase.STARTTLS:  # where it may go in clear, it does then
+            self.world = World(ZONE, tls=TLSPolicy.ENCRYPT)
         self.at_first(**script)
         self.world.at("192.0.2.2")
         outcome = self.world.attempt(delivery())
@@ -417,6 +703,39 @@ class TimeLimits(Case):
             if phase is Phase.CONTENT_END:
                 self.assertEqual(str(only.status), "4.4.2")
                 self.assertEqual(self.world.met, [("192.0.2.1", 25)])
+
+    def test_each_command_of_a_kind_has_its_own(self):
+        many = [f"u{n}@example.test" for n in range(5)]
+        for hello in (b"250 mx\r\n", b"250-mx\r\n250 PIPELINING\r\n"):
+            self.setUp()
+            self.at_first(EHLO=hello, RCPT=HANG, DATA=HANG)
+            self.world.at("192.0.2.2")
+            outcome = self.world.attempt(delivery(*many))
+            for _ in many:
+                self.world.advance(TIMEOUTS_SECONDS[Phase.RCPT] - 1)
+                self.assertNoResult(outcome)
+                self.host().transport.write(b"250 ok\r\n")
+                self.world.flush()
+            self.host().transport.write(b"354 go\r\n")
+            self.host().in_content = True
+            self.world.flush()
+            self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")] * len(many), hello)
+
+    def test_octets_that_trickle_within_one_reply_give_it_no_more(self):
+        self.at_first(EHLO=b"250 mx\r\n", RCPT=HANG)
+        self.world.at("192.0.2.2")
+        outcome = self.world.attempt(delivery("a@example.test", "b@example.test"))
+        self.world.advance(TIMEOUTS_SECONDS[Phase.RCPT] - 1)
+        self.host().transport.write(b"250 ok\r\n")
+        self.world.flush()
+        for octets in (b"2", b"50-ok\r\n", b"250-still\r\n", b"250"):
+            self.world.advance((TIMEOUTS_SECONDS[Phase.RCPT] - 1) / 4)
+            self.assertNoResult(outcome)
+            self.host().transport.write(octets)
+            self.world.flush()
+        self.world.advance(1)
+        self.assertEqual(brief(self.successResultOf(outcome)), [("delayed", "4.4.1")] * 2)
+        self.assertTrue(self.host().lost)
 
     def test_trickling_octets_are_no_progress(self):
         self.at_first(EHLO=b"250-mx\r\n")
@@ -522,6 +841,49 @@ class LocalFailures(Case):
             value.recipients[ordinal] = type(each)(address=each.address, original=each.original, destination=Account("x"))
         self.assertEqual(brief(self.outcome(value)), [("delayed", "4.3.0")])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+def test_everybody_has_a_disposition_whatever_was_said_of_others():
+    refused = Result(Phase.MAIL, Reply(451, ("later",)))
+    attempt = Attempt(delivery("a@example.test", "b@example.test").recipients)
+    attempt.take(Hop("mx.test", "192.0.2.1"), (0,), [refused])
+    assert brief(attempt.conclude()) == [("delayed", "4.0.0"), ("delayed", "4.4.0")]
+
+
+class NoTLS(Case):
+    """A host that offers TLS, and at STARTTLS does not answer, closes, or says 421."""
+
+    settings = {"tls": TLSPolicy.MAY}
+    FAILURES = CLOSE, HANG, b"421 4.7.0 no TLS now\r\n"
+
+    def after(self, failure):
+        failing = Host(EHLO=b"250-mx\r\n250 STARTTLS\r\n", STARTTLS=failure)
+        self.world.at("192.0.2.1", lambda: failing, lambda: Host(EHLO=b"250-mx\r\n250 STARTTLS\r\n"))
+        outcome = self.world.attempt(delivery(domain="single.test"))
+        if failure is HANG:
+            self.assertNoResult(outcome)
+            self.world.advance(TIMEOUTS_SECONDS[Phase.STARTTLS])
+        (only,) = self.successResultOf(outcome)
+        return only
+
+    def test_it_goes_in_clear_by_a_session_of_its_own(self):
+        for failure in self.FAILURES:
+            self.setUp()
+            only = self.after(failure)
+            self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), failure)
+            self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1])
+            self.assertNotIn("STARTTLS", self.host(1).lines)
+
+    def test_not_where_it_must_be_encrypted(self):
+        for failure in self.FAILURES:
+            self.world = World(ZONE, tls=TLSPolicy.ENCRYPT)
+            only = self.after(failure)
+            self.assertEqual(
+                (only.action, only.standing),
+                (Action.DELAYED, Standing.CROWDED if isinstance(failure, bytes) else Standing.DOWN),
+            )
+            self.assertEqual(self.host().lines[:2], ["EHLO us.test", "STARTTLS"])
+            self.assertEqual(len(self.world.met), 1)
 
 
 class RequireTLS(Case):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay_house import CLOSE, HANG, Host, Memory, World, delivery
+from relay_house import CLOSE, HANG, Host, Memory, Stranger, World, delivery
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -140,6 +140,13 @@ class UsedAgain(Case):
             self.relayed()
         self.assertEqual([len(host.contents) for host in self.world.opened], [2, 1])
 
+    def test_one_that_can_take_some_of_a_message_takes_no_more(self):
+        self.at_first({"EHLO": b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=1 MAILMAX=3\r\n"})
+        self.relayed()
+        self.relayed(*(f"u{n}@example.test" for n in range(4)))
+        self.assertEqual([len(host.contents) for host in self.world.opened], [3, 2])
+        self.settled()
+
     def test_for_another_domain_with_the_same_host(self):
         self.relayed()
         self.relayed("eva@other.test", domain="other.test")
@@ -150,6 +157,25 @@ class UsedAgain(Case):
         self.relayed("eva@third.test", domain="third.test")
         self.assertEqual(self.met, ["192.0.2.1", "192.0.2.3"])
         self.settled()
+
+    def test_not_after_a_chunk_that_was_refused_since_answers_to_its_lines_may_come(self):
+        self.world.at("192.0.2.1", lambda: Stranger(self.world.clock, b"550 5.7.1 no\r\n"))
+        for content in (b"NOOP\r\n" * 8, b"Subject: x\r\n\r\nhello\r\n"):
+            outcome = self.world.attempt(delivery(content=Memory(content)))
+            while not outcome.called:
+                self.world.advance(1.0)
+            (only,) = self.successResultOf(outcome)
+            self.assertEqual((only.action, str(only.status)), (Action.FAILED, "5.7.1"))
+        self.assertEqual(self.met, ["192.0.2.1"] * 2)
+        self.world.advance(1.0)
+        self.assertTrue(all(host.lost for host in self.world.opened))
+
+    def test_what_is_left_of_a_message_of_which_a_chunk_was_refused_goes_by_another(self):
+        self.at_first({"EHLO": b"250-mx\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=1\r\n", "dot": b"552 5.2.2 full\r\n"}, {})
+        found = self.outcome("a@example.test", "b@example.test")
+        self.assertEqual([each.action for each in found], [Action.FAILED, Action.RELAYED])
+        self.assertEqual(self.met, ["192.0.2.1"] * 2)
+        self.assertEqual(self.world.opened[0].lines[-1], "QUIT")
 
     def test_two_at_once_have_two_sessions(self):
         self.at_first({"dot": HANG})
@@ -255,6 +281,18 @@ class Dead(Case):
             self.relayed()
             self.assertEqual(self.met, ["192.0.2.1"] * 2)
             self.assertEqual(self.world.opened[1].lines[1:], ENVELOPE)
+            self.settled()
+
+    def test_half_a_line_while_it_waits(self):
+        for octets in (b"42", b"250-", b"250-mx\r\n", b"\r"):
+            self.setUp()
+            self.relayed()
+            self.world.opened[0].transport.write(octets)
+            self.world.flush()
+            self.relayed()
+            self.assertEqual(self.world.opened[0].lines[1:], ENVELOPE, octets)
+            self.assertTrue(self.world.opened[0].lost)
+            self.assertEqual(self.world.opened[1].lines[1:], ENVELOPE, octets)
             self.settled()
 
     def test_within_the_content_it_is_not_sent_again(self):

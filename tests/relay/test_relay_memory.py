@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay_house import delivery
+from relay_house import CLOSE, delivery
 from test_relay_trust import CLEAR, LEAF, OFFER, Case
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
@@ -128,6 +128,25 @@ class CourierTests(Case):
             self.assertEqual((only.action, len(served.peers) - before), (action, 1), (script, hours))
             if action is Action.DELAYED:
                 self.assertIn(str(only.status), ("4.7.10", "4.7.5"))
+
+    async def test_a_host_that_had_tls_and_breaks_off_at_starttls(self):
+        for said in (CLOSE, b"421 4.3.2 no TLS now\r\n"):
+            clock = Clock()
+            clock.advance(1_000_000)
+            served = self.serve(tls=LEAF.options())
+            memory = TLSMemory(2 * HOUR, clock, lambda coroutine, what: Deferred.fromCoroutine(coroutine), maybeDeferred)
+            courier = self.relaying(served, level=TLSPolicy.MAY, more={"memory": memory})
+            breaking = {"EHLO": OFFER, "STARTTLS": said}
+            for scripts, hours, action in (
+                ((), 0, Action.RELAYED),
+                ((breaking,), 0, Action.DELAYED),
+                ((breaking, {}), 2, Action.RELAYED),
+            ):
+                clock.advance(hours * HOUR)
+                courier.forget_hosts()
+                served.scripts[:] = scripts
+                (only,) = await courier.attempt(delivery())
+                self.assertEqual((only.action, served.scripts), (action, []), (said, hours))
 
     async def test_what_must_have_tls_needs_no_memory(self):
         served = self.serve(tls=LEAF.options())

@@ -6,7 +6,8 @@ from relay_house import HANG, Host, World, delivery
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailstack.mail.disposition import Action
+from mailstack.mail.answers import Empty, Failed, Found
+from mailstack.mail.disposition import Action, Standing
 from mailstack.relay.settings import IdleLimits, NextHop, SourceAddresses, TLSPolicy, smarthost
 
 ZONE = """
@@ -78,6 +79,11 @@ class Named(Case):
             self.world.at("192.0.2.2", lambda script=script: Host(**script))
             named = NextHop(host="192.0.2.2", allow_private=True)
             self.assertEqual(brief(self.outcome(named)), [("delayed", "4.7.1")])
+
+    def test_one_that_wants_a_login_fails_nobody(self):
+        self.world.at("192.0.2.2", lambda: Host(MAIL=b"530 5.7.0 Authentication required\r\n"))
+        found = self.outcome(NextHop(host="192.0.2.2", allow_private=True))
+        self.assertEqual((brief(found), found[0].standing), ([("delayed", "4.7.0")], Standing.DOWN))
 
     def test_one_usual_way_does_not_hinder_another(self):
         self.outcome(NextHop(host="192.0.2.2", allow_private=True))
@@ -153,6 +159,39 @@ class Delivers(Case):
     def test_no_tls_through_a_file(self):
         self.hand_over("a@example.test", LHLO=b"250-mail\r\n250 STARTTLS\r\n")
         self.assertNotIn("STARTTLS", self.world.opened[0].lines)
+
+
+class Families(Case):
+    """Addresses of both families are asked for at once."""
+
+    def setUp(self):
+        super().setUp()
+        self.asked = {}
+        self.world.resolver.ipv4 = lambda host: self.ask("ipv4")
+        self.world.resolver.ipv6 = lambda host: self.ask("ipv6")
+
+    async def ask(self, kind):
+        self.asked[kind] = Deferred()
+        return await self.asked[kind]
+
+    def test_whichever_comes_first(self):
+        for kinds in (("ipv4", "ipv6"), ("ipv6", "ipv4")):
+            outcome = self.begin()
+            self.assertEqual(set(self.asked), {"ipv4", "ipv6"})
+            for kind in kinds:
+                self.assertNoResult(outcome)
+                self.asked.pop(kind).callback(Found(("192.0.2.1",)) if kind == "ipv4" else Failed("timeout"))
+            self.world.flush()
+            self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")])
+
+    def test_cancelled(self):
+        for there in ("", "ipv4", "ipv6"):
+            outcome = self.begin()
+            if there:
+                self.asked[there].callback(Empty())
+            outcome.cancel()
+            self.failureResultOf(outcome, CancelledError)
+            self.assertTrue(all(each.called for each in self.asked.values()), "nobody asks on")
 
 
 class Sources(Case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import tempfile
 
@@ -9,10 +10,11 @@ from relay_house import CLOSE, HANG, OnDisk, delivery, relay_settings
 from relay_servers import Served, certificate
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from mailstack.mail.disposition import Action
+from mailstack.mail.disposition import Action, Standing
 from mailstack.net.dns_exchange import Server
 from mailstack.net.prompt import PromptTCP
 from mailstack.net.resolver import Resolver
@@ -147,12 +149,33 @@ class TLS(Case):
             self.assertEqual(len(served.scripted), 2)
             self.assertEqual(served.scripted[1].lines[1:], ["MAIL FROM:<alice@us.test> SIZE=22", *served.scripted[1].lines[2:]])
 
+    async def test_mail_refused_in_clear_after_a_handshake_that_failed(self):
+        for hello in (STARTTLS, b"250 mx\r\n"):
+            for reply in (b"530 5.7.0 Must issue a STARTTLS command first\r\n", b"550 5.7.1 TLS needed\r\n"):
+                script = {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n", "handshake": CLOSE}
+                served = self.serve(script, {"EHLO": hello, "MAIL": reply}, tls=self.options)
+                (only,) = await self.courier(served).attempt(delivery())
+                self.assertEqual((only.action, only.standing), (Action.DELAYED, Standing.DOWN))
+                self.assertEqual((only.diagnostic, only.tls), (reply.decode().strip(), "none"))
+
     async def test_never_clear_when_it_must_be_encrypted(self):
         for policy in (TLSPolicy.ENCRYPT, TLSPolicy.VERIFY):
             for handshake in self.FAILURES:
                 served, only = await self.after_failed_handshake(policy, handshake=handshake)
                 self.assertIs(only.action, Action.DELAYED)
                 self.assertEqual(len(served.scripted), 1)
+
+    async def test_a_handshake_that_fails_where_it_is_a_must_concerns_no_other_domain(self):
+        for handshake in self.FAILURES:
+            script = {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n", "handshake": handshake}
+            served = self.serve(script, script, {}, tls=self.options)
+            zone = "strict.test MX 10 mx.test\nother.test MX 10 mx.test\nmx.test A 127.0.0.1"
+            levels = {"strict.test": TLSPolicy.ENCRYPT}
+            courier = self.courier(served, resolver=FakeResolver(zone), limits={Phase.HANDSHAKE: 0.3}, tls_levels=levels)
+            (only,) = await courier.attempt(delivery(domain="strict.test"))
+            self.assertIs(only.action, Action.DELAYED)
+            (only,) = await courier.attempt(delivery(domain="other.test"))
+            self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), handshake)
 
     async def test_a_host_that_wants_our_certificate(self):
         # In TLS 1.3 we hear of it after our side of the handshake is done.
@@ -210,8 +233,25 @@ class Addresses(Case):
     async def test_a_source_that_is_not_ours(self):
         served = self.serve()
         (only,) = await self.courier(served, sources=SourceAddresses(("192.0.2.1",))).attempt(delivery())
-        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.4.1"))
-        self.assertIn("ConnectBindError", only.cause)
+        self.assertEqual((only.action, str(only.status), only.standing), (Action.DELAYED, "4.3.0", None))
+        self.assertIn("this machine cannot connect from 192.0.2.1: ConnectBindError", only.cause)
+        self.assertIn("Cannot assign requested address", only.cause)
+
+    async def test_no_descriptor_is_left(self):
+        served = self.serve()
+        courier = self.courier(served)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        await deferLater(reactor, 0)  # the reactor runs, and has its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            (only,) = await courier.attempt(delivery())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        self.assertEqual((only.action, str(only.status), only.standing), (Action.DELAYED, "4.3.0", None))
+        self.assertIn("this machine cannot connect: ConnectBindError", only.cause)
+        self.assertIn("Too many open files", only.cause)
+        (only,) = await courier.attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED)
 
 
 class Delivers(Case):

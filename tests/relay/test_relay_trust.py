@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography import x509
@@ -11,14 +12,16 @@ from relay_certificates import made, tlsa
 from relay_house import delivery
 from test_relay_sockets import Case as SocketCase
 
-from mailstack.mail.answers import Failed
+from mailstack.mail.answers import Empty, Exchange, Failed, Found, NoSuchDomain
 from mailstack.mail.disposition import Action
 from mailstack.mail.mta_sts import Mode, Policy, Standing
 from mailstack.mail.requests import Requests
 from mailstack.mail.tls_results import TLSFailure
 from mailstack.net.tls import CertificateError, Pem, identity
+from mailstack.relay.by_transport import next_hop_of
 from mailstack.relay.settings import IdleLimits, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
+from mailstack.route.transport import parse_transport
 from mailstack.testing.dns import FakeResolver
 
 ROOT = made("Root", is_authority=True)
@@ -50,17 +53,18 @@ class Policies:
         return self.of_domain
 
 
-class Forgetful:
-    """A resolver that does not answer some questions about a name."""
+class Changing:
+    """A resolver that answers some questions once, and from then on with `then`."""
 
-    def __init__(self, resolver, name, kinds):
-        self.resolver, self.name, self.kinds = resolver, name, kinds
+    def __init__(self, resolver, kinds, then):
+        self.resolver, self.kinds, self.then = resolver, kinds, then
+        self.asked = []
 
     def __getattr__(self, kind):
         async def ask(name):
-            return (
-                Failed("gone") if (name, kind in self.kinds) == (self.name, True) else await getattr(self.resolver, kind)(name)
-            )
+            is_again = (kind, name) in self.asked
+            self.asked.append((kind, name))
+            return self.then if is_again and kind in self.kinds else await getattr(self.resolver, kind)(name)
 
         return ask
 
@@ -189,14 +193,30 @@ class DANE(Case):
         self.assertEqual(self.witness.seen, [("tlsa", "mx.test", TLSFailure.DNSSEC_INVALID)])
         self.assertEqual(served.peers, [])
 
-    async def test_what_was_answered_and_no_longer_is_puts_a_host_off(self):
-        for name in ("example.test", "mx.test", "alias.test"):
-            served = self.serve(tls=SELF.options())
-            zone = "real.test INSECURE\nreal.test A 127.0.0.1\nalias.test CNAME real.test\nother.test MX 10 alias.test"
-            courier = self.relaying(served, tlsa(LEAF.certificate, 3, 1, 1), zone=zone)
-            courier._trust._resolver = Forgetful(self.resolver, name, ("alias",) if name == "alias.test" else ("mx", "ipv4"))
-            (only,) = await courier.attempt(delivery(domain="other.test" if name == "alias.test" else "example.test"))
-            self.assertEqual((only.action, str(only.status), served.peers), (Action.DELAYED, "4.4.3", []), name)
+    async def test_the_answers_by_which_a_host_was_found_are_those_that_judge_it(self):
+        """With a TTL of 0, or MX that rotate, it would else be nobody's host, or one that is not signed: `may`."""
+        for kinds, then in (
+            (("mx",), Found((Exchange(10, "other.test"),), True, "example.test")),
+            (("mx",), NoSuchDomain()),
+            (("ipv4",), Found(("127.0.0.1",), False, "mx.test")),
+            (("ipv4",), Empty()),
+            (("mx", "ipv4", "ipv6"), Failed("gone")),
+        ):
+            served = self.serve({"EHLO": CLEAR}, {})
+            courier = self.relaying(served, tlsa(SELF.certificate, 3, 1, 1))
+            changing = courier._trust._resolver = courier._next_hops._resolver = Changing(self.resolver, kinds, then)
+            (only,) = await courier.attempt(delivery())
+            self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []), kinds)
+            self.assertEqual(len(set(changing.asked)), len(changing.asked), "nothing is asked twice for a message")
+
+    async def test_an_alias_of_which_nobody_can_say_where_it_leads_puts_a_host_off(self):
+        served = self.serve(tls=SELF.options())
+        zone = "real.test INSECURE\nreal.test A 127.0.0.1\nalias.test CNAME real.test\nother.test MX 10 alias.test"
+        courier = self.relaying(served, zone=zone)
+        changing = courier._trust._resolver = Changing(self.resolver, ("alias",), Failed("gone"))
+        changing.asked.append(("alias", "alias.test"))
+        (only,) = await courier.attempt(delivery(domain="other.test"))
+        self.assertEqual((only.action, str(only.status), served.peers), (Action.DELAYED, "4.4.3", []))
 
     async def test_the_next_host_is_tried(self):
         served = self.serve(tls=SELF.options())
@@ -308,6 +328,13 @@ class MTASTS(Case):
         await self.assert_waits(served, policy=self.policy(Mode.ENFORCE, "*.mx.test"), authenticated=False, status="4.7.0")
         self.assertEqual(served.peers, [])
 
+    async def test_one_address_may_be_right_by_another_of_its_names(self):
+        served = self.serve(tls=LEAF.options())
+        policy = self.policy(Mode.ENFORCE, "mx.test", "other.test")
+        zone = "example.test MX 5 other.test\nother.test A 127.0.0.1"
+        only = await self.attempt(served, policy=policy, zone=zone, authenticated=False)
+        self.assertEqual((only.action, only.remote_mta, len(served.peers)), (Action.RELAYED, "mx.test", 2))
+
     async def test_testing_delivers_whatever_is_wrong_and_reports_it(self):
         policy = self.policy(Mode.TESTING)
         served = self.serve(tls=SELF.options())
@@ -372,6 +399,73 @@ class RequireTLS(Case):
     async def test_verified_where_the_name_of_the_host_is_vouched_for(self):
         only = await self.result(LEAF.options(), more={"tls_levels": {"*": TLSPolicy.VERIFY}})
         self.assertIs(only.action, Action.RELAYED)
+
+
+class Named(Case):
+    """Hosts that the operator has named: as a smarthost, in the map, or for one message."""
+
+    async def via(self, served, text, *records, domain="bank.test", levels=None, delivering=None, **more):
+        levels = {"bank.test": TLSPolicy.VERIFY} if levels is None else levels
+        courier = self.relaying(served, *records, more={"tls_levels": levels, **more}, zone="gate.test MX 10 mx.test")
+        next_hop = replace(next_hop_of(parse_transport(text), courier._settings), allow_private=True) if text else None
+        delivering = delivering or delivery(f"bob@{domain}", domain=domain)
+        (only,) = await courier.attempt(delivering, next_hop)
+        return only
+
+    WAYS = ("smtp:[mx.test]:25", "smtp:[127.0.0.1]:25", "smtp:gate.test", "lmtp:127.0.0.1:24")
+
+    async def test_what_is_set_for_the_domain_of_the_recipients_holds_there(self):
+        for text in self.WAYS:
+            served = self.serve({"EHLO": CLEAR, "LHLO": CLEAR}, {})
+            only = await self.via(served, text)
+            self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []), text)
+        served = self.serve({"EHLO": CLEAR}, {})
+        only = await self.via(served, None, **self.smarthost(served, TLSPolicy.MAY))
+        self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []))
+
+    async def test_and_is_not_asked_for_others(self):
+        for text in self.WAYS[:-1]:
+            only = await self.via(self.serve({"EHLO": CLEAR}), text, domain="example.test")
+            self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), text)
+
+    async def test_the_certificate_must_be_that_of_the_host(self):
+        for shown, action in ((LEAF, Action.RELAYED), (SELF, Action.DELAYED), (made("bank.test", ROOT), Action.DELAYED)):
+            only = await self.via(self.serve(tls=shown.options()), "smtp:[mx.test]")
+            self.assertIs(only.action, action)
+
+    async def test_a_host_has_a_level_of_its_own(self):
+        for text, name in (("smtp:[mx.test]", "mx.test"), ("smtp:gate.test", "gate.test"), ("smtp:[127.0.0.1]", "127.0.0.1")):
+            served = self.serve({"EHLO": CLEAR}, {})
+            only = await self.via(served, text, domain="example.test", levels={name: TLSPolicy.ENCRYPT})
+            self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []), text)
+        served = self.serve({"EHLO": CLEAR}, {})
+        more = self.smarthost(served, TLSPolicy.MAY)
+        only = await self.via(served, None, domain="example.test", levels={"mx.test": TLSPolicy.ENCRYPT}, **more)
+        self.assertEqual((only.action, str(only.status), served.contents), (Action.DELAYED, "4.7.10", []))
+
+    async def test_one_of_the_other_kind_that_asks_less_does_not_matter(self):
+        served = self.serve({"EHLO": CLEAR}, {})
+        only = await self.via(served, "smtp:[mx.test]", levels={"bank.test": TLSPolicy.NONE, "mx.test": TLSPolicy.ENCRYPT})
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.10"))
+
+    async def test_what_is_set_for_all_is_not_for_this_machine(self):
+        levels = {"*": TLSPolicy.VERIFY}
+        only = await self.via(self.serve({"EHLO": CLEAR}), "smtp:[127.0.0.1]", levels=levels)
+        self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"))
+        only = await self.via(self.serve({"EHLO": CLEAR}, {}), "smtp:[mx.test]", levels=levels)
+        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.10"))
+
+    async def test_a_report_about_it_goes_whatever_it_publishes_and_not_against_what_is_set(self):
+        wrong = tlsa(LEAF.certificate, 3, 1, 1)
+        for host, level, is_optional in itertools.product(
+            ("[mx.test]", "gate.test"), (TLSPolicy.DANE, TLSPolicy.VERIFY), (False, True)
+        ):
+            served = self.serve({"EHLO": CLEAR}, {})
+            asked = delivery(requests=Requests(tls_optional=is_optional))
+            levels = {"*": TLSPolicy.DANE, "example.test": level}
+            only = await self.via(served, f"smtp:{host}:{served.number}", wrong, levels=levels, delivering=asked)
+            goes = is_optional and level is TLSPolicy.DANE
+            self.assertIs(only.action, Action.RELAYED if goes else Action.DELAYED, (host, levels, is_optional))
 
 
 class OurCertificate(Case):

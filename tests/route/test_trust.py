@@ -19,6 +19,7 @@ from mailstack.route.trust import (
     is_unsigned_alias,
     is_vouched_for,
     level_of,
+    level_of_named,
     tlsa_bases,
     usable,
 )
@@ -51,6 +52,62 @@ class TestLevels:
     def test_all_others(self) -> None:
         assert level_of("test", {**self.LEVELS, "*": TLSPolicy.MAY}, TLSPolicy.DANE) is TLSPolicy.MAY
         assert level_of("a.test", {**self.LEVELS, "*": TLSPolicy.MAY}, TLSPolicy.DANE) is TLSPolicy.VERIFY
+
+
+class TestLevelsOfNamed:
+    """Of hosts that the operator has named."""
+
+    LEVELS = {
+        "loose.test": TLSPolicy.NONE,
+        "may.test": TLSPolicy.MAY,
+        "dane.test": TLSPolicy.DANE,
+        ".strict.test": TLSPolicy.ENCRYPT,
+        "bank.test": TLSPolicy.VERIFY,
+        "192.0.2.1": TLSPolicy.VERIFY,
+        "127.0.0.2": TLSPolicy.ENCRYPT,
+        "*": TLSPolicy.ENCRYPT,
+    }
+
+    @pytest.mark.parametrize(
+        ("host", "domains", "level"),
+        [
+            ("host.test", ["example.test"], TLSPolicy.ENCRYPT),
+            ("host.test", ["bank.test"], TLSPolicy.VERIFY),
+            ("bank.test", ["example.test"], TLSPolicy.VERIFY),
+            ("192.0.2.1", ["example.test"], TLSPolicy.VERIFY),
+            ("host.test", ["loose.test"], TLSPolicy.NONE),
+            ("bank.test", ["loose.test"], TLSPolicy.VERIFY),
+            ("loose.test", ["bank.test"], TLSPolicy.VERIFY),
+            ("loose.test", ["may.test"], TLSPolicy.MAY),
+            ("dane.test", ["may.test"], TLSPolicy.DANE),
+            ("dane.test", ["x.strict.test"], TLSPolicy.ENCRYPT),
+            ("host.test", ["loose.test", "bank.test", "may.test"], TLSPolicy.VERIFY),
+            ("127.0.0.1", ["example.test"], TLSPolicy.MAY),
+            ("::1", ["example.test"], TLSPolicy.MAY),
+            ("localhost", ["example.test"], TLSPolicy.MAY),
+            ("localhost", ["bank.test"], TLSPolicy.VERIFY),
+            ("127.0.0.2", ["example.test"], TLSPolicy.ENCRYPT),
+        ],
+    )
+    def test_the_strictest_of_what_is_set_for_a_name(self, host: str, domains: list[str], level: TLSPolicy) -> None:
+        assert level_of_named(host, domains, self.LEVELS, TLSPolicy.MAY) is level
+
+    def test_with_nothing_set(self) -> None:
+        for host in ("host.test", "localhost"):
+            assert level_of_named(host, ["bank.test"], {}, TLSPolicy.DANE) is TLSPolicy.DANE
+
+    @pytest.mark.parametrize(
+        ("host", "domain", "level"),
+        [
+            ("host.test", "example.test", TLSPolicy.ENCRYPT),
+            ("loose.test", "may.test", TLSPolicy.ENCRYPT),
+            ("host.test", "bank.test", TLSPolicy.VERIFY),
+            ("bank.test", "example.test", TLSPolicy.VERIFY),
+        ],
+    )
+    def test_what_protects_a_password_is_not_fallen_below(self, host: str, domain: str, level: TLSPolicy) -> None:
+        levels = {**self.LEVELS, "*": TLSPolicy.NONE}
+        assert level_of_named(host, [domain], levels, TLSPolicy.ENCRYPT, has_login=True) is level
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ class TestDown:
         house.courier.answer = None
         house.accept(remote("b@busy.net"))
         house.clock.advance(1)
-        [probe] = [work for work in house.spool.runner._held.values() if work is not None and work.lane == "down.net"]
+        [probe] = [work for (_, lane), work in house.spool.runner._leases._works.items() if lane == "down.net"]
         assert not probe.has_begun
         attempts(house)
         return house, probe.entry.name

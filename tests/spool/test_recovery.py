@@ -19,6 +19,7 @@ from mailstack.spool.failures import SpoolError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.operations import Due, MakeDue
+from mailstack.spool.queries import UNREPORTED
 
 
 @pytest.fixture
@@ -392,6 +393,7 @@ class TestDatabase:
             "SELECT count(*) FROM recipient WHERE due_at <= 1",
             "SELECT number, content_octets, state FROM entry WHERE content IS NULL",
             "SELECT count(*) FROM entry WHERE state = 'corrupt'",
+            UNREPORTED,
         ],
     )
     def test_no_query_walks_through_all_rows(self, house, sql):

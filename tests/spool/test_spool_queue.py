@@ -25,7 +25,7 @@ from mailstack.spool.inspection import find_problem
 from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
-from mailstack.spool.queue import MOST_PAUSED, Obeyed, QueueError
+from mailstack.spool.queue import MOST_PAUSED, Obeyed, Queue, QueueError
 from mailstack.spool.selection import _FIELDS, Selection, SelectionError, parse_pattern, parse_selection
 
 ALL = Selection()
@@ -744,7 +744,7 @@ class TestOrders:
         house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
         name = house.accept()
         order(house, Act.HOLD, name)
-        [work] = [work for work in house.spool.runner._held.values() if work is not None]
+        [work] = house.spool.runner._leases._works.values()
         (order_of_hold,) = work.orders
 
         async def fail() -> None:
@@ -757,6 +757,108 @@ class TestOrders:
         assert "unexpected" in [each.get("event") for each in logged]
         house.clock.advance(300)
         assert len(house.courier.waiting) == 1
+
+
+class TestOrdersDuringAnAttempt:
+    """They are done when it has ended, with whom it was for; others of the entry and lane need not wait for it."""
+
+    @pytest.fixture
+    def looks(self, monkeypatch):
+        """Between two orders something looks for what is due, as it may since the database answers when it likes."""
+        obey_later = Queue.obey_later
+
+        async def and_look(queue, *about):
+            await obey_later(queue, *about)
+            queue._runner._look()
+
+        monkeypatch.setattr(Queue, "obey_later", and_look)
+
+    def test_two_reroutes_leave_one_way_for_one_attempt(self, house, looks):
+        name = house.accept(remote("a@x.net"), remote("b@y.net"))
+        order(house, Act.REROUTE, name, text="smtp:one.example")
+        order(house, Act.REROUTE, name, text="smtp:two.example")
+        house.courier.finish(Action.DELAYED)
+        attempts = [delivery for delivery, _ in house.courier.waiting if 0 in delivery.recipients]
+        assert [delivery.recipients[0].via for delivery in attempts] == ["smtp:one.example"]
+        house.courier.waiting = [each for each in house.courier.waiting if 0 in each[0].recipients]
+        house.courier.finish(Action.DELAYED)
+        attempts = [delivery for delivery, _ in house.courier.waiting if 0 in delivery.recipients]
+        assert [delivery.recipients[0].via for delivery in attempts] == ["smtp:two.example"], "what was said last"
+
+    def test_a_reroute_and_a_hold(self, house, looks):
+        name = house.accept(remote("a@x.net"))
+        order(house, Act.REROUTE, name, text="smtp:one.example")
+        order(house, Act.HOLD, name)
+        house.courier.finish(Action.DELAYED)
+        while house.courier.waiting:
+            house.courier.finish(Action.DELAYED)
+        assert states(house) == ["held"]
+
+    @pytest.mark.parametrize("act", [Act.HOLD, Act.DELETE, Act.BOUNCE])
+    def test_are_done_at_once_for_whom_it_is_not(self, house, act):
+        name = house.accept(remote("a@x.net"), remote("b@x.net"))
+        house.courier.finish(Action.DELAYED)
+        order(house, Act.RETRY, name, ordinals=(0,))
+        assert order(house, act, name, text="gone", ordinals=(1,)) == Obeyed(1, 1, 0)
+        assert (
+            states(house)[:2]
+            == {
+                Act.HOLD: ["delayed", "held"],
+                Act.DELETE: ["delayed"],
+                Act.BOUNCE: ["delayed", "unreported"],
+            }[act]
+        ), "a bounce is told of when the lane is free"
+        house.courier.finish(Action.RELAYED)
+        house.clock.advance(1_000)
+        assert [list(each.recipients) for each in house.courier.deliveries if each.entry == name] == [[0, 1], [0]]
+
+    def test_whom_it_is_not_for_is_not_said_to_be_attempted(self, house):
+        name = house.accept(remote("a@x.net"), remote("b@x.net"))
+        house.courier.finish(Action.DELAYED)
+        order(house, Act.RETRY, name, ordinals=(0,))
+        place_of = house.spool.queue.place_of
+        assert [place_of(parse_name(name), "x.net", ordinal) for ordinal in (0, 1)] == ["attempt", ""]
+
+    def test_into_a_lane_that_is_busy_are_followed(self, house):
+        name = house.accept(remote("a@x.net"), remote("b@x.net"))
+        house.courier.finish(Action.DELAYED)
+        order(house, Act.REROUTE, name, text="smtp:one.example", ordinals=(0,))
+        order(house, Act.REROUTE, name, text="smtp:one.example", ordinals=(1,))
+        assert [list(delivery.recipients) for delivery, _ in house.courier.waiting] == [[0]]
+        house.courier.finish(Action.RELAYED)
+        assert [list(delivery.recipients) for delivery, _ in house.courier.waiting] == [[1]]
+
+    def test_are_done_when_the_server_stops(self, house):
+        name = house.accept(remote("a@x.net"))
+        assert order(house, Act.HOLD, name).under_way == 1
+        closing = Deferred.fromCoroutine(house.spool.close(1.0))
+        house.clock.advance(2)
+        assert closing.called
+        house.spool = house.make()
+        house.open()
+        assert states(house) == ["held"]
+        assert house.courier.deliveries[1:] == []
+
+    def test_forgive_no_destination_but_their_own(self, house):
+        down = replace(disposition(0, Action.DELAYED, "no connection"), standing=Standing.DOWN)
+        house.courier.answer = lambda delivery: [replace(down, ordinal=each) for each in delivery.recipients]
+        for _ in range(6):
+            house.accept(remote("a@down.net"))
+        name = house.accept(remote("b@other.net"))
+        before = len(house.courier.deliveries)
+        order(house, Act.RETRY, name)
+        assert [each.entry for each in house.courier.deliveries[before:]] == [name]
+
+
+class TestUnreported:
+    def test_is_told_although_its_domain_is_paused(self, house):
+        house.route = lambda address: defer("not now")
+        house.accept(remote("a@x.net"))
+        house.courier.finish(Action.FAILED)
+        now(house.spool.queue.pause("x.net"))
+        house.route = lambda address: (local(str(address)),)
+        house.clock.advance(4_000)
+        assert states(house) == ["new"], "the report"
 
 
 VERSION_1 = """

@@ -173,6 +173,13 @@ def _operate(house: House) -> None:
     now(queue.resume("x.test"))
 
 
+ALLOWED = (
+    ["SCAN entry USING INDEX entry_in_file"],
+    ["SCAN recipient USING INDEX recipient_unreported"],  # no more than can be told at the moment
+    ["SCAN paused"],
+)
+
+
 def test_no_statement_scans_a_table(large: House, watch: Watch) -> None:
     """Do everything that a spool does, and ask SQLite how it does each."""
     large.open()
@@ -190,5 +197,5 @@ def test_no_statement_scans_a_table(large: House, watch: Watch) -> None:
     for statement in done:
         plan = [row[3] for row in asked.execute(f"EXPLAIN QUERY PLAN {statement}")]
         scans = [step for step in plan if step.startswith("SCAN") and not step.startswith(("SCAN (subquery", "SCAN sqlite_"))]
-        assert scans in ([], ["SCAN entry USING INDEX entry_in_file"], ["SCAN paused"]), statement
+        assert scans in ([], *ALLOWED), statement
         assert not any("TEMP B-TREE FOR ORDER BY" in step for step in plan), statement

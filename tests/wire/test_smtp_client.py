@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailstack.mail.address import Address, parse_address
-from mailstack.mail.reply import NEEDS_SMTPUTF8
+from mailstack.mail.reply import NEEDS_SMTPUTF8, Reply
 from mailstack.mail.requests import DeliverBy, Notify, OriginalRecipient, Requests, Return
 from mailstack.mail.status import EnhancedStatus
 from mailstack.wire.errors import LocalProtocolError, RemoteProtocolError
@@ -16,6 +16,7 @@ from mailstack.wire.smtp_client import SMTPClientCore
 from mailstack.wire.smtp_mailing import (
     TLS,
     Asked,
+    Chunkless,
     Closed,
     Finished,
     Login,
@@ -74,6 +75,9 @@ class Session:
     def take_said(self) -> bytes:
         said, self.said = self.said, b""
         return said
+
+    def codes_of_results(self) -> list[int]:
+        return [each.reply.code for each in self.core.results if each is not None]
 
     def codes(self) -> list[tuple[str, int]]:
         finished = self.seen[-1]
@@ -703,6 +707,7 @@ class TestRefusals:
         session.core.end_content()
         session.look()
         assert session.codes() == [("end of content", 552)] * 2
+        assert session.core.phase is Phase.OUT_OF_STEP, "another answer may come at the end"
 
     @pytest.mark.parametrize(
         ("heard", "codes"),
@@ -822,16 +827,48 @@ class TestChunks:
         assert session.codes()[0][1] == 550
         assert b"BDAT" not in session.said
 
-    def test_after_a_chunk_that_was_refused_the_state_is_unknown(self):
-        session = ready(self.HELLO)
+    def in_chunk(self, hello=HELLO, **options) -> Session:
+        session = ready(hello, **options)
         session.begin(mailing(octets=3))
-        session.hear(b"250 ok\r\n250 ok\r\n")
-        session.core.content(b"x\r\n") + session.core.end_content()
+        session.hear(b"250 ok\r\n")
+        session.hear(b"250 ok\r\n")
+        assert session.seen == [SendContent()]
         session.take_said()
-        session.hear(b"552 too big\r\n")
-        assert session.codes() == [("end of content", 552)]
-        session.begin()
-        assert session.take_said() == b"RSET\r\nMAIL FROM:<alice@us.test>\r\nRCPT TO:<bob@example.test>\r\n"
+        return session
+
+    @pytest.mark.parametrize("lmtp", [False, True])
+    @pytest.mark.parametrize("refusal", [b"552 too big\r\n", b"452 4.3.1 full\r\n", b"550-no\r\n550 no\r\n", b"501 what\r\n"])
+    def test_after_a_chunk_that_was_refused_nothing_more_counts(self, refusal, lmtp):
+        session = self.in_chunk(lmtp=lmtp)
+        assert session.core.content(b"x\r\n") + session.core.end_content() == b"BDAT 3 LAST\r\nx\r\n"
+        session.hear(refusal)
+        assert session.seen[-1] == Finished(session.core.results, is_open=False)
+        assert session.codes() == [("end of content", int(refusal[:3]))]
+        assert session.core.phase is Phase.OUT_OF_STEP
+        with pytest.raises(LocalProtocolError):
+            session.core.begin(mailing())
+        with pytest.raises(RemoteProtocolError):
+            session.hear(b"250 to a line of the content\r\n")
+        assert [each.reply.code for each in session.core.results] == [int(refusal[:3])]
+
+    def test_and_what_comes_with_the_refusal_is_no_answer_to_anything(self):
+        session = self.in_chunk()
+        session.core.content(b"x\r\n") + session.core.end_content()
+        session.core.receive(b"552 too big\r\n250 ok\r\n250 ok\r\n")
+        assert session.core.next_event() == Finished(session.core.results, is_open=False)
+        session.core.quit()
+        session.look()
+        assert session.take_said() == b"QUIT\r\n"
+        assert session.seen[-1] == Closed()
+        assert session.codes_of_results() == [552]
+
+    def test_nor_does_one_that_came_before_its_end(self):
+        session = self.in_chunk()
+        written = session.core.content(b"x\r\n")
+        session.hear(b"552 too big\r\n250 queued\r\n")
+        assert written + session.core.end_content() == b"BDAT 3 LAST\r\nx\r\n"
+        assert session.core.next_event() == Finished(session.core.results, is_open=False)
+        assert session.codes_of_results() == [552]
 
     def test_a_reply_before_the_end_accepts_nothing(self):
         session = ready(self.HELLO)
@@ -840,13 +877,53 @@ class TestChunks:
         with pytest.raises(RemoteProtocolError):
             session.core.end_content()
 
-    def test_a_reply_for_each_recipient_in_lmtp(self):
+    @pytest.mark.parametrize("code", [500, 502, 503, 504])
+    def test_a_host_that_offers_it_and_does_not_know_it_has_said_nothing_of_the_recipients(self, code):
+        session = ready(self.HELLO)
+        session.begin(mailing("a@x.test", "b@x.test", octets=3))
+        session.hear(b"250 ok\r\n550 no\r\n250 ok\r\n")
+        session.core.content(b"x\r\n") + session.core.end_content()
+        session.hear(b"%d what\r\n250 ok\r\n250 ok\r\n" % code)
+        assert session.seen[-1] == Chunkless(Reply(code, ("what",)))
+        assert [each and each.reply.code for each in session.core.results] == [550, None]
+        assert session.core.phase is Phase.ENDED
+
+    @pytest.mark.parametrize("cut", [None, 1, 7])
+    def test_and_no_more_of_a_chunk_is_written_when_it_has_said_so(self, cut):
+        session = self.in_chunk(cut=cut)
+        session.core.content(b"x\r")
+        session.hear(b"500-5.5.1 what\r\n500 5.5.1 is that\r\n500 what\r\n")
+        assert session.seen[-1] == Chunkless(Reply(500, ("what", "is that"), EnhancedStatus(5, 5, 1)))
+        assert session.core.results == (None,)
+        with pytest.raises(LocalProtocolError):
+            session.core.content(b"\n")
+
+    @pytest.mark.parametrize("refusal", [b"552 too big\r\n", b"500 wh", b"500-what\r\n"])
+    def test_what_else_is_said_within_it_is_read_at_its_end(self, refusal):
+        session = self.in_chunk()
+        session.hear(refusal)
+        assert session.seen == [SendContent()]
+        session.core.content(b"x\r\n") + session.core.end_content()
+
+    def test_nor_does_it_matter_what_such_a_host_says_to_data(self):
+        session = ready(PIPELINING)
+        session.begin()
+        session.hear(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        session.core.end_content()
+        session.hear(b"500 what\r\n")
+        assert session.codes() == [("end of content", 500)]
+
+    def test_by_data_to_several_in_lmtp_where_an_acceptance_may_follow_a_refusal(self):
         session = ready(self.HELLO, lmtp=True)
         session.begin(mailing("a@x.test", "b@x.test", octets=0))
-        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n")
+        assert session.take_said().endswith(b"DATA\r\n")
+        session.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
         session.core.end_content()
-        session.hear(b"250 ok\r\n452 full\r\n")
-        assert session.codes() == [("end of content", 250), ("end of content", 452)]
+        session.hear(b"452 full\r\n250 ok\r\n")
+        assert session.codes() == [("end of content", 452), ("end of content", 250)]
+        session.begin(mailing("a@x.test", octets=0))
+        session.hear(b"250 ok\r\n250 ok\r\n")
+        assert session.core.end_content() == b"BDAT 0 LAST\r\n"
 
     @pytest.mark.parametrize(
         "chunks", [[b"a\nb"], [b"a\rb\n"], [b"a\r", b"b\r\n"], [b"a\r\n", b"\n"], [b"ab\r\n", b"c"], [b"\r\n"]]
