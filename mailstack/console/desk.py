@@ -156,7 +156,7 @@ class QueueDesk:
         }
 
     def _recipient(self, found: Found, row: Row, paused: dict[str, float]) -> dict[str, Any]:
-        recipient = _recipient_of(found, row)
+        recipient, state = _recipient_of(found, row), row.shown(is_corrupt=found.is_corrupt)
         is_account = recipient is not None and isinstance(recipient.destination, Account)
         return {
             "ordinal": row.ordinal,
@@ -164,10 +164,10 @@ class QueueDesk:
             "original": str(recipient.original) if recipient is not None else None,
             "is_local": is_account,
             "via": row.via,
-            "state": row.shown(is_corrupt=found.is_corrupt),
+            "state": state,
             "attempts": row.attempts,
             "next_attempt_at": row.due_at,
-            "is_paused": row.due_at is not None and domain_of(row.lane) in paused,
+            "is_paused": row.due_at is not None and state != UNREPORTED and domain_of(row.lane) in paused,
             "held_since": row.held_at,
             "place": self._queue.place_of(found.number, row.lane, row.ordinal),
             "status": row.status,
@@ -186,7 +186,7 @@ class QueueDesk:
             return "held by the operator, until it is released"
         if place == "attempt":
             return "an attempt runs now"
-        if (domain := domain_of(row.lane)) in paused:
+        if state != UNREPORTED and (domain := domain_of(row.lane)) in paused:
             return f"{domain} is paused by the operator, until it is resumed"
         if place == "memory":
             return "it waits for a free connection"

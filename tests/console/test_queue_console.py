@@ -27,6 +27,7 @@ from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.disposition import delayed as delayed_by
 from mailstack.mail.requests import Notify
+from mailstack.mail.verdict import defer
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.selection import _FIELDS
@@ -475,6 +476,15 @@ class TestPauseAndStats:
         assert len(house.courier.deliveries) == 1
         run("resume", "example.net")
         assert len(house.courier.deliveries) == 3
+
+    def test_a_failure_that_is_to_be_told_does_not_wait_for_that(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        run("pause", "example.net")
+        house.route = lambda address: defer("not now")
+        run("bounce", name, "--yes")
+        (recipient,) = as_json(run("show", name, "--json"))["recipients"]
+        assert (recipient["state"], recipient["is_paused"]) == ("unreported", False)
+        assert recipient["why"] == "it has failed for good, and the sender is to be told"
 
     def test_stats(self, run: Run, house: House) -> None:
         delayed(house, remote("a@x.test"), remote("b@x.test"), remote("c@y.test"), local("d@here.test"))
