@@ -6,7 +6,7 @@ Everything in a request comes from outside and is read strictly. Times are in se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
@@ -75,13 +75,22 @@ class QueueDesk:
     """
     Answers for one queue.
 
-    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError.
+    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError;
+             `stays_here(domain)` says whether all mail for a domain is delivered into our own maildirs.
     """
 
-    def __init__(self, queue: Queue, *, seconds: Callable[[], float], check_via: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        seconds: Callable[[], float],
+        check_via: Callable[[str], str],
+        stays_here: Callable[[str], Awaitable[bool]],
+    ) -> None:
         self._queue = queue
         self._seconds = seconds
         self._check_via = check_via
+        self._stays_here = stays_here
 
     async def answer(self, request: Request) -> Answer:
         """
@@ -98,7 +107,7 @@ class QueueDesk:
                 case "act":
                     return await self._act(request)
                 case "pause":
-                    return {"changed": await self._queue.pause(_domain(request), _by(request))}
+                    return await self._pause(request)
                 case "resume":
                     return {"changed": await self._queue.resume(_domain(request), _by(request))}
                 case "stats":
@@ -214,6 +223,12 @@ class QueueDesk:
             except ValueError as error:
                 raise ControlError(str(error)) from None
         return Order(act=act, text=text, by=_by(request))
+
+    async def _pause(self, request: Request) -> Answer:
+        domain = _domain(request)
+        if await self._stays_here(domain):
+            raise ControlError(f"mail for {domain} is delivered here, and is not paused. What waits can be held")
+        return {"changed": await self._queue.pause(domain, _by(request))}
 
     async def _stats(self, request: Request) -> Answer:
         page = await self._queue.stats(after=_after(request))

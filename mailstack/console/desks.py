@@ -63,10 +63,16 @@ async def share_pauses(desk: Desk) -> None:
     """
     Have all parts of a desk pause what one of them has paused.
 
-    Raises:  ControlError.
+    Raises:  ControlError: of one domain, that was ours meanwhile perhaps, when all others are paused.
     """
+    failure: ControlError | None = None
     for lane in (await desk.answer({"ask": "stats", "after": None}))["paused"]:
-        await desk.answer({"ask": "pause", "domain": lane, "by": "an earlier pause"})
+        try:
+            await desk.answer({"ask": "pause", "domain": lane, "by": "an earlier pause"})
+        except ControlError as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def _merge_found(answers: Sequence[Answer]) -> Answer:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, read_settings, show_result
+from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
 from mailstack.console.queue_acts import add_acts
 from mailstack.console.queue_asking import asking, found_by, progress_bar
-from mailstack.console.queue_selecting import check_id, select_fields, selecting
+from mailstack.console.queue_selecting import check_domain, check_id, select_fields, selecting
 from mailstack.console.queue_views import (
     LIST_COLUMNS,
     STATES,
@@ -220,12 +220,7 @@ def resume(domain: str, config: Path | None, as_json: bool) -> None:
 
 
 def _set_paused(domain: str, config: Path | None, as_json: bool, *, is_paused: bool) -> None:
-    from mailstack.directory.editing import list_domains
-    from mailstack.directory.records import domain_name
-
-    name = domain_name(domain)
-    if is_paused and any(each.name == name for each in list_domains(read_settings(config).directory_file)):
-        raise Refused(f"mail for {name} is delivered here, and is not paused. What waits can be held: mailstack queue hold")
+    name = check_domain(domain)
     with asking(config) as client:
         is_new = client.ask("pause" if is_paused else "resume", domain=name)["changed"]
     what = "paused" if is_paused else "resumed"

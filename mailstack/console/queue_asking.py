@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mailstack.console.asking import Refused, read_settings
+from mailstack.console.asking import Refused, find_control_file
 from mailstack.console.control import ORDINALS, TARGETS
 from mailstack.spool.identifiers import parse_name
 
@@ -32,9 +32,9 @@ def asking(config: Path | None) -> Iterator[Client]:
     from mailstack.console.control import ControlError
     from mailstack.console.control_client import Client, NobodyThereError
 
-    settings = read_settings(config)
+    path = find_control_file(config)
     try:
-        with Client(settings.control_file) as client:
+        with Client(path) as client:
             yield client
     except NobodyThereError as error:
         raise Refused(

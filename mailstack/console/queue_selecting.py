@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from mailstack.mail.address import AddressError, parse_domain
 from mailstack.spool.selection import NAMES, SELECTABLE, SelectionError, parse_entry_name, parse_selection
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -101,6 +102,18 @@ def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Se
     except SelectionError as error:
         raise click.UsageError(str(error)) from None
     return said
+
+
+def check_domain(text: str) -> str:
+    """
+    Return a domain in its one form.
+
+    Raises:  click.UsageError: it is none.
+    """
+    try:
+        return parse_domain(text)
+    except AddressError as error:
+        raise click.UsageError(f"{text!r} is not a domain name: {error}") from None
 
 
 def check_id(name: str) -> str:

@@ -354,3 +354,18 @@ class TestDesks:
         outcome = Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)])))
         assert outcome.result is None
         assert [(each["ask"], each.get("domain")) for each in told] == [("stats", None), ("pause", "x.test")]
+
+    def test_share_all_that_is_paused_although_one_is_refused(self) -> None:
+        told: list[Request] = []
+
+        def answer(request: Request) -> Answer:
+            told.append(request)
+            if request.get("domain") == "ours.test":
+                raise ControlError("delivered here")
+            sums = dict.fromkeys(("entries", "octets", "corrupt", "attempts"), 0)
+            return {"changed": True, "lanes": {}, "paused": {"ours.test": 5.0, "x.test": 5.0}, "to": None, **sums}
+
+        failures: list[Any] = []
+        Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)]))).addErrback(failures.append)
+        assert [each.get("domain") for each in told] == [None, "ours.test", "x.test"]
+        assert failures[0].check(ControlError)

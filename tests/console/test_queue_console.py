@@ -77,22 +77,25 @@ def check_via(text: str) -> str:
     return text
 
 
+async def stays_here(domain: str) -> bool:
+    return domain == "here.test"
+
+
+def make_desk(house: House) -> QueueDesk:
+    return QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via, stays_here=stays_here)
+
+
 @pytest.fixture
 def run(installation: Path, house: House, monkeypatch: pytest.MonkeyPatch) -> Run:
     def invoke(*words: str, expect: int = 0, stdin: str = "") -> Result:
-        result = CliRunner().invoke(main, ["queue", *words, "--config", str(installation)], input=stdin)
+        result = CliRunner().invoke(main, ["queue", *words], input=stdin, env={"MAILSTACK_CONFIG": str(installation)})
         assert result.exit_code == expect, result.output + result.stderr
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result
 
     monkeypatch.setattr(time, "time", lambda: house.clock.seconds())
     monkeypatch.setattr(control_client, "Client", FakeClient)
-    monkeypatch.setattr(
-        FakeClient,
-        "desk",
-        Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)]),
-        raising=False,
-    )
+    monkeypatch.setattr(FakeClient, "desk", Desks([make_desk(house)]), raising=False)
     return invoke
 
 
@@ -312,7 +315,35 @@ class TestPauseAndStats:
         }
         assert "was not paused" in run("resume", "example.net").stdout
         assert "is delivered here" in run("pause", "here.test", expect=1).stderr
-        assert "not a domain name" in run("pause", "a b", expect=1).stderr
+        assert "not a domain name" in run("pause", "a b", expect=2).stderr
+
+    def test_of_a_domain_of_ours_is_refused_by_the_server(self, run: Run, house: House) -> None:
+        with pytest.raises(ControlError, match="is delivered here"):
+            FakeClient(Path()).ask("pause", domain="Here.test")
+        assert house.spool.runner.paused == frozenset()
+
+    def test_of_an_address_literal(self, run: Run, house: House) -> None:
+        assert "Mail for [192.0.2.1] is paused." in run("pause", "[192.0.2.1]").stdout
+        house.accept(remote("bob@[192.0.2.1]"))
+        assert house.courier.deliveries == []
+        run("resume", "[192.0.2.1]")
+        assert len(house.courier.deliveries) == 1
+
+
+class TestConfiguration:
+    """Who may ask the server need not be able to read all that the configuration names."""
+
+    def test_of_the_configuration_only_the_folder_is_read(self, run: Run, installation: Path) -> None:
+        before = installation.read_text()
+        installation.write_text(f'{before}\n[relay.logins."x.test"]\nusername = "us"\npassword_file = "/nowhere/password"\n')
+        try:
+            assert "No mail waits." in run("list").stderr
+            run("pause", "x.test")
+        finally:
+            installation.write_text(before)
+
+    def test_that_cannot_be_read(self, run: Run, tmp_path: Path) -> None:
+        assert "cannot be read: No such file" in run("list", "--config", str(tmp_path / "none.toml"), expect=1).stderr
 
     def test_stats(self, run: Run, house: House) -> None:
         delayed(house, remote("a@x.test"), remote("b@x.test"), remote("c@y.test"), local("d@here.test"))
@@ -392,19 +423,19 @@ class TestDesk:
         ],
     )
     def test_what_it_refuses(self, house: House, request_: dict[str, Any]) -> None:
-        FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
+        FakeClient.desk = make_desk(house)
         with pytest.raises(ControlError):
             FakeClient(Path()).ask(request_.pop("ask", "?"), **request_)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
     @given(request=REQUESTS)
     def test_anything_at_all_is_answered_or_refused(self, house: House, request: dict[str, Any]) -> None:
-        FakeClient.desk = Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)])
+        FakeClient.desk = Desks([make_desk(house)])
         with suppress(ControlError):
             FakeClient(Path()).ask(request.pop("ask"), **request)
 
     def test_ordinals_that_are_not_there_do_nothing(self, house: House) -> None:
-        FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
+        FakeClient.desk = make_desk(house)
         name = delayed(house)
         done = FakeClient(Path()).ask("act", act="delete", targets=[[name, [-1, 1, 1 << 70]]])
         assert done == {"entries": 0, "recipients": 0, "under_way": 0}
