@@ -15,7 +15,7 @@ from typing import Final
 from mailstack.mail.envelope import Envelope
 from mailstack.spool.operations import Reads
 from mailstack.spool.record import RecordError, parse_envelope
-from mailstack.spool.selection import CORRUPT, HELD, Row, Selection
+from mailstack.spool.selection import CORRUPT, HELD, SELECTABLE, Row, Selection
 
 SCAN_ENTRIES: Final = 500
 """So many entries are looked at for a page."""
@@ -228,8 +228,9 @@ class Stats(Reads):
             sum_octets += _int(octets)
             for each in connection.execute(f"SELECT {_ROW} FROM recipient WHERE entry = ?", (number,)):  # noqa: S608 (as above)
                 row = Row(*each)
-                lanes.setdefault(row.lane, Tally()).count(row.shown(is_corrupt=is_corrupt), _float(accepted_at))
                 looked_at += 1
+                if (shown := row.shown(is_corrupt=is_corrupt)) in SELECTABLE:  # who is finished waits for the others of the entry
+                    lanes.setdefault(row.lane, Tally()).count(shown, _float(accepted_at))
             to = number
             if looked_at >= STATS_ROWS:
                 return StatsPage(lanes, count, sum_octets, corrupt, to)

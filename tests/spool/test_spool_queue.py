@@ -560,6 +560,15 @@ class TestStats:
         }
         assert (page.entries, page.octets, page.corrupt, page.to) == (2, 2 * len(CONTENT), 0, None)
 
+    def test_leaves_out_who_is_finished(self, house):
+        house.courier.answer = lambda delivery: [
+            disposition(each, Action.RELAYED if to.address.domain == "x.net" else Action.DELAYED)
+            for each, to in delivery.recipients.items()
+        ]
+        house.accept(remote("a@x.net"), remote("b@y.net"), remote("c@y.net"))
+        page = now(house.spool.queue.stats(after=0))
+        assert {lane: each.states for lane, each in page.lanes.items()} == {"y.net": {"delayed": 2}}
+
     def test_span(self, house):
         assert now(house.spool.queue.span()) is None
         first, last = parse_name(delayed_entry(house)), parse_name(delayed_entry(house))
