@@ -9,7 +9,7 @@ Each request is small, is answered by a bounded part of the whole, and needs not
 what comes behind `to`. So the server keeps nothing for anybody, and whoever goes away in the middle leaves nothing behind.
 
     ask       with                                    answer
-    find      select, after, limit                    entries, to
+    find      select, after, limit, behind            entries, to (behind a recipient: more recipients of one entry)
     show      id, after                               entry, recipients, to (entry null: there is none)
     act       act, targets, text                      entries, recipients, under_way
     pause     domain                                  changed

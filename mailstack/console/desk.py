@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
-from mailstack.mail.address import AddressError, format_path, parse_domain
+from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Account, Envelope
 from mailstack.spool.entry import domain_of
 from mailstack.spool.hands import Act, Order
@@ -20,9 +20,13 @@ from mailstack.spool.queue import Obeyed, QueueError, Target
 from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
 
 LISTED_RECIPIENTS: Final = 20
-"""So many of one entry are told in a list; all of them by `show`."""
+"""So many of one entry are told in a list; who wants more asks for those of that entry."""
+MORE_RECIPIENTS: Final = 500
+"""So many at a time of one entry."""
 LISTED_ENTRIES: Final = 100
 TEXT_CHARACTERS: Final = 400
+NULL_PATH: Final = "<>"
+"""The sender of notifications, as a selection calls it, too; addresses are told without brackets."""
 BY_CHARACTERS: Final = 80
 
 
@@ -124,19 +128,25 @@ class QueueDesk:
         limit = request.get("limit", LISTED_ENTRIES)
         if not _is_int(limit) or not 1 <= limit <= LISTED_ENTRIES:
             raise ControlError(f"limit is a number from 1 to {LISTED_ENTRIES}")
+        behind = request.get("behind")
+        if behind is not None and not _is_int(behind):
+            raise ControlError("behind is the number of a recipient")
         selection = parse_selection(request.get("select") or {})
+        if behind is not None and len(selection.numbers) != 1:
+            raise ControlError("behind is for the recipients of one message")
         page = await self._queue.find(selection, after=_after(request), limit=limit)
         return {
-            "entries": [self._listed(each) for each in page.found],
+            "entries": [self._listed(each, behind) for each in page.found],
             "to": None if page.to is None else format_number(page.to),
         }
 
-    def _listed(self, found: Found) -> dict[str, Any]:
-        return {
-            **_entry(found),
-            "recipients": [self._recipient(found, row) for row in found.rows[:LISTED_RECIPIENTS]],
-            "selected": [row.ordinal for row in found.rows],
-        }
+    def _listed(self, found: Found, behind: int | None) -> dict[str, Any]:
+        """Tell of an entry, and of its first recipients; or of those alone that come behind one."""
+        if behind is None:
+            rows, selected = found.rows[:LISTED_RECIPIENTS], [row.ordinal for row in found.rows]
+        else:
+            rows, selected = [row for row in found.rows if row.ordinal > behind][:MORE_RECIPIENTS], []
+        return {**_entry(found), "recipients": [self._recipient(found, row) for row in rows], "selected": selected}
 
     async def _show(self, request: Request) -> Answer:
         after = request.get("after", -1)
@@ -250,7 +260,7 @@ def _entry(found: Found) -> dict[str, Any]:
         "accepted_at": found.accepted_at,
         "expires_at": found.expires_at,
         "octets": found.octets,
-        "sender": format_path(envelope.reverse_path) if envelope is not None else None,
+        "sender": str(envelope.reverse_path or NULL_PATH) if envelope is not None else None,
         "is_corrupt": found.is_corrupt,
         "recipient_count": found.recipients,
     }

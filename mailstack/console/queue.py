@@ -12,13 +12,14 @@ import click
 
 from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
 from mailstack.console.queue_acts import add_acts
-from mailstack.console.queue_asking import asking, found_by, progress_bar
+from mailstack.console.queue_asking import asking, found_by, progress_bar, with_all_recipients
 from mailstack.console.queue_selecting import check_domain, check_id, select_fields, selecting
 from mailstack.console.queue_views import (
     LIST_COLUMNS,
     STATES,
     count,
     entry_lines,
+    lane_fields,
     list_rows,
     recipient_lines,
     safe,
@@ -68,7 +69,7 @@ def list_(ids: tuple[str, ...], limit: int | None, config: Path | None, as_json:
     with asking(config) as client, progress_bar("looking", is_quiet=as_json) as progress:
         found = found_by(client, select, progress, limit + 1 if limit else 0)
         if as_json:
-            _print_array(found, limit)
+            _print_array((with_all_recipients(client, select, entry) for entry in found), limit)
             return
         entries = list(found)
     is_all = not limit or len(entries) <= limit
@@ -177,7 +178,7 @@ def stats(config: Path | None, as_json: bool) -> None:
             answer = client.ask("stats", after=answer["to"])
     now = time.time()
     if as_json:
-        domains = [{"domain": lane, **tally} for lane, tally in sorted(lanes.items())]
+        domains = [{**lane_fields(lane, first["paused"]), **tally} for lane, tally in sorted(lanes.items())]
         show_result(
             True,
             "",

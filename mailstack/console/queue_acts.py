@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mailstack.console.asking import Refused, config_option, json_option, show_result
-from mailstack.console.queue_asking import act_on, asking, found_by, progress_bar
+from mailstack.console.queue_asking import act_on, asking, found_by, progress_bar, with_all_recipients
 from mailstack.console.queue_selecting import Select, select_fields, selecting
 from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, show_rows, size
 
@@ -151,7 +151,7 @@ def _preview(client: Client, act: Act, select: Select, options: dict[str, Any]) 
             recipients += len(entry["selected"])
             octets += entry["octets"]
             if len(first) < PREVIEWED:
-                first.append(entry)
+                first.append(with_all_recipients(client, select, entry) if as_json else entry)
     if as_json:
         if not options["dry_run"]:
             raise Refused(f"nothing was done: with --json nobody can be asked. Say --yes, or look first: {act.name} --dry-run")

@@ -55,6 +55,19 @@ def found_by(client: Client, select: Select, progress: Progress, limit: int = 0)
                 return
 
 
+def with_all_recipients(client: Client, select: Select, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry that was found with all of its selected recipients, of which a page has the first only."""
+    recipients = list(entry["recipients"])
+    while len(recipients) < len(entry["selected"]):
+        of_one = {**select, "names": [entry["id"]]}
+        page = client.ask("find", select=of_one, after="", limit=1, behind=recipients[-1]["ordinal"])
+        more = [recipient for found in page["entries"] for recipient in found["recipients"]]
+        if not more:
+            break  # they are over meanwhile
+        recipients += more
+    return {**{key: value for key, value in entry.items() if key != "selected"}, "recipients": recipients}
+
+
 def _pages(client: Client, select: Select, progress: Progress, page_entries: int) -> Iterator[Answer]:
     span = client.ask("span")
     first, last = (parse_name(span[key] or "") or 0 for key in ("first", "last"))

@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from mailstack.console.asking import date_of
+from mailstack.spool.entry import LOCAL_LANE, domain_of, parts_of_lane
 
 SHOWN_RECIPIENTS: Final = 3
 """So many of each message in a list."""
@@ -168,6 +169,17 @@ def tried(each: Fields) -> str:
     return f"{date_of(each['at'])}  {each['action']}{to}: {safe(' '.join(filter(None, (each['status'], each['said']))))}"
 
 
+def lane_fields(lane: str, paused: Mapping[str, float]) -> dict[str, Any]:
+    """Say where a delivery goes, in fields."""
+    domain, way = parts_of_lane(lane)
+    return {
+        "domain": domain or None,
+        "way": way or None,
+        "is_local": lane == LOCAL_LANE,
+        "paused_since": paused.get(domain_of(lane)),
+    }
+
+
 STATES: Final = ("new", "delayed", "unreported", "held", "corrupt")
 
 
@@ -178,11 +190,12 @@ def stats_rows(lanes: Mapping[str, Fields], paused: Mapping[str, float], now: fl
     for lane in sorted(lanes, key=lambda lane: (-totals[lane], lane)):
         tally = lanes[lane]
         counts = [str(tally["states"].get(state, 0) or "-") for state in STATES]
-        note = f"paused for {duration(now - paused[lane])}" if lane in paused else ""
+        since = lane_fields(lane, paused)["paused_since"]
+        note = f"paused for {duration(now - since)}" if since is not None else ""
         rows.append([safe(lane) or HERE, *counts, duration(now - tally["oldest"]), note])
     rows += [
         [safe(lane), *["-"] * len(STATES), "-", f"paused for {duration(now - since)}"]
         for lane, since in paused.items()
-        if lane not in lanes
+        if lane not in map(domain_of, lanes)
     ]
     return rows

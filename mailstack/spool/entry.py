@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-
-from twisted.internet.defer import Deferred
+from typing import TYPE_CHECKING, Any, Final
 
 from mailstack.mail.disposition import Disposition
 from mailstack.mail.envelope import Account, Content, Envelope, Recipient
 from mailstack.spool.identifiers import format_number
+
+if TYPE_CHECKING:  # the names of lanes are known to the operator's command, too, which answers without Twisted
+    from twisted.internet.defer import Deferred
 
 LOCAL_LANE: Final = ""
 """All accounts share a lane, since one delivery goes to all accounts of an entry; no domain has this name."""
@@ -60,6 +61,11 @@ def way_of_lane(lane: str) -> str:
 def domain_of(lane: str) -> str:
     """Return the domain whose mail is in a lane for as long as the operator says nothing else of it; for accounts ""."""
     return lane.partition(_BY)[0]
+
+
+def parts_of_lane(lane: str) -> tuple[str, str]:
+    """Return the domain of a lane, "" for accounts, and the way of the lane, "" when it goes as its destination says."""
+    return lane.partition(_BY)[0].partition(_VIA)[0], way_of_lane(lane)
 
 
 def is_lane_of(lane: str, recipient: Recipient) -> bool:

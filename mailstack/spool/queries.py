@@ -229,7 +229,9 @@ class Stats(Reads):
             for each in connection.execute(f"SELECT {_ROW} FROM recipient WHERE entry = ?", (number,)):  # noqa: S608 (as above)
                 row = Row(*each)
                 looked_at += 1
-                if (shown := row.shown(is_corrupt=is_corrupt)) in SELECTABLE:  # who is finished waits for the others of the entry
+                if (
+                    shown := row.shown(is_corrupt=is_corrupt)
+                ) in SELECTABLE:  # who is finished waits for the others of the entry
                     lanes.setdefault(row.lane, Tally()).count(shown, _float(accepted_at))
             to = number
             if looked_at >= STATS_ROWS:

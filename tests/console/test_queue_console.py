@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from twisted.internet.defer import Deferred
 from mailstack.console import control_client, queue_asking, queue_views
 from mailstack.console.command import main
 from mailstack.console.control import Answer, ControlError, Desk, decode, encode
-from mailstack.console.desk import QueueDesk
+from mailstack.console.desk import LISTED_RECIPIENTS, MORE_RECIPIENTS, QueueDesk
 from mailstack.console.desks import Desks
-from mailstack.console.queue_asking import _parts
+from mailstack.console.queue_asking import _parts, with_all_recipients
 from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action
 from mailstack.spool.hands import Act
@@ -131,7 +132,7 @@ class TestList:
         for part in (
             name,
             "2 min",
-            "<alice@example.org>",
+            "alice@example.org",
             "a@example.net",
             "delayed",
             "in 3 min",
@@ -151,6 +152,33 @@ class TestList:
         names = [each["id"] for each in as_json(run("list", "--json", "--domain", "d3.test"))]
         assert names == sorted(names)
         assert len(names) == 36
+
+    def test_of_very_many_recipients(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"u{number}@d{number % 2}.test") for number in range(1_700)), sender=None)
+        other = delayed(house)
+        first, second = as_json(run("list", "--json"))
+        assert [each["ordinal"] for each in first["recipients"]] == list(range(1_700))
+        assert (first["id"], first["recipient_count"], second["id"]) == (name, 1_700, other)
+        assert (first["sender"], second["sender"], second["recipients"][0]["address"]) == (
+            "<>",
+            "alice@example.org",
+            "bob@example.net",
+        )
+        (found,) = as_json(run("list", "--json", "--domain", "d1.test"))
+        assert [each["ordinal"] for each in found["recipients"]] == list(range(1, 1_700, 2))
+        (found,) = as_json(run("hold", "--domain", "d0.test", "--dry-run", "--json"))["first"]
+        assert len(found["recipients"]) == 850
+
+    def test_the_rest_of_very_many_comes_in_parts(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"u{number}@x.test") for number in range(700)))
+        client, select = FakeClient(Path()), {"names": [name]}
+        (found,) = client.ask("find", select=select)["entries"]
+        assert (len(found["recipients"]), len(found["selected"])) == (LISTED_RECIPIENTS, 700)
+        (found,) = client.ask("find", select=select, behind=19)["entries"]
+        assert [each["ordinal"] for each in found["recipients"]] == list(range(20, 20 + MORE_RECIPIENTS))
+        run("hold", name)
+        entry = {"id": name, "recipients": [{"ordinal": 19}], "selected": list(range(700))}
+        assert len(with_all_recipients(client, {"states": ["delayed"]}, entry)["recipients"]) == 1, "no longer like that"
 
     @pytest.mark.parametrize(
         ("words", "why"),
@@ -214,7 +242,7 @@ class TestShow:
         run("hold", name)
         lines = run("trace", name).stdout.splitlines()
         assert ["held" in line for line in lines] == [False, False, False, True, True]
-        assert "accepted from <alice@example.org>" in lines[0]
+        assert "accepted from alice@example.org" in lines[0]
         steps = as_json(run("trace", name, "--json"))
         assert [(each["recipient"], each["action"]) for each in steps[2:]] == [("a@x.test", "held"), ("b@y.test", "held")]
         assert steps[2]["said"] == "by root"
@@ -355,7 +383,7 @@ class TestConfiguration:
         assert lines[2].split() == ["x.test", "1", "2", "-", "-", "-", "50", "min"]
         sums = as_json(run("stats", "--json"))
         assert {each["domain"]: each["states"] for each in sums["domains"]} == {
-            "": {"delayed": 1},
+            None: {"delayed": 1},
             "x.test": {"delayed": 2, "new": 1},
             "y.test": {"delayed": 1},
         }
@@ -363,6 +391,47 @@ class TestConfiguration:
     def test_stats_of_very_many(self, run: Run, house: House) -> None:
         fill(house, 2_300)
         assert as_json(run("stats", "--json"))["messages"] == 2_300
+
+
+PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "queue.md").read_text()
+NAMED_BY_MAIL = ("states", "paused")
+
+
+def paths(value: Any, above: str = "") -> set[str]:
+    """Return the paths of all fields of JSON, as docs/queue.md writes them."""
+    if isinstance(value, list):
+        return set().union(*(paths(each, f"{above}[]" if above else "") for each in value))
+    if not isinstance(value, dict):
+        return {above}
+    is_by_name = above.rpartition(".")[2] in NAMED_BY_MAIL
+    return set().union(*(paths(each, f"{above}.{'NAME' if is_by_name else key}".lstrip(".")) for key, each in value.items()))
+
+
+def told_fields(command: str) -> set[str]:
+    """Return the fields that docs/queue.md names for a command."""
+    lines = re.findall(r"^\| (`.+`) \| ([\w -]+) \| .+ \|$", PAGE, re.MULTILINE)
+    return {field for names, commands in lines if command in commands.split() for field in re.findall(r"`(.+?)`", names)}
+
+
+def test_the_page_names_every_field(run: Run, house: House) -> None:
+    name = delayed(house, remote("bob@example.net"), local("eve@here.test"))
+    run("pause", "y.test")
+    house.accept(remote("a@x.test"))
+    shown = {
+        "list": run("list", "--json"),
+        "show": run("show", name, "--json"),
+        "trace": run("trace", name, "--json"),
+        "stats": run("stats", "--json"),
+        "pause": run("pause", "x.test", "--json"),
+        "resume": run("resume", "x.test", "--json"),
+        "dry-run": run("hold", "--all", "--dry-run", "--json"),
+        "act": run("hold", "--all", "--json"),
+    }
+    for command, result in shown.items():
+        found = paths(as_json(result))
+        if command == "dry-run":
+            found = {"first[]" if each.startswith("first[].") else each for each in found}
+        assert found == told_fields(command), command
 
 
 _NAMES = st.sampled_from(["0" * 13, "1k52wm9h0000g", "zzzzzzzzzzzzz", "x", ""])
@@ -379,6 +448,7 @@ REQUESTS = st.fixed_dictionaries(
         "select": _SELECTS | _VALUES,
         "after": _VALUES,
         "limit": st.integers(1, 100) | _VALUES,
+        "behind": st.integers(-1, 3) | _VALUES,
         "id": _VALUES,
         "act": st.sampled_from([each.value for each in Act]) | _VALUES,
         "targets": _TARGETS | _VALUES,
@@ -400,6 +470,8 @@ class TestDesk:
             {"ask": "find", "select": {"sender": 1}},
             {"ask": "find", "after": "x"},
             {"ask": "find", "after": 5},
+            {"ask": "find", "select": {"names": ["0" * 13]}, "behind": "x"},
+            {"ask": "find", "behind": 1},
             {"ask": "show"},
             {"ask": "show", "id": "0" * 13, "after": "x"},
             {"ask": "act"},

@@ -15,7 +15,7 @@ from twisted.logger import globalLogPublisher
 from mailstack.mail.disposition import Action
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
-from mailstack.spool.entry import Entry, lanes_of
+from mailstack.spool.entry import Entry, lanes_of, parts_of_lane
 from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import Identifiers, format_number, parse_name
@@ -559,6 +559,19 @@ class TestStats:
             "": ({"delayed": 1}, NOW + 10),
         }
         assert (page.entries, page.octets, page.corrupt, page.to) == (2, 2 * len(CONTENT), 0, None)
+
+    @pytest.mark.parametrize(
+        ("lane", "parts"),
+        [
+            ("", ("", "")),
+            ("x.net", ("x.net", "")),
+            ("x.net by lmtp:unix:/run/a via b", ("x.net", "lmtp:unix:/run/a via b")),
+            ("x.net via smtp:[192.0.2.1]:25", ("x.net", "smtp:[192.0.2.1]:25")),
+            ("[192.0.2.1]", ("[192.0.2.1]", "")),
+        ],
+    )
+    def test_a_lane_has_a_domain_and_a_way(self, lane, parts):
+        assert parts_of_lane(lane) == parts
 
     def test_leaves_out_who_is_finished(self, house):
         house.courier.answer = lambda delivery: [
