@@ -12,8 +12,8 @@ what comes behind `to`. So the server keeps nothing for anybody, and whoever goe
     find      select, after, limit, behind            entries, to (behind a recipient: more recipients of one entry)
     show      id, after                               entry, recipients, to (entry null: there is none)
     act       act, targets, text                      entries, recipients, under_way
-    pause     domain                                  changed
-    resume    domain                                  changed
+    pause     domain ("*": all that goes elsewhere)   changed
+    resume    domain                                  changed, is_all_paused
     stats     after                                   lanes, entries, octets, corrupt, attempts, paused, to
     span                                              first, last (null: nothing is there)
 """

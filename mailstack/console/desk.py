@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
 from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Account, Envelope
-from mailstack.spool.entry import domain_of
+from mailstack.spool.entry import ALL_DOMAINS, paused_as
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
@@ -113,7 +113,7 @@ class QueueDesk:
                 case "pause":
                     return await self._pause(request)
                 case "resume":
-                    return {"changed": await self._queue.resume(_domain(request), _by(request))}
+                    return await self._resume(request)
                 case "stats":
                     return await self._stats(request)
                 case "span":
@@ -200,8 +200,9 @@ class QueueDesk:
             return "held by the operator, until it is released"
         if place == "attempt":
             return "an attempt runs now"
-        if (domain := domain_of(row.lane)) in paused:
-            return f"{domain} is paused by the operator, until it is resumed"
+        if (name := paused_as(row.lane, paused)) is not None:
+            what = "all that goes elsewhere" if name == ALL_DOMAINS else name
+            return f"{what} is paused by the operator, until it is resumed"
         if place == "memory":
             return "it waits for a free connection"
         if state == UNREPORTED:
@@ -236,9 +237,13 @@ class QueueDesk:
 
     async def _pause(self, request: Request) -> Answer:
         domain = _domain(request)
-        if await self._stays_here(domain):
+        if domain != ALL_DOMAINS and await self._stays_here(domain):
             raise ControlError(f"mail for {domain} is delivered here, and is not paused. What waits can be held")
         return {"changed": await self._queue.pause(domain, _by(request))}
+
+    async def _resume(self, request: Request) -> Answer:
+        is_new = await self._queue.resume(_domain(request), _by(request))
+        return {"changed": is_new, "is_all_paused": ALL_DOMAINS in await self._queue.paused()}
 
     async def _stats(self, request: Request) -> Answer:
         page = await self._queue.stats(after=_after(request))
@@ -315,6 +320,8 @@ def _domain(request: Request) -> str:
     domain = request.get("domain")
     if not isinstance(domain, str):
         raise ControlError("domain is a name")
+    if domain == ALL_DOMAINS:
+        return domain
     try:
         return parse_domain(domain)
     except AddressError as error:

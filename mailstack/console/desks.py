@@ -94,6 +94,10 @@ def _merge_changed(answers: Sequence[Answer]) -> Answer:
     return {"changed": any(answer["changed"] for answer in answers)}
 
 
+def _merge_resumed(answers: Sequence[Answer]) -> Answer:
+    return {**_merge_changed(answers), "is_all_paused": any(answer["is_all_paused"] for answer in answers)}
+
+
 def _merge_span(answers: Sequence[Answer]) -> Answer:
     there = [answer for answer in answers if answer["first"] is not None]
     if not there:
@@ -126,7 +130,7 @@ _MERGES: Final[Mapping[str, Callable[[Sequence[Answer]], Answer]]] = {
     "show": _merge_shown,
     "act": _merge_acted,
     "pause": _merge_changed,
-    "resume": _merge_changed,
+    "resume": _merge_resumed,
     "stats": _merge_stats,
     "span": _merge_span,
 }

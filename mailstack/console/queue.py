@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
 from mailstack.console.queue_acts import add_acts
 from mailstack.console.queue_asking import asking, found_by, progress_bar, with_all_recipients
-from mailstack.console.queue_selecting import check_domain, check_id, select_fields, selecting
+from mailstack.console.queue_selecting import check_id, check_pausable, select_fields, selecting
 from mailstack.console.queue_views import (
     LIST_COLUMNS,
     STATES,
@@ -28,6 +29,7 @@ from mailstack.console.queue_views import (
     stats_rows,
     tried,
 )
+from mailstack.spool.entry import ALL_DOMAINS
 
 if TYPE_CHECKING:
     from mailstack.console.control_client import Client
@@ -198,13 +200,13 @@ def stats(config: Path | None, as_json: bool) -> None:
         show_rows(columns, rows)
 
 
-@queue.command(epilog="Example: mailstack queue pause example.net")
+@queue.command(epilog="Examples: mailstack queue pause example.net, or mailstack queue pause '*'")
 @click.argument("domain")
 @config_option
 @json_option
 def pause(domain: str, config: Path | None, as_json: bool) -> None:
     """
-    Attempt nothing more to a domain until it is resumed.
+    Attempt nothing more to a domain until it is resumed; '*': to any, but what is delivered here goes on.
 
     Attempts that run come to their end. Mail for it is accepted and waits, also over a restart, and is not given up meanwhile.
     """
@@ -216,22 +218,21 @@ def pause(domain: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def resume(domain: str, config: Path | None, as_json: bool) -> None:
-    """Attempt what waits for a domain again, at once."""
+    """Attempt what waits for a domain again, at once; '*': for all but those that are paused by name."""
     _set_paused(domain, config, as_json, is_paused=False)
 
 
 def _set_paused(domain: str, config: Path | None, as_json: bool, *, is_paused: bool) -> None:
-    name = check_domain(domain)
+    name = check_pausable(domain)
     with asking(config) as client:
-        is_new = client.ask("pause" if is_paused else "resume", domain=name)["changed"]
-    what = "paused" if is_paused else "resumed"
-    text = (
-        f"Mail for {name} is {what}."
-        if is_new
-        else f"Mail for {name} {'was paused already' if is_paused else 'was not paused'}."
-    )
+        answer = client.ask("pause" if is_paused else "resume", domain=name)
+    what, is_new = "paused" if is_paused else "resumed", answer["changed"]
+    mail = "All mail that goes elsewhere" if name == ALL_DOMAINS else f"Mail for {name}"
+    text = f"{mail} is {what}." if is_new else f"{mail} {'was paused already' if is_paused else 'was not paused'}."
     if is_paused:
-        text += f" It waits until: mailstack queue resume {name}"
+        text += f" It waits until: mailstack queue resume {shlex.quote(name)}"
+    elif answer["is_all_paused"]:
+        text += " All mail that goes elsewhere is still paused; it waits until: mailstack queue resume '*'"
     show_result(as_json, text, result=what, domain=name, changed=is_new)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from mailstack.mail.address import AddressError, parse_domain
+from mailstack.spool.entry import ALL_DOMAINS
 from mailstack.spool.selection import NAMES, SELECTABLE, SelectionError, parse_entry_name, parse_selection
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -104,16 +105,18 @@ def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Se
     return said
 
 
-def check_domain(text: str) -> str:
+def check_pausable(text: str) -> str:
     """
-    Return a domain in its one form.
+    Return what can be paused in its one form: a domain, an address literal, or "*".
 
-    Raises:  click.UsageError: it is none.
+    Raises:  click.UsageError: it is none of them.
     """
+    if text == ALL_DOMAINS:
+        return text
     try:
         return parse_domain(text)
     except AddressError as error:
-        raise click.UsageError(f"{text!r} is not a domain name: {error}") from None
+        raise click.UsageError(f"{text!r} is not a domain name: {error}. '*' is for all that goes elsewhere") from None
 
 
 def check_id(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from mailstack.console.asking import date_of
-from mailstack.spool.entry import LOCAL_LANE, domain_of, parts_of_lane
+from mailstack.spool.entry import LOCAL_LANE, domain_of, parts_of_lane, paused_as
 
 SHOWN_RECIPIENTS: Final = 3
 """So many of each message in a list."""
@@ -176,7 +176,7 @@ def lane_fields(lane: str, paused: Mapping[str, float]) -> dict[str, Any]:
         "domain": domain or None,
         "way": way or None,
         "is_local": lane == LOCAL_LANE,
-        "paused_since": paused.get(domain_of(lane)),
+        "paused_since": paused.get(paused_as(lane, paused) or ""),
     }
 
 

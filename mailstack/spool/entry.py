@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # the names of lanes are known to the operator's command, too
 
 LOCAL_LANE: Final = ""
 """All accounts share a lane, since one delivery goes to all accounts of an entry; no domain has this name."""
+
+ALL_DOMAINS: Final = "*"
+"""Among the domains that are paused: all that goes elsewhere, also what the operator has put on another way."""
 
 _BY: Final = " by "
 _VIA: Final = " via "
@@ -61,6 +64,13 @@ def way_of_lane(lane: str) -> str:
 def domain_of(lane: str) -> str:
     """Return the domain whose mail is in a lane for as long as the operator says nothing else of it; for accounts ""."""
     return lane.partition(_BY)[0]
+
+
+def paused_as(lane: str, paused: Container[str]) -> str | None:
+    """Return as what a lane is paused: its domain, or ALL_DOMAINS for every one but that of our accounts; None: it is not."""
+    if (domain := domain_of(lane)) in paused:
+        return domain
+    return ALL_DOMAINS if lane != LOCAL_LANE and ALL_DOMAINS in paused else None
 
 
 def parts_of_lane(lane: str) -> tuple[str, str]:

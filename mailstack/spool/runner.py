@@ -36,7 +36,7 @@ from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
-from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, WayOf, Work, domain_of, lane_of
+from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, WayOf, Work, lane_of, paused_as
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.operations import (
@@ -279,7 +279,7 @@ class Runner:
         return {ordinal: each for ordinal, each in pending.items() if each.failure is not None}
 
     def _is_paused(self, lane: str) -> bool:
-        return bool(self._paused) and domain_of(lane) in self._paused
+        return bool(self._paused) and paused_as(lane, self._paused) is not None
 
     def _let_go(self, work: Work) -> None:
         self._let_go_of(work)

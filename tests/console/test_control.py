@@ -291,6 +291,8 @@ class Part(FakeDesk):
                 return {"first": min(self._names, default=None), "last": max(self._names, default=None)}
             case "act":
                 return {"entries": len(self._names), "recipients": 1, "under_way": 0}
+            case "resume":
+                return {"changed": "a" in self._names, "is_all_paused": "c" in self._names}
             case _:
                 return {"changed": "a" in self._names}
 
@@ -331,6 +333,7 @@ class TestDesks:
         assert ask(desks, ask="show", id="x")["entry"] is None
         assert ask(desks, ask="act") == {"entries": 3, "recipients": 3, "under_way": 0}
         assert ask(desks, ask="pause") == {"changed": True}
+        assert ask(desks, ask="resume") == {"changed": True, "is_all_paused": True}
         assert ask(desks, ask="span") == {"first": "a", "last": "c"}
         assert ask(Desks([Part("", 1)]), ask="span") == {"first": None, "last": None}
         with pytest.raises(ControlError, match="nobody can be asked"):

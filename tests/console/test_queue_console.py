@@ -350,6 +350,21 @@ class TestPauseAndStats:
             FakeClient(Path()).ask("pause", domain="Here.test")
         assert house.spool.runner.paused == frozenset()
 
+    def test_of_all_that_goes_elsewhere(self, run: Run, house: House) -> None:
+        assert "All mail that goes elsewhere is paused." in run("pause", "*").stdout
+        assert "queue resume '*'" in run("pause", "*").stdout
+        name = house.accept(remote("bob@example.net"))
+        assert "all that goes elsewhere is paused by the operator" in run("show", name).stdout
+        house.clock.advance(60)
+        lines = [line.split()[0] for line in run("stats").stdout.splitlines() if "paused for 1 min" in line]
+        assert lines == ["example.net", "*"]
+        assert as_json(run("stats", "--json"))["domains"][0]["paused_since"] == house.clock.seconds() - 60
+        run("pause", "example.net")
+        assert "still paused" in run("resume", "example.net").stdout
+        assert house.courier.deliveries == []
+        assert as_json(run("resume", "*", "--json")) == {"result": "resumed", "domain": "*", "changed": True}
+        assert len(house.courier.deliveries) == 1
+
     def test_of_an_address_literal(self, run: Run, house: House) -> None:
         assert "Mail for [192.0.2.1] is paused." in run("pause", "[192.0.2.1]").stdout
         house.accept(remote("bob@[192.0.2.1]"))
@@ -453,7 +468,7 @@ REQUESTS = st.fixed_dictionaries(
         "act": st.sampled_from([each.value for each in Act]) | _VALUES,
         "targets": _TARGETS | _VALUES,
         "text": st.just("smtp:x") | _VALUES,
-        "domain": st.just("x.test") | _VALUES,
+        "domain": st.sampled_from(["x.test", "*"]) | _VALUES,
     },
 )
 """What somebody could ask who knows the words."""

@@ -15,7 +15,7 @@ from twisted.logger import globalLogPublisher
 from mailstack.mail.disposition import Action
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
-from mailstack.spool.entry import Entry, lanes_of, parts_of_lane
+from mailstack.spool.entry import Entry, lanes_of, parts_of_lane, paused_as
 from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import Identifiers, format_number, parse_name
@@ -362,6 +362,49 @@ class TestPause:
         name = house.accept(remote("a@x.net"), remote("b@y.net"))
         house.courier.finish(Action.RELAYED)
         assert found(house) == [(name, [(0, "new")])]
+
+    def test_of_all_stops_everything_but_what_stays_here(self, house):
+        rerouted = delayed_entry(house, remote("c@z.net"))
+        assert now(house.spool.queue.pause("*")) is True
+        here, away = house.accept(local("bob@example.org")), house.accept(remote("a@x.net"))
+        order(house, Act.REROUTE, rerouted, text="smtp:relay.example")
+        now(house.spool.queue.pause("y.net"))
+        other = house.accept(remote("a@y.net"))
+        assert [each.entry for each, _ in house.courier.waiting] == [here]
+        house.crash().open()
+        house.clock.advance(3_000)
+        assert [each.entry for each, _ in house.courier.waiting] == [here]
+        now(house.spool.queue.resume("*"))
+        assert {each.entry for each, _ in house.courier.waiting} == {here, away, rerouted}
+        now(house.spool.queue.resume("y.net"))
+        assert house.courier.deliveries[-1].entry == other
+
+    def test_of_all_does_not_keep_a_bounce_after_a_crash(self, house):
+        now(house.spool.queue.pause("*"))
+        name = house.accept(remote("a@x.net"))
+        house.route = lambda address: defer("not now")
+        order(house, Act.BOUNCE, name, text="gone for good")
+        house.route = lambda address: (local(str(address)),)
+        house.crash().open()
+        house.clock.advance(1_000)
+        (report,) = house.courier.deliveries
+        assert b"gone for good" in report.content.in_memory
+
+    @pytest.mark.parametrize(
+        ("lane", "name"),
+        [
+            ("", None),
+            ("x.net", "*"),
+            ("x.net by smtp:y", "*"),
+            ("x.net via smtp:y", "*"),
+            ("p.net", "p.net"),
+            ("p.net by smtp:y", "p.net"),
+            ("p.net via smtp:y", "*"),
+        ],
+    )
+    def test_a_lane_is_paused_as(self, lane, name):
+        assert paused_as(lane, {"p.net", "*"}) == name
+        assert paused_as(lane, {"p.net"}) == (name if name != "*" else None)
 
     def test_is_bounded(self, house):
         house.spool.runner.pause(f"{number}.test" for number in range(MOST_PAUSED))
