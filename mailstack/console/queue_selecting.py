@@ -58,6 +58,9 @@ def selecting(command: _Command) -> _Command:
     """Add the options that select, as one argument `chosen` of the fields that were given."""
     options = (
         click.option("--sender", metavar="ADDRESS", help="From this address; @DOMAIN: anybody of it; <>: notifications."),
+        click.option("--account", metavar="ADDRESS", help="Submitted by who was logged in to this account."),
+        click.option("--peer", metavar="NETWORK", help="That came from this IP address, or this network: 192.0.2.0/24."),
+        click.option("--session", metavar="NAME", help="That came in this session, as the log calls it."),
         click.option("--recipient", metavar="ADDRESS", help="For this address; @DOMAIN: anybody of it."),
         click.option("--domain", metavar="DOMAIN", help="For recipients of this domain."),
         click.option("--state", "states", multiple=True, type=click.Choice(SELECTABLE), help="In this state; may be repeated."),
@@ -74,9 +77,6 @@ def selecting(command: _Command) -> _Command:
     return command
 
 
-OPTIONS: Final = ("sender", "recipient", "domain", "states", "reason", "older", "newer", "larger", "smaller")
-
-
 def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Select:
     """
     Return the selection that was asked for; what was not said is not in it.
@@ -88,6 +88,9 @@ def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Se
     fields: Select = {
         "names": list(ids),
         "sender": options["sender"],
+        "account": options["account"],
+        "peer": options["peer"],
+        "session": options["session"],
         "recipient": options["recipient"],
         "domain": options["domain"],
         "states": list(options["states"]),

@@ -141,6 +141,15 @@ class TestList:
             assert part in lines[1]
         assert "and 2 more" in lines[4]
 
+    def test_of_where_it_came_from(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        for words in (("--peer", "192.0.2.0/24"), ("--session", "s1"), ("--session", "s1", "--peer", "192.0.2.1")):
+            assert [each["id"] for each in as_json(run("list", *words, "--json"))] == [name]
+        for words in (("--peer", "192.0.2.2"), ("--session", "s2"), ("--account", "alice@example.org")):
+            assert as_json(run("list", *words, "--json")) == []
+            run("hold", *words, expect=3)
+        assert "1 recipient of 1 message: held." in run("hold", "--session", "s1").stdout
+
     def test_as_many_as_are_wanted(self, run: Run, house: House) -> None:
         fill(house, 250)
         result = run("list")
@@ -186,6 +195,7 @@ class TestList:
             (("--older-than", "soon"), "no duration"),
             (("--larger-than", "big"), "no size"),
             (("--sender", "nobody"), "no address"),
+            (("--peer", "192.0.2.1/24"), "no IP address or network"),
             (("--state", "sad"), "is not one of"),
             (("short",), "not the name of an entry"),
             (("--limit", "-1"), "not in the range"),

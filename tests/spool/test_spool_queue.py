@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action
+from mailstack.mail.envelope import Origin, Service
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import Entry, lanes_of, parts_of_lane, paused_as
@@ -492,6 +494,13 @@ class TestFind:
             ({"sender": "<>"}, {"new": [0]}),
             ({"sender": "carol@elsewhere.example"}, {"large": [0]}),
             ({"sender": "@example.org"}, {"delayed": [0, 1], "held": [0]}),
+            ({"peer": "192.0.2.1"}, {"new": [0], "delayed": [0, 1], "held": [0], "large": [0]}),
+            ({"peer": "192.0.2.0/24", "domain": "y.net"}, {"delayed": [1]}),
+            ({"peer": "192.0.2.2"}, {}),
+            ({"peer": "2001:db8::/32"}, {}),
+            ({"session": "s1", "states": ["new"]}, {"new": [0]}),
+            ({"session": "s"}, {}),
+            ({"account": "alice@example.org"}, {}),
             ({"recipient": "bob@x.net"}, {"delayed": [0], "held": [0]}),
             ({"recipient": "@X.net"}, {"delayed": [0], "held": [0]}),
             ({"domain": "y.net"}, {"delayed": [1]}),
@@ -514,6 +523,34 @@ class TestFind:
         answer = {names[name]: [ordinal for ordinal, _ in of_entry] for name, of_entry in found(house, parse_selection(fields))}
         assert answer == wanted
 
+    @pytest.mark.parametrize(
+        ("fields", "wanted"),
+        [
+            ({"account": "Alice@example.org"}, [0]),
+            ({"account": "alice"}, []),
+            ({"account": "al\u00e9x@example.org"}, [1]),
+            ({"peer": "2001:db8::/32"}, [1]),
+            ({"peer": "[2001:DB8:0::1]"}, [1]),
+            ({"peer": "0.0.0.0/0"}, [0]),
+            ({"session": "s-3"}, [2]),
+        ],
+    )
+    def test_by_where_it_came_from(self, house, fields, wanted):
+        origins = [
+            Origin(service=Service.SUBMISSION, peer="192.0.2.1", account="alice@example.org", session="s-1"),
+            Origin(service=Service.SUBMISSION, peer="2001:db8::1", account="al\u00e9x@example.org", session="s-2"),
+            Origin(service=Service.LMTP, session="s-3"),
+        ]
+        names = []
+        for origin in origins:
+            draft = house.spool.intake.begin()
+            draft.write(CONTENT)
+            assert house.commit(draft, replace(envelope(remote("bob@x.net")), origin=origin)) is None
+            names.append(draft.entry)
+        assert [name for name, _ in found(house, parse_selection(fields))] == [names[each] for each in wanted]
+        change_record(house, names[0])
+        assert names[0] not in [name for name, _ in found(house, parse_selection(fields))], "whose it is cannot be known"
+
     def test_by_name(self, full):
         house, entries = full
         wanted = [entries["new"], entries["held"]]
@@ -532,6 +569,11 @@ class TestFind:
             {"sender": "a@b c"},
             {"sender": 5},
             {"domain": "-"},
+            {"peer": "192.0.2.1/24"},
+            {"peer": "client.example"},
+            {"peer": 5},
+            {"account": ["a"]},
+            {"session": "x" * 401},
             {"states": ["sad"]},
             {"states": "held"},
             {"reason": "x" * 401},
@@ -582,6 +624,13 @@ class TestFind:
         assert len(names) == 1_000
         assert pages == 100_000 // SCAN_ENTRIES + 1
         assert most < 60, "thousands of steps of SQLite; to look at all entries takes some 5,000 times as many"
+
+
+def change_record(house: House, name: str) -> None:
+    """Damage the record of an entry, which is still full of hints."""
+    house.spool._database._connected().execute(
+        "UPDATE entry SET envelope = '{' || envelope WHERE number = ?", (parse_name(name),)
+    )
 
 
 def _select(selection, after):

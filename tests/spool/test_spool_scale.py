@@ -160,6 +160,7 @@ def _operate(house: House) -> None:
         {"states": ["corrupt"]},
         {"names": [name]},
         {"sender": "@x.test", "domain": "y.test"},
+        {"account": "a@x.test", "session": "s", "peer": "192.0.2.1"},
     ):
         now(queue.find(parse_selection(fields), after=0, limit=5))
     house.courier.finish(Action.DELAYED)
