@@ -14,7 +14,7 @@ what comes behind `to`. So the server keeps nothing for anybody, and whoever goe
     act       act, targets, text                      entries, recipients, under_way
     pause     domain ("*": all that goes elsewhere)   changed
     resume    domain                                  changed, is_all_paused
-    stats     after                                   lanes, entries, octets, corrupt, attempts, paused, to
+    stats     select, per, after                      groups, rest, entries, octets, corrupt, attempts, paused, to
     span                                              first, last (null: nothing is there)
 """
 

@@ -7,17 +7,20 @@ Everything in a request comes from outside and is read strictly. Times are in se
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
+from mailstack.console.sums import GROUPS, keep_largest, nothing
 from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Account, Envelope
 from mailstack.spool.entry import ALL_DOMAINS, paused_as
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import format_number
-from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
+from mailstack.spool.queries import Found, FoundPage, Shown, Trace
 from mailstack.spool.queue import Obeyed, QueueError, Target
 from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
+from mailstack.spool.sums import NULL_PATH, By, SumsPage
 
 LISTED_RECIPIENTS: Final = 20
 """So many of one entry are told in a list; who wants more asks for those of that entry."""
@@ -25,8 +28,6 @@ MORE_RECIPIENTS: Final = 500
 """So many at a time of one entry."""
 LISTED_ENTRIES: Final = 100
 TEXT_CHARACTERS: Final = 400
-NULL_PATH: Final = "<>"
-"""The sender of notifications, as a selection calls it, too; addresses are told without brackets."""
 BY_CHARACTERS: Final = 80
 
 
@@ -41,8 +42,8 @@ class Queue(Protocol):
         """Return what is known of an entry."""
         ...
 
-    async def stats(self, *, after: int) -> StatsPage:
-        """Return sums over the next entries."""
+    async def sum_up(self, selection: Selection, by: By, *, after: int) -> SumsPage:
+        """Return sums over the next entries that are selected."""
         ...
 
     async def span(self) -> tuple[int, int] | None:
@@ -246,9 +247,13 @@ class QueueDesk:
         return {"changed": is_new, "is_all_paused": ALL_DOMAINS in await self._queue.paused()}
 
     async def _stats(self, request: Request) -> Answer:
-        page = await self._queue.stats(after=_after(request))
+        selection = parse_selection(request.get("select") or {})
+        page = await self._queue.sum_up(selection, _by_what(request), after=_after(request))
+        groups, rest = {key: asdict(each) for key, each in page.groups.items()}, nothing()
+        keep_largest(groups, rest, GROUPS)
         return {
-            "lanes": {lane: {"states": each.states, "oldest": each.oldest} for lane, each in page.lanes.items()},
+            "groups": groups,
+            "rest": rest,
             "entries": page.entries,
             "octets": page.octets,
             "corrupt": page.corrupt,
@@ -310,6 +315,13 @@ def _is_int(value: object) -> bool:
 def _after(request: Request) -> int:
     after = request.get("after") or ""
     return parse_entry_name(after) if after else 0
+
+
+def _by_what(request: Request) -> By:
+    try:
+        return By(request.get("per") or By.DOMAIN)
+    except ValueError:
+        raise ControlError(f"sums are by {', '.join(each.value for each in By)}") from None
 
 
 def _by(request: Request) -> str:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from mailstack.console.control import Answer, ControlError, Desk, Request
+from mailstack.console.sums import GROUPS, Groups, add, add_groups, keep_largest, nothing
 
 _END: Final = False
 """In the place of a desk that has told everything."""
@@ -106,23 +107,17 @@ def _merge_span(answers: Sequence[Answer]) -> Answer:
 
 
 def _merge_stats(answers: Sequence[Answer]) -> Answer:
-    lanes: dict[str, dict[str, Any]] = {}
+    groups: Groups = {}
+    rest = nothing()
     paused: dict[str, float] = {}
     for answer in answers:
-        merge_lanes(lanes, answer["lanes"])
+        add_groups(groups, answer["groups"])
+        add(rest, answer["rest"])
         for lane, since in answer["paused"].items():
             paused[lane] = min(since, paused.get(lane, since))
+    keep_largest(groups, rest, GROUPS)
     sums = {key: sum(answer[key] for answer in answers) for key in ("entries", "octets", "corrupt", "attempts")}
-    return {"lanes": lanes, "paused": paused, **sums}
-
-
-def merge_lanes(into: dict[str, dict[str, Any]], lanes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add sums to others."""
-    for lane, tally in lanes.items():
-        sums = into.setdefault(lane, {"states": {}, "oldest": tally["oldest"]})
-        sums["oldest"] = min(sums["oldest"], tally["oldest"])
-        for state, count in tally["states"].items():
-            sums["states"][state] = sums["states"].get(state, 0) + count
+    return {"groups": groups, "rest": rest, "paused": paused, **sums}
 
 
 _MERGES: Final[Mapping[str, Callable[[Sequence[Answer]], Answer]]] = {

@@ -13,20 +13,21 @@ import click
 
 from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
 from mailstack.console.queue_acts import add_acts
-from mailstack.console.queue_asking import asking, found_by, progress_bar, with_all_recipients
+from mailstack.console.queue_asking import asking, found_by, progress_bar, sum_up, with_all_recipients
 from mailstack.console.queue_selecting import check_id, check_pausable, select_fields, selecting
 from mailstack.console.queue_views import (
+    BY,
     LIST_COLUMNS,
     STATES,
     count,
     entry_lines,
-    lane_fields,
     list_rows,
     recipient_lines,
     safe,
     show_rows,
     size,
     stats_rows,
+    sums_fields,
     tried,
 )
 from mailstack.spool.entry import ALL_DOMAINS
@@ -156,48 +157,42 @@ def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, An
     return entry, recipients
 
 
-@queue.command(epilog="Example: mailstack queue stats --json")
+@queue.command(
+    epilog="Examples: mailstack queue stats, or mailstack queue stats --by sender --newer-than 1h, or "
+    "mailstack queue stats --by age --domain example.net"
+)
+@click.option("--by", type=click.Choice(BY), default=BY[0], show_default=True, help="What there is a sum for each of.")
+@selecting
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"No more of them than that, those of most recipients; 0: all. [default: {LISTED}]"
+)
 @config_option
 @json_option
-def stats(config: Path | None, as_json: bool) -> None:
+def stats(by: str, limit: int | None, config: Path | None, as_json: bool, **options: Any) -> None:
     """
-    Sum up what waits, by domain and state.
+    Sum up what waits, or what is selected of it: by domain, or by who sends it, why it waits, or how long.
 
-    The age is that of the oldest message for the domain. What is paused is said to be.
+    The age is that of the oldest message. What is paused is said to be.
     """
-    from mailstack.console.desks import merge_lanes
-
-    lanes: dict[str, dict[str, Any]] = {}
+    select = select_fields((), options, time.time())
     with asking(config) as client, progress_bar("counting", is_quiet=as_json):
-        answer = first = client.ask("stats", after=None)
-        sums = dict.fromkeys(("entries", "octets", "corrupt"), 0)
-        while True:
-            merge_lanes(lanes, answer["lanes"])
-            for key in sums:
-                sums[key] += answer[key]
-            if answer["to"] is None:
-                break
-            answer = client.ask("stats", after=answer["to"])
+        sums = sum_up(client, select, by)
+    sums.keep_largest(LISTED if limit is None else limit)
     now = time.time()
     if as_json:
-        domains = [{**lane_fields(lane, first["paused"]), **tally} for lane, tally in sorted(lanes.items())]
-        show_result(
-            True,
-            "",
-            messages=sums["entries"],
-            octets=sums["octets"],
-            corrupt_messages=sums["corrupt"],
-            attempts=first["attempts"],
-            paused=first["paused"],
-            domains=domains,
-        )
+        show_result(True, "", **sums_fields(sums))
         return
-    attempts = count(first["attempts"], "attempt")
-    click.echo(f"{count(sums['entries'], 'message')}, {size(sums['octets'])} octets; {attempts} at this moment")
-    rows = stats_rows(lanes, first["paused"], now)
+    click.echo(
+        f"{count(sums.entries, 'message')}, {size(sums.octets)} octets; {count(sums.attempts, 'attempt')} at this moment"
+    )
+    rows = stats_rows(sums, now)
     if rows:
-        columns = ("DOMAIN", *(state.upper() for state in STATES), "OLDEST", "")
+        columns = (by.replace("-", " ").upper(), "MESSAGES", *(state.upper() for state in STATES), "SIZE", "OLDEST", "")
         show_rows(columns, rows)
+    if not sums.is_exact:
+        click.echo("There are very many: what is rare is among the others, and a number may be a little low.", err=True)
+    elif sums.rest["entries"]:
+        click.echo(f"There are more than {len(sums.groups)}: --limit 0 lists all.", err=True)
 
 
 @queue.command(epilog="Examples: mailstack queue pause example.net, or mailstack queue pause '*'")

@@ -22,9 +22,10 @@ from mailstack.spool.database import Database
 from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.ports import Clock
-from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Stats, StatsPage
+from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
+from mailstack.spool.sums import By, SumsPage, SumUp
 
 MOST_PAUSED: Final = 1_000
 
@@ -70,9 +71,9 @@ class Queue:
         """Return what is known of an entry, with the recipients behind an ordinal."""
         return await self._database.do(Show(number, after))
 
-    async def stats(self, *, after: int) -> StatsPage:
-        """Return sums over the next entries."""
-        return await self._database.do(Stats(after))
+    async def sum_up(self, selection: Selection, by: By, *, after: int) -> SumsPage:
+        """Return sums over the next entries that are selected."""
+        return await self._database.do(SumUp(selection, by, after, self._clock.seconds()))
 
     async def span(self) -> tuple[int, int] | None:
         """Return the first and the last number."""

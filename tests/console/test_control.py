@@ -20,6 +20,7 @@ from mailstack.console.control import REQUEST_OCTETS, Answer, ControlError, Requ
 from mailstack.console.control_client import Client, NobodyThereError
 from mailstack.console.control_server import CLIENTS, IDLE_SECONDS, Control, ControlFactory, user_name, user_of
 from mailstack.console.desks import Desks, share_pauses
+from mailstack.console.sums import GROUPS, nothing, recipients
 
 OURS = 1000
 
@@ -282,8 +283,9 @@ class Part(FakeDesk):
             case "find":
                 return {"entries": [{"id": name} for name in page], "to": to}
             case "stats":
-                lanes = {"x.test": {"states": {"new": len(page)}, "oldest": float(ord(page[0]))}} if page else {}
-                return {"lanes": lanes, "entries": len(page), "octets": 1, "corrupt": 0, "attempts": 2, "paused": {}, "to": to}
+                tally = {"entries": len(page), "octets": 1, "states": {"new": len(page)}, "oldest": 5.0}
+                sums = {"entries": len(page), "octets": 1, "corrupt": 0, "attempts": 2}
+                return {"groups": {"x.test": tally} if page else {}, "rest": nothing(), "paused": {}, "to": to, **sums}
             case "show":
                 is_here = request["id"] in self._names
                 return {"entry": request["id"] if is_here else None, "recipients": [], "to": None}
@@ -312,15 +314,30 @@ class TestDesks:
     def test_of_desks_sum_up_everything_once(self) -> None:
         """As in a server of two workers, of which one has two spools."""
         desks = Desks([Desks([Part("ad", 1), Part("b", 1)]), Desks([Part("cefgh", 2)])])
-        entries, lanes, after = 0, 0, None
+        entries, groups, after = 0, 0, None
         while True:
             answer = json.loads(json.dumps(ask(desks, ask="stats", after=after)))
             entries += answer["entries"]
-            lanes += sum(each["states"]["new"] for each in answer["lanes"].values())
+            groups += sum(recipients(each) for each in answer["groups"].values())
             after = answer["to"]
             if after is None:
                 break
-        assert (entries, lanes) == (8, 8)
+        assert (entries, groups) == (8, 8)
+
+    def test_of_desks_keep_the_largest_sums_and_one_of_all_others(self) -> None:
+        def answer(first: int) -> Callable[[Request], Answer]:
+            def tell(request: Request) -> Answer:
+                states = [{"new": 5 if number == first else 1} for number in range(first, first + GROUPS)]
+                groups = {str(n): {**nothing(), "entries": 1, "states": each} for n, each in enumerate(states, first)}
+                sums = {"entries": GROUPS, "octets": 0, "corrupt": 0, "attempts": 0}
+                return {"groups": groups, "rest": nothing(), "paused": {}, "to": None, **sums}
+
+            return tell
+
+        answered = ask(Desks([FakeDesk(answer(0)), FakeDesk(answer(GROUPS))]), ask="stats", after=None)
+        assert len(answered["groups"]) == GROUPS
+        assert [recipients(answered["groups"][key]) for key in ("0", str(GROUPS))] == [5, 5]
+        assert answered["rest"]["entries"] == GROUPS
 
     @pytest.mark.parametrize("after", [["", "", ""], "x", [""]])
     def test_a_place_that_they_did_not_tell(self, after: Any) -> None:
@@ -352,7 +369,7 @@ class TestDesks:
         def answer(request: Request) -> Answer:
             told.append(request)
             sums = dict.fromkeys(("entries", "octets", "corrupt", "attempts"), 0)
-            return {"changed": True, "lanes": {}, "paused": {"x.test": 5.0}, "to": None, **sums}
+            return {"changed": True, "groups": {}, "rest": nothing(), "paused": {"x.test": 5.0}, "to": None, **sums}
 
         outcome = Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)])))
         assert outcome.result is None
@@ -366,7 +383,14 @@ class TestDesks:
             if request.get("domain") == "ours.test":
                 raise ControlError("delivered here")
             sums = dict.fromkeys(("entries", "octets", "corrupt", "attempts"), 0)
-            return {"changed": True, "lanes": {}, "paused": {"ours.test": 5.0, "x.test": 5.0}, "to": None, **sums}
+            return {
+                "changed": True,
+                "groups": {},
+                "rest": nothing(),
+                "paused": {"ours.test": 5.0, "x.test": 5.0},
+                "to": None,
+                **sums,
+            }
 
         failures: list[Any] = []
         Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)]))).addErrback(failures.append)

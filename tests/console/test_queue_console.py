@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from mailstack.console import control_client, queue_asking, queue_views
+from mailstack.console import control_client, desk, desks, queue_asking, queue_views
 from mailstack.console.command import main
 from mailstack.console.control import Answer, ControlError, Desk, decode, encode
 from mailstack.console.desk import LISTED_RECIPIENTS, MORE_RECIPIENTS, QueueDesk
@@ -28,6 +28,7 @@ from mailstack.mail.disposition import Action
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.selection import _FIELDS
+from mailstack.spool.sums import By
 
 # The spool with a clock and couriers that a test commands is that of the spool's own tests.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "spool"))
@@ -382,6 +383,86 @@ class TestPauseAndStats:
         run("resume", "[192.0.2.1]")
         assert len(house.courier.deliveries) == 1
 
+    def test_stats(self, run: Run, house: House) -> None:
+        delayed(house, remote("a@x.test"), remote("b@x.test"), remote("c@y.test"), local("d@here.test"))
+        house.accept(remote("e@x.test"))
+        house.clock.advance(3_000)
+        lines = run("stats").stdout.splitlines()
+        assert lines[0] == "2 messages, 96 octets; 3 attempts at this moment"
+        assert lines[1].split() == ["DOMAIN", "MESSAGES", "NEW", "DELAYED", "UNREPORTED", "HELD", "CORRUPT", "SIZE", "OLDEST"]
+        assert lines[2].split() == ["x.test", "2", "1", "2", "-", "-", "-", "96", "50", "min"]
+        sums = as_json(run("stats", "--json"))
+        assert {each["domain"]: each["states"] for each in sums["domains"]} == {
+            None: {"delayed": 1},
+            "x.test": {"delayed": 2, "new": 1},
+            "y.test": {"delayed": 1},
+        }
+
+    def test_stats_of_very_many(self, run: Run, house: House) -> None:
+        fill(house, 2_300)
+        assert as_json(run("stats", "--json"))["messages"] == 2_300
+        result = run("stats", "--limit", "2")
+        assert "(others)" in result.stdout
+        assert "more than 2" in result.stderr
+
+    def test_stats_by_something_else(self, run: Run, house: House) -> None:
+        fill(house, 5)
+        delayed(house, remote("a@x.test"), remote("b@x.test"), sender=None)
+        house.clock.advance(1_000)
+        for by, first in (
+            ("domain", "x.test"),
+            ("sender", "alice@example.org"),
+            ("sender-domain", "example.org"),
+            ("account", "(nobody logged in)"),
+            ("peer", "192.0.2.1"),
+            ("reason", "4.0.0 so be it"),
+            ("age", "under 1 h"),
+        ):
+            lines = run("stats", "--by", by).stdout.splitlines()
+            assert lines[1].split("  ")[0] == by.replace("-", " ").upper()
+            assert lines[2].split("  ")[0] == first
+        sums = as_json(run("stats", "--by", "sender", "--json"))
+        assert [(each["sender"], each["messages"], each["recipients"]) for each in sums["senders"]] == [
+            ("alice@example.org", 5, 5),
+            ("<>", 1, 2),
+        ]
+        (age,) = as_json(run("stats", "--by", "age", "--sender", "<>", "--json"))["ages"]
+        assert (age["younger_than"], age["recipients"]) == (3_600, 2)
+
+    def test_words_of_by_are_those_of_the_spool(self) -> None:
+        assert tuple(each.value for each in By) == queue_views.BY
+
+    def test_stats_of_a_flood(self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of very many senders those that send most are told, and what is in memory and in an answer has its bounds."""
+        monkeypatch.setattr(queue_asking, "KEPT", 200)
+        monkeypatch.setattr(desk, "GROUPS", 100)
+        monkeypatch.setattr(desks, "GROUPS", 100)
+        most = [0, 0]
+        add, answer = queue_asking.Sums.add, FakeClient.ask
+
+        def watch(self: Any, more: Any) -> None:
+            add(self, more)
+            most[0] = max(most[0], len(self.groups))
+
+        def ask(self: FakeClient, what: str, **fields: Any) -> Answer:
+            answered = answer(self, what, **fields)
+            most[1] = max(most[1], len(answered.get("groups", ())))
+            return answered
+
+        monkeypatch.setattr(queue_asking.Sums, "add", watch)
+        monkeypatch.setattr(FakeClient, "ask", ask)
+        house.spool.runner.pause(["example.net"])
+        for number in range(3_000):
+            house.accept(sender=f"user{number}@flood.test" if number % 10 else "loud@flood.test")
+        result = run("stats", "--by", "sender", "--json")
+        sums = as_json(result)
+        assert (sums["senders"][0]["sender"], sums["senders"][0]["messages"]) == ("loud@flood.test", 300)
+        assert sum(each["messages"] for each in (*sums["senders"], sums["rest"])) == sums["messages"] == 3_000
+        assert sums["is_exact"] is False
+        assert most[0] <= 400
+        assert most[1] <= 100
+        assert "a number may be a little low" in run("stats", "--by", "sender").stderr
+
 
 class TestConfiguration:
     """Who may ask the server need not be able to read all that the configuration names."""
@@ -397,25 +478,6 @@ class TestConfiguration:
 
     def test_that_cannot_be_read(self, run: Run, tmp_path: Path) -> None:
         assert "cannot be read: No such file" in run("list", "--config", str(tmp_path / "none.toml"), expect=1).stderr
-
-    def test_stats(self, run: Run, house: House) -> None:
-        delayed(house, remote("a@x.test"), remote("b@x.test"), remote("c@y.test"), local("d@here.test"))
-        house.accept(remote("e@x.test"))
-        house.clock.advance(3_000)
-        lines = run("stats").stdout.splitlines()
-        assert lines[0] == "2 messages, 96 octets; 3 attempts at this moment"
-        assert lines[1].split() == ["DOMAIN", "NEW", "DELAYED", "UNREPORTED", "HELD", "CORRUPT", "OLDEST"]
-        assert lines[2].split() == ["x.test", "1", "2", "-", "-", "-", "50", "min"]
-        sums = as_json(run("stats", "--json"))
-        assert {each["domain"]: each["states"] for each in sums["domains"]} == {
-            None: {"delayed": 1},
-            "x.test": {"delayed": 2, "new": 1},
-            "y.test": {"delayed": 1},
-        }
-
-    def test_stats_of_very_many(self, run: Run, house: House) -> None:
-        fill(house, 2_300)
-        assert as_json(run("stats", "--json"))["messages"] == 2_300
 
 
 PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "queue.md").read_text()
@@ -457,6 +519,15 @@ def test_the_page_names_every_field(run: Run, house: House) -> None:
         if command == "dry-run":
             found = {"first[]" if each.startswith("first[].") else each for each in found}
         assert found == told_fields(command), command
+    of_each = {each.rpartition("[].")[2] for each in told_fields("stats") if "[]." in each}
+    of_domains = {"domain", "way", "is_local", "paused_since"}
+    told_by = set()
+    for by in queue_views.BY[1:]:
+        found = {each for each in paths(as_json(run("stats", "--by", by, "--json"))) if "[]." in each}
+        (own,) = {each for each in found if each.rpartition("[].")[2] not in of_each}
+        assert {each.rpartition("[].")[2] for each in found - {own}} == of_each - of_domains
+        told_by.add(own)
+    assert told_by == told_fields("by")
 
 
 _NAMES = st.sampled_from(["0" * 13, "1k52wm9h0000g", "zzzzzzzzzzzzz", "x", ""])
@@ -474,6 +545,7 @@ REQUESTS = st.fixed_dictionaries(
         "after": _VALUES,
         "limit": st.integers(1, 100) | _VALUES,
         "behind": st.integers(-1, 3) | _VALUES,
+        "per": st.sampled_from(queue_views.BY) | _VALUES,
         "id": _VALUES,
         "act": st.sampled_from([each.value for each in Act]) | _VALUES,
         "targets": _TARGETS | _VALUES,
@@ -515,6 +587,9 @@ class TestDesk:
             {"ask": "pause", "domain": "a b"},
             {"ask": "resume", "domain": 5},
             {"ask": "stats", "after": "x"},
+            {"ask": "stats", "per": "colour"},
+            {"ask": "stats", "per": ["domain"]},
+            {"ask": "stats", "select": {"sender": 1}},
             {"ask": None},
             {},
         ],

@@ -27,6 +27,7 @@ from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
 from mailstack.spool.queue import MOST_PAUSED, Obeyed, QueueError
 from mailstack.spool.selection import Selection, SelectionError, parse_pattern, parse_selection
+from mailstack.spool.sums import REASON_CHARACTERS, By, Tally
 
 ALL = Selection()
 
@@ -644,11 +645,12 @@ class TestStats:
         delayed_entry(house, remote("a@x.net"), remote("b@y.net"))
         house.clock.advance(10)
         order(house, Act.HOLD, delayed_entry(house, remote("a@x.net"), local("c@x.org")))
-        page = now(house.spool.queue.stats(after=0))
-        assert {lane: (each.states, each.oldest) for lane, each in page.lanes.items()} == {
-            "x.net": ({"delayed": 1, "held": 1}, NOW),
-            "y.net": ({"delayed": 1}, NOW),
-            "": ({"delayed": 1}, NOW + 10),
+        page = now(house.spool.queue.sum_up(ALL, By.DOMAIN, after=0))
+        octets = len(CONTENT)
+        assert page.groups == {
+            "x.net": Tally(2, 2 * octets, {"delayed": 1, "held": 1}, NOW),
+            "y.net": Tally(1, octets, {"delayed": 1}, NOW),
+            "": Tally(1, octets, {"delayed": 1}, NOW + 10),
         }
         assert (page.entries, page.octets, page.corrupt, page.to) == (2, 2 * len(CONTENT), 0, None)
 
@@ -671,8 +673,44 @@ class TestStats:
             for each, to in delivery.recipients.items()
         ]
         house.accept(remote("a@x.net"), remote("b@y.net"), remote("c@y.net"))
-        page = now(house.spool.queue.stats(after=0))
-        assert {lane: each.states for lane, each in page.lanes.items()} == {"y.net": {"delayed": 2}}
+        page = now(house.spool.queue.sum_up(ALL, By.DOMAIN, after=0))
+        assert page.groups == {"y.net": Tally(1, len(CONTENT), {"delayed": 2}, NOW)}
+
+    @pytest.mark.parametrize(
+        ("by", "wanted"),
+        [
+            (By.SENDER, {"alice@example.org": 3, "<>": 1, "": 1}),
+            (By.SENDER_DOMAIN, {"example.org": 3, "<>": 1, "": 1}),
+            (By.ACCOUNT, {"": 5}),
+            (By.PEER, {"192.0.2.1": 4, "": 1}),
+            (By.REASON, {"4.0.0 450 4.2.1 later": 3, "": 1, "4.0.0 " + "x" * (REASON_CHARACTERS - 6): 1}),
+        ],
+    )
+    def test_by_something_else(self, house, by, wanted):
+        damaged = delayed_entry(house)
+        delayed_entry(house, remote("a@x.net"), remote("b@x.net"))
+        house.courier.answer = all_are(Action.DELAYED, "x" * 500)
+        house.accept(sender=None)
+        house.courier.answer = None
+        house.accept()
+        change_record(house, damaged)
+        page = now(house.spool.queue.sum_up(ALL, by, after=0))
+        assert {key: sum(each.states.values()) for key, each in page.groups.items()} == wanted
+
+    def test_by_age(self, house):
+        for seconds in (200_000, 86_400, 299, 301):
+            house.accept()
+            house.clock.advance(seconds)
+        house.accept()
+        page = now(house.spool.queue.sum_up(ALL, By.AGE, after=0))
+        assert {key: each.entries for key, each in page.groups.items()} == {"": 1, "172800": 1, "900": 2, "300": 1}
+
+    def test_of_what_is_selected(self, house):
+        delayed_entry(house, remote("a@x.net"), remote("b@y.net"))
+        delayed_entry(house)
+        page = now(house.spool.queue.sum_up(parse_selection({"domain": "y.net"}), By.SENDER, after=0))
+        assert page.groups == {"alice@example.org": Tally(1, len(CONTENT), {"delayed": 1}, NOW)}
+        assert page.entries == 1
 
     def test_span(self, house):
         assert now(house.spool.queue.span()) is None

@@ -17,6 +17,7 @@ from mailstack.spool.identifiers import Identifiers, parse_name
 from mailstack.spool.operations import Accept
 from mailstack.spool.runner import GO_ON_SECONDS, PAGE_ROWS, PAGES_PER_LOOK
 from mailstack.spool.selection import parse_selection
+from mailstack.spool.sums import By
 
 ENTRIES = 50_000
 DUE = ENTRIES // 2
@@ -168,7 +169,7 @@ def _operate(house: House) -> None:
     for act in (Act.HOLD, Act.RELEASE, Act.RETRY, Act.REROUTE, Act.BOUNCE, Act.DELETE):
         now(queue.obey(Order(act=act, text="smtp:x", by="root"), [(number, (0, 1))]))
     now(queue.show(number))
-    now(queue.stats(after=0))
+    now(queue.sum_up(parse_selection({}), By.DOMAIN, after=0))
     now(queue.span())
     now(queue.pause("x.test"))
     now(queue.resume("x.test"))
