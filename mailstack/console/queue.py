@@ -48,7 +48,8 @@ def queue() -> None:
     See what waits in the running server, and take it in hand. Everything is in force at once.
 
     A message has an ID, by which the log knows it, too. Each of its recipients is new, delayed (to be tried again), unreported
-    (failed, and the sender is to be told), held (by you), or corrupt (damaged, and set aside).
+    (failed, and the sender is to be told), held (by you), or corrupt (damaged, and set aside). As an ID, - stands for those on
+    standard input, one on a line.
     """
 
 

@@ -17,7 +17,7 @@ import click
 
 from mailstack.console.asking import Refused, config_option, json_option, show_result
 from mailstack.console.queue_asking import act_on, asking, found_by, progress_bar, with_all_recipients
-from mailstack.console.queue_selecting import Select, select_fields, selecting
+from mailstack.console.queue_selecting import STDIN, Select, select_fields, selecting
 from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, show_rows, size
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
     select = select_fields(ids, options, now)
     if bool(select) is options["is_all"]:
         raise click.UsageError("Say which: IDs, filters, or --all alone.")
+    if STDIN in ids and act.question and not (options["yes"] or options["dry_run"]):
+        raise click.UsageError("Standard input has the IDs, so nobody can be asked: say --yes, or look first with --dry-run.")
     wanted = [state for state in act.states if state in (select.get("states") or act.states)]
     if not wanted:
         raise click.UsageError(f"What is {', '.join(select['states'])} cannot be {act.past}.")

@@ -13,6 +13,7 @@ from mailstack.console.asking import Refused, find_control_file
 from mailstack.console.control import ORDINALS, TARGETS
 from mailstack.console.sums import KEPT, Groups, Tally, add, add_groups, keep_largest, nothing
 from mailstack.spool.identifiers import parse_name
+from mailstack.spool.selection import NAMES
 
 if TYPE_CHECKING:
     from mailstack.console.control import Answer
@@ -73,14 +74,26 @@ def with_all_recipients(client: Client, select: Select, entry: dict[str, Any]) -
 def _pages(client: Client, select: Select, progress: Progress, page_entries: int) -> Iterator[Answer]:
     span = client.ask("span")
     first, last = (parse_name(span[key] or "") or 0 for key in ("first", "last"))
-    after: str | None = ""
-    while after is not None:
-        page = client.ask("find", select=select, after=after, limit=page_entries)
-        yield page
-        after = page["to"]
-        if after is not None and last > first:
-            progress(min(1.0, ((parse_name(after) or 0) - first) / (last - first)))
+    for part in _parts_of(select):
+        after: str | None = ""
+        while after is not None:
+            page = client.ask("find", select=part, after=after, limit=page_entries)
+            yield page
+            after = page["to"]
+            done = after or max(part.get("names", ""), default="")
+            if done and last > first:
+                progress(min(1.0, max(0.0, ((parse_name(done) or 0) - first) / (last - first))))
     progress(1.0)
+
+
+def _parts_of(select: Select) -> Iterator[Select]:
+    """Yield selections with no more names than one request may have; names are in order, and so is what is found by them."""
+    names = select.get("names")
+    if names is None:
+        yield select
+        return
+    for start in range(0, len(names), NAMES):
+        yield {**select, "names": names[start : start + NAMES]}
 
 
 def act_on(client: Client, select: Select, act: str, text: str, progress: Progress) -> dict[str, int]:

@@ -27,7 +27,7 @@ from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
-from mailstack.spool.selection import _FIELDS
+from mailstack.spool.selection import _FIELDS, NAMES
 from mailstack.spool.sums import By
 
 # The spool with a clock and couriers that a test commands is that of the spool's own tests.
@@ -89,7 +89,7 @@ def make_desk(house: House) -> QueueDesk:
 
 @pytest.fixture
 def run(installation: Path, house: House, monkeypatch: pytest.MonkeyPatch) -> Run:
-    def invoke(*words: str, expect: int = 0, stdin: str = "") -> Result:
+    def invoke(*words: str, expect: int = 0, stdin: str | bytes = "") -> Result:
         result = CliRunner().invoke(main, ["queue", *words], input=stdin, env={"MAILSTACK_CONFIG": str(installation)})
         assert result.exit_code == expect, result.output + result.stderr
         assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -204,6 +204,45 @@ class TestList:
     )
     def test_what_is_not_understood(self, run: Run, words: tuple[str, ...], why: str) -> None:
         assert why in run("list", *words, expect=2).stderr
+
+
+class TestNamesOnStandardInput:
+    def test_are_any_number(self, run: Run, house: House) -> None:
+        fill(house, 1_300)
+        names = [each["id"] for each in as_json(run("list", "--json"))]
+        assert len(names) == 1_300
+        chosen = names[::-1][: 2 * NAMES + 7]
+        listed = as_json(run("list", "-", "--json", stdin="\n".join([*chosen, "", chosen[0]]) + "\n"))
+        assert [each["id"] for each in listed] == sorted(chosen)
+        assert len(as_json(run("list", "-", "--json", "--limit", "600", stdin="\n".join(chosen)))) == 600
+        wanted = [each["id"] for each in listed if each["recipients"][0]["address"].endswith("@d3.test")]
+        done = as_json(run("hold", "-", "--domain", "d3.test", "--json", stdin="\r\n".join(chosen)))
+        assert done["changed_recipients"] == len(wanted) > 100
+        assert len(as_json(run("list", *chosen, "--json"))) == len(chosen), "as arguments, too"
+
+    def test_that_are_none_select_nothing(self, run: Run, house: House) -> None:
+        fill(house, 3)
+        assert as_json(run("list", "-", "--json", stdin="\n")) == []
+        assert "is like that" in run("list", "-", "--domain", "d1.test").stderr
+        run("delete", "-", "--sender", "alice@example.org", "--yes", expect=3)
+        run("hold", "-", expect=3)
+        assert house.counts().entries == 3
+
+    def test_that_are_not_understood(self, run: Run, house: House) -> None:
+        fill(house, 1)
+        (name,) = [each["id"] for each in as_json(run("list", "--json"))]
+        assert (
+            "line 2 of standard input: 'x\ufffdy'"
+            in run("delete", "-", "--yes", stdin=f"{name}\nx".encode() + b"\xffy\n", expect=2).stderr
+        )
+        assert house.counts().entries == 1
+
+    def test_leave_nobody_to_be_asked(self, run: Run, house: House) -> None:
+        fill(house, 1)
+        (name,) = [each["id"] for each in as_json(run("list", "--json"))]
+        assert "nobody can be asked" in run("delete", "-", stdin=f"{name}\n", expect=2).stderr
+        assert as_json(run("delete", "-", "--dry-run", "--json", stdin=name))["messages"] == 1
+        assert "1 recipient of 1 message: deleted." in run("delete", "-", "--yes", stdin=name).stdout
 
 
 class TestShow:
