@@ -11,6 +11,8 @@ what comes behind `to`. So the server keeps nothing for anybody, and whoever goe
     ask       with                                    answer
     find      select, after, limit, behind            entries, to (behind a recipient: more recipients of one entry)
     show      id, after                               entry, recipients, to (entry null: there is none)
+    headers   id                                      headers, lines (null: there is no such entry)
+    content   id, after                               octets in all (null: as above), part in base64, to
     act       act, targets, text                      entries, recipients, under_way
     pause     domain ("*": all that goes elsewhere)   changed
     resume    domain                                  changed, is_all_paused

@@ -6,19 +6,24 @@ Everything in a request comes from outside and is read strictly. Times are in se
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
+from mailstack.console.headers import lines_of, message_id_of, subject_of
 from mailstack.console.sums import GROUPS, keep_largest, nothing
 from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Account, Envelope
+from mailstack.mail.headers import header_section
 from mailstack.spool.entry import ALL_DOMAINS, paused_as
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.queries import Found, FoundPage, Shown, Trace
 from mailstack.spool.queue import Obeyed, QueueError, Target
+from mailstack.spool.reading import Part, ReadingError
 from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
 from mailstack.spool.sums import NULL_PATH, By, SumsPage
 
@@ -48,6 +53,10 @@ class Queue(Protocol):
 
     async def span(self) -> tuple[int, int] | None:
         """Return the first and the last number."""
+        ...
+
+    async def read(self, number: int, *, after: int, what: str, by: str) -> Part | None:
+        """Return octets of the content of an entry."""
         ...
 
     async def paused(self) -> dict[str, float]:
@@ -109,6 +118,10 @@ class QueueDesk:
                     return await self._find(request)
                 case "show":
                     return await self._show(request)
+                case "headers":
+                    return await self._headers(request)
+                case "content":
+                    return await self._content(request)
                 case "act":
                     return await self._act(request)
                 case "pause":
@@ -122,7 +135,7 @@ class QueueDesk:
                     return {"first": span and format_number(span[0]), "last": span and format_number(span[1])}
                 case other:
                     raise ControlError(f"nobody can be asked for {str(other)[:40]!r}")
-        except (SelectionError, QueueError) as error:
+        except (SelectionError, QueueError, ReadingError) as error:
             raise ControlError(str(error)) from None
 
     async def _find(self, request: Request) -> Answer:
@@ -158,7 +171,7 @@ class QueueDesk:
             return {"entry": None, "recipients": [], "to": None}
         paused = await self._queue.paused()
         return {
-            "entry": {**_entry(shown.found), **_origin(shown.found.envelope)},
+            "entry": {**_entry(shown.found), **_origin(shown.found.envelope), **await self._titles(request, after)},
             "recipients": [
                 {
                     **self._recipient(shown.found, row),
@@ -168,6 +181,39 @@ class QueueDesk:
                 for row in shown.found.rows
             ],
             "to": shown.to,
+        }
+
+    async def _titles(self, request: Request, after: int) -> dict[str, Any]:
+        """Tell what the message calls itself, once: with the first of its recipients."""
+        section = None
+        with suppress(ReadingError):  # all else is told all the same
+            if after < 0:
+                section = await self._section(request, "subject")
+        if section is None:
+            return {"subject": None, "message_id": None}
+        return {"subject": subject_of(section), "message_id": message_id_of(section)}
+
+    async def _section(self, request: Request, what: str) -> bytes | None:
+        number = parse_entry_name(request.get("id"))
+        part = await self._queue.read(number, after=0, what=what, by=_by(request))
+        return None if part is None else header_section(part.octets or b"")
+
+    async def _headers(self, request: Request) -> Answer:
+        section = await self._section(request, "headers")
+        return {"headers": None if section is None else list(lines_of(section))}
+
+    async def _content(self, request: Request) -> Answer:
+        after = request.get("after", 0)
+        if not _is_int(after) or not 0 <= after < 1 << 50:
+            raise ControlError("after is a number of octets")
+        part = await self._queue.read(parse_entry_name(request.get("id")), after=after, what="content", by=_by(request))
+        if part is None:
+            return {"octets": None, "part": "", "to": None}
+        octets = part.octets or b""
+        return {
+            "octets": part.in_all,
+            "part": b64encode(octets).decode("ascii"),
+            "to": after + len(octets) if octets else None,
         }
 
     def _recipient(self, found: Found, row: Row) -> dict[str, Any]:

@@ -87,6 +87,14 @@ def _merge_shown(answers: Sequence[Answer]) -> Answer:
     return next((answer for answer in answers if answer["entry"] is not None), answers[0])
 
 
+def _merge_headers(answers: Sequence[Answer]) -> Answer:
+    return next((answer for answer in answers if answer["headers"] is not None), answers[0])
+
+
+def _merge_content(answers: Sequence[Answer]) -> Answer:
+    return next((answer for answer in answers if answer["octets"] is not None), answers[0])
+
+
 def _merge_acted(answers: Sequence[Answer]) -> Answer:
     return {key: sum(answer[key] for answer in answers) for key in ("entries", "recipients", "under_way")}
 
@@ -123,6 +131,8 @@ def _merge_stats(answers: Sequence[Answer]) -> Answer:
 _MERGES: Final[Mapping[str, Callable[[Sequence[Answer]], Answer]]] = {
     "find": _merge_found,
     "show": _merge_shown,
+    "headers": _merge_headers,
+    "content": _merge_content,
     "act": _merge_acted,
     "pause": _merge_changed,
     "resume": _merge_resumed,

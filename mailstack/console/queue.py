@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -96,17 +98,36 @@ def _print_array(entries: Iterator[dict[str, Any]], limit: int) -> None:
     click.echo("\n]")
 
 
-@queue.command(epilog="Example: mailstack queue show 1k52wm9h0000g")
+@queue.command(
+    epilog="Examples: mailstack queue show 1k52wm9h0000g, or mailstack queue show 1k52wm9h0000g --content > message.eml"
+)
 @click.argument("id_", metavar="ID")
+@click.option("--headers", is_flag=True, help="Show its header section instead.")
+@click.option("--content", is_flag=True, help="Write the message itself to standard output, octet by octet.")
+@click.option("--yes", "-y", is_flag=True, help="With --content: also to a terminal, which may act on what is in it.")
 @config_option
 @json_option
-def show(id_: str, config: Path | None, as_json: bool) -> None:
+def show(id_: str, headers: bool, content: bool, yes: bool, config: Path | None, as_json: bool) -> None:
     """
     Show all that is known of a message.
 
     For each recipient: what was tried, where, with what TLS, what the other side said; when the next attempt is due, and why.
+    The log notes who reads in a message.
     """
+    if content and (headers or as_json):
+        raise click.UsageError("--content stands alone.")
+    if content and sys.stdout.isatty() and not yes:
+        raise Refused("a terminal may act on what others wrote. Write it to a file or to a program, or say --yes")
     with asking(config) as client:
+        if content:
+            _write_content(client, check_id(id_))
+            return
+        if headers:
+            lines = client.ask("headers", id=check_id(id_))["headers"]
+            if lines is None:
+                raise _is_not_there(id_)
+            show_result(as_json, "\n".join(lines), headers=lines)
+            return
         entry, recipients = _shown(client, check_id(id_))
     if as_json:
         show_result(True, "", **entry, recipients=recipients)
@@ -142,6 +163,29 @@ def trace(id_: str, config: Path | None, as_json: bool) -> None:
         click.echo(f"{at}  {safe(step['recipient'] or '?')} {what}")
 
 
+def _write_content(client: Client, name: str) -> None:
+    """Write a message, of which a part is in memory."""
+    after: int | None = 0
+    written = 0
+    while after is not None:
+        answer = client.ask("content", id=name, after=after)
+        if answer["octets"] is None and not written:
+            raise _is_not_there(name)
+        if answer["octets"] is None:
+            raise Refused(f"{name} was delivered, relayed, returned or deleted meanwhile: what was written is not all of it.")
+        octets = b64decode(answer["part"])
+        sys.stdout.buffer.write(octets)
+        written += len(octets)
+        after = answer["to"]
+    sys.stdout.buffer.flush()
+    if written != answer["octets"]:
+        raise Refused(f"{name} is damaged: it has {written} of {answer['octets']} octets.")
+
+
+def _is_not_there(name: str) -> Refused:
+    return Refused(f"{name} does not wait here: it was delivered, relayed, returned or deleted, and the log says which.")
+
+
 def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     entry: dict[str, Any] | None = None
     recipients: list[dict[str, Any]] = []
@@ -150,11 +194,11 @@ def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, An
         answer = client.ask("show", id=name, after=after)
         if answer["entry"] is None:
             break
-        entry = answer["entry"]
+        entry = entry or answer["entry"]  # only the first has all
         recipients += answer["recipients"]
         after = answer["to"]
     if entry is None:
-        raise Refused(f"{name} does not wait here: it was delivered, relayed, returned or deleted, and the log says which.")
+        raise _is_not_there(name)
     return entry, recipients
 
 

@@ -117,6 +117,10 @@ def entry_lines(entry: Fields, now: float) -> Iterator[str]:
     """Yield what is known of a message."""
     yield f"{entry['id']}  {count(entry['octets'], 'octet')}, {count(entry['recipient_count'], 'recipient')}"
     yield f"  from      {safe(entry['sender'] or 'its record cannot be read')}"
+    if entry.get("subject"):
+        yield f"  subject   {safe(entry['subject'])}"
+    if entry.get("message_id"):
+        yield f"  msg-id    {safe(entry['message_id'])}"
     yield f"  accepted  {date_of(entry['accepted_at'])}, {duration(now - entry['accepted_at'])} ago{_by_whom(entry)}"
     yield f"  given up  {date_of(entry['expires_at'])}, when an attempt after that does not succeed"
     if entry["is_corrupt"]:

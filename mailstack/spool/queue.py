@@ -23,6 +23,7 @@ from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.ports import Clock
 from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span
+from mailstack.spool.reading import Part, Reading
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
 from mailstack.spool.sums import By, SumsPage, SumUp
@@ -59,6 +60,7 @@ class Queue:
         self._contents = contents
         self._runner = runner
         self._clock = clock
+        self._reading = Reading(database, contents)
         self._lock = DeferredLock()  # one order at a time: two that claim the same would let go of each other's
 
     # To look
@@ -78,6 +80,14 @@ class Queue:
     async def span(self) -> tuple[int, int] | None:
         """Return the first and the last number."""
         return await self._database.do(Span())
+
+    async def read(self, number: int, *, after: int, what: str, by: str) -> Part | None:
+        """
+        Return octets of the content of an entry, after so many.
+
+        Raises:  ReadingError.
+        """
+        return await self._reading.read(number, after=after, what=what, by=by)
 
     async def paused(self) -> dict[str, float]:
         """Return the lanes that are paused, and since when."""

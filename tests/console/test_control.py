@@ -289,6 +289,11 @@ class Part(FakeDesk):
             case "show":
                 is_here = request["id"] in self._names
                 return {"entry": request["id"] if is_here else None, "recipients": [], "to": None}
+            case "headers":
+                return {"headers": [request["id"]] if request["id"] in self._names else None}
+            case "content":
+                is_here = request["id"] in self._names
+                return {"octets": 0 if is_here else None, "part": request["id"] if is_here else "", "to": None}
             case "span":
                 return {"first": min(self._names, default=None), "last": max(self._names, default=None)}
             case "act":
@@ -348,6 +353,10 @@ class TestDesks:
         desks = Desks([Part("ab", 1), Part("c", 1), Part("", 1)])
         assert ask(desks, ask="show", id="c")["entry"] == "c"
         assert ask(desks, ask="show", id="x")["entry"] is None
+        assert ask(desks, ask="headers", id="c")["headers"] == ["c"]
+        assert ask(desks, ask="headers", id="x")["headers"] is None
+        assert ask(desks, ask="content", id="c")["part"] == "c"
+        assert ask(desks, ask="content", id="x")["octets"] is None
         assert ask(desks, ask="act") == {"entries": 3, "recipients": 3, "under_way": 0}
         assert ask(desks, ask="pause") == {"changed": True}
         assert ask(desks, ask="resume") == {"changed": True, "is_all_paused": True}

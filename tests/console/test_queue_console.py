@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -17,14 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from mailstack.console import control_client, desk, desks, queue_asking, queue_views
+from mailstack.console import control_client, desk, desks, queue, queue_asking, queue_views
 from mailstack.console.command import main
 from mailstack.console.control import Answer, ControlError, Desk, decode, encode
 from mailstack.console.desk import LISTED_RECIPIENTS, MORE_RECIPIENTS, QueueDesk
 from mailstack.console.desks import Desks
+from mailstack.console.headers import subject_of
 from mailstack.console.queue_asking import _parts, with_all_recipients
 from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action
+from mailstack.mail.headers import HEADER_OCTETS
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.selection import _FIELDS, NAMES
@@ -298,6 +302,98 @@ class TestShow:
         assert steps[2]["said"] == "by root"
 
 
+LARGE = b"Subject: large\r\n\r\n" + bytes(range(256)) * 3_000
+
+
+class TestMessage:
+    def test_says_what_it_calls_itself(self, run: Run, house: House) -> None:
+        head = b"Received: x\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n =?utf-8?b?G1szMW0=?= all\r\nMessage-ID: <1@x.test>\r\n"
+        name = house.accept(content=head + b"\r\nSubject: not this\r\n")
+        text = run("show", name).stdout
+        assert "subject   Grüße?[31m all" in text
+        assert "msg-id    <1@x.test>" in text
+        shown = as_json(run("show", name, "--json"))
+        assert (shown["subject"], shown["message_id"]) == ("Grüße\x1b[31m all", "<1@x.test>")
+        bare = as_json(run("show", house.accept(content=b"\r\nSubject: no\r\n"), "--json"))
+        assert (bare["subject"], bare["message_id"]) == (None, None)
+
+    def test_with_many_recipients_says_it_once(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"user{number}@example.net") for number in range(120)))
+        assert as_json(run("show", name, "--json"))["subject"] == "a test"
+
+    def test_whose_content_is_lost_is_shown_all_the_same(self, run: Run, house: House) -> None:
+        name = house.accept(content=LARGE)
+        (house.folder / "content" / name).unlink()
+        assert as_json(run("show", name, "--json"))["subject"] is None
+        for option in ("--headers", "--content"):
+            assert "cannot be read: No such file" in run("show", name, option, expect=1).stderr
+
+    def test_headers(self, run: Run, house: House) -> None:
+        name = house.accept(content=b"Subject: a\x1b[2J\r\n\tb \xff\r\nX: y\r\n\r\nbody\r\n")
+        assert run("show", name, "--headers").stdout == "Subject: a?[2J\n        b \ufffd\nX: y\n"
+        assert as_json(run("show", name, "--headers", "--json")) == {"headers": ["Subject: a?[2J", "        b \ufffd", "X: y"]}
+        long = house.accept(content=b"X: " + b"\xff" * 1_000_000)
+        assert len(run("show", long, "--headers").stdout) == HEADER_OCTETS + 1
+        assert "does not wait here" in run("show", "0" * 13, "--headers", expect=1).stderr
+
+    @pytest.mark.parametrize("content", [CONTENT, LARGE])
+    def test_content(self, run: Run, house: House, content: bytes) -> None:
+        assert run("show", house.accept(content=content), "--content").stdout_bytes == content
+        assert "does not wait here" in run("show", "0" * 13, "--content", expect=1).stderr
+        for words in (("--json",), ("--headers",)):
+            assert "stands alone" in run("show", "0" * 13, "--content", *words, expect=2).stderr
+
+    def test_content_is_not_for_a_terminal(self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        name, written = house.accept(), BytesIO()
+        terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True, buffer=written))
+        monkeypatch.setattr(queue, "sys", terminal)
+        assert "or say --yes" in run("show", name, "--content", expect=1).stderr
+        assert written.getvalue() == b""
+        run("show", name, "--content", "--yes")
+        assert written.getvalue() == CONTENT
+
+    def test_content_that_goes_meanwhile_or_is_damaged_is_not_taken_for_all_of_it(
+        self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = delayed(house)
+        house.spool._database._connected().execute("UPDATE entry SET content_octets = 99")
+        assert f"{name} is damaged: it has {len(CONTENT)} of 99 octets" in run("show", name, "--content", expect=1).stderr
+        large = house.accept(content=LARGE)
+        answer = FakeClient.ask
+
+        def ask(self: FakeClient, what: str, **fields: Any) -> Answer:
+            if fields.get("after"):
+                answer(self, "act", act="delete", targets=[[large, [0]]])
+                house.courier.finish(Action.RELAYED)
+            return answer(self, what, **fields)
+
+        monkeypatch.setattr(FakeClient, "ask", ask)
+        assert "what was written is not all of it" in run("show", large, "--content", expect=1).stderr
+
+    @pytest.mark.parametrize(
+        ("raw", "subject"),
+        [
+            (b"plain", "plain"),
+            (b"", ""),
+            (b"=?utf-8?b?!!!?=", "=?utf-8?b?!!!?="),
+            (b"=?nonsense?q?x?=", "=?nonsense?q?x?="),
+            (b"=?utf-8?q?=ff?=", "\ufffd"),
+            (b"=?utf-8?q?a?= b =?iso-8859-1?q?=FC?=", "a b \u00fc"),
+            ("gr\u00fc\u00df".encode(), "gr\u00fc\u00df"),
+            (b"\xff", "\ufffd"),
+            (b"x" * 100_000, "x" * 400),
+        ],
+    )
+    def test_a_subject_of_any_kind(self, raw: bytes, subject: str) -> None:
+        assert subject_of(b"Subject: " + raw + b"\r\n") == subject
+
+    @given(
+        raw=st.binary(max_size=200) | st.lists(st.sampled_from([b"=?", b"?=", b"?q?", b"utf-8", b"?b?", b"="])).map(b"".join)
+    )
+    def test_a_subject_that_makes_no_sense_is_shown_all_the_same(self, raw: bytes) -> None:
+        assert isinstance(subject_of(b"Subject:" + raw.replace(b"\r\n", b"") + b"\r\n"), str)
+
+
 class TestActs:
     def test_need_to_know_with_what(self, run: Run) -> None:
         for act in ("hold", "release", "retry", "bounce", "delete"):
@@ -546,6 +642,7 @@ def test_the_page_names_every_field(run: Run, house: House) -> None:
     shown = {
         "list": run("list", "--json"),
         "show": run("show", name, "--json"),
+        "headers": run("show", name, "--headers", "--json"),
         "trace": run("trace", name, "--json"),
         "stats": run("stats", "--json"),
         "pause": run("pause", "x.test", "--json"),
@@ -578,7 +675,7 @@ _VALUES = st.recursive(
 _SELECTS = st.dictionaries(st.sampled_from(sorted(_FIELDS)), _VALUES | st.lists(_NAMES, max_size=3), max_size=4)
 _TARGETS = st.lists(st.tuples(_NAMES, st.lists(st.integers(-1, 3) | _VALUES, max_size=3)), max_size=3)
 REQUESTS = st.fixed_dictionaries(
-    {"ask": st.sampled_from(["find", "show", "act", "pause", "resume", "stats", "span"]) | _VALUES},
+    {"ask": st.sampled_from(["find", "show", "headers", "content", "act", "pause", "resume", "stats", "span"]) | _VALUES},
     optional={
         "select": _SELECTS | _VALUES,
         "after": _VALUES,
@@ -610,6 +707,12 @@ class TestDesk:
             {"ask": "find", "behind": 1},
             {"ask": "show"},
             {"ask": "show", "id": "0" * 13, "after": "x"},
+            {"ask": "headers"},
+            {"ask": "headers", "id": "x"},
+            {"ask": "content"},
+            {"ask": "content", "id": "0" * 13, "after": -1},
+            {"ask": "content", "id": "0" * 13, "after": "x"},
+            {"ask": "content", "id": "0" * 13, "after": 1 << 60},
             {"ask": "act"},
             {"ask": "act", "act": "explode", "targets": []},
             {"ask": "act", "act": "hold", "targets": None},

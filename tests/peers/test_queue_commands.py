@@ -312,6 +312,13 @@ def test_what_was_done_is_in_the_log(house: House) -> None:
     (name,) = waiting(house, "bob@slow.test")
     ask(house, "hold", name)
     house.wait_for_line(f"{name}: hold by root recipients=1")
+    assert "Subject: " in told(house, "show", name, "--headers")
+    house.wait_for_line(f"{name}: headers read by root")
+    content = house.mailstack("queue", "show", name, "--content", "--config", house.config).stdout
+    assert content.startswith(b"Received: ")
+    assert ask(house, "show", name)["octets"] == len(content)
+    house.wait_for_line(f"{name}: content read by root")
+    house.wait_for_line(f"{name}: subject read by root")
 
 
 def test_without_a_server_it_says_what_to_do(make_house: MakeHouse) -> None:

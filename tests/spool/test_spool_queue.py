@@ -26,6 +26,7 @@ from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
 from mailstack.spool.queue import MOST_PAUSED, Obeyed, QueueError
+from mailstack.spool.reading import PART_OCTETS, ReadingError
 from mailstack.spool.selection import Selection, SelectionError, parse_pattern, parse_selection
 from mailstack.spool.sums import REASON_CHARACTERS, By, Tally
 
@@ -716,6 +717,50 @@ class TestStats:
         assert now(house.spool.queue.span()) is None
         first, last = parse_name(delayed_entry(house)), parse_name(delayed_entry(house))
         assert now(house.spool.queue.span()) == (first, last)
+
+
+class TestReading:
+    @pytest.mark.parametrize("content", [CONTENT, BIG])
+    def test_comes_in_parts(self, house, content, logged):
+        name = house.accept(content=content)
+        number = parse_name(name)
+        read, parts = b"", 0
+        while (part := now(house.spool.queue.read(number, after=len(read), what="content", by="root"))).octets:
+            assert part.in_all == len(content)
+            assert len(part.octets) <= PART_OCTETS
+            read += part.octets
+            parts += 1
+        assert read == content
+        assert parts == -(-len(content) // PART_OCTETS)
+        assert now(house.spool.queue.read(number, after=1 << 49, what="content", by="root")).octets == b""
+
+    def test_is_in_the_log_once_and_also_when_it_begins_in_the_middle(self, house, logged):
+        name = house.accept(content=BIG * 5)
+        number, queue = parse_name(name), house.spool.queue
+
+        def read(after: int, by: str = "root") -> int:
+            return after + len(now(queue.read(number, after=after, what="content", by=by)).octets)
+
+        def lines() -> list[str]:
+            return [f"{each['entry']} {each['what']} {each['by']}" for each in logged if each.get("event") == "entry_read"]
+
+        after = 0
+        while after < len(BIG) * 5:
+            after = read(after)
+        assert lines() == [f"{name} content root"]
+        after = read(1)
+        read(after)
+        assert len(lines()) == 2
+        read(read(0, "eve"), "root")
+        assert lines()[2:] == [f"{name} content eve", f"{name} content root"]
+
+    def test_of_what_is_not_there(self, house, logged):
+        assert now(house.spool.queue.read(1, after=0, what="content", by="root")) is None
+        assert "entry_read" not in [each.get("event") for each in logged]
+        name = house.accept(content=BIG)
+        (house.folder / "content" / name).unlink()
+        with pytest.raises(ReadingError, match=f"the content of {name} cannot be read: No such file"):
+            now(house.spool.queue.read(parse_name(name), after=0, what="content", by="root"))
 
 
 class TestOrders:

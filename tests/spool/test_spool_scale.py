@@ -169,6 +169,7 @@ def _operate(house: House) -> None:
     for act in (Act.HOLD, Act.RELEASE, Act.RETRY, Act.REROUTE, Act.BOUNCE, Act.DELETE):
         now(queue.obey(Order(act=act, text="smtp:x", by="root"), [(number, (0, 1))]))
     now(queue.show(number))
+    now(queue.read(number, after=0, what="content", by="root"))
     now(queue.sum_up(parse_selection({}), By.DOMAIN, after=0))
     now(queue.span())
     now(queue.pause("x.test"))
