@@ -256,6 +256,11 @@ def entry_in_hands(entry: str, act: str, recipients: int, by: str) -> None:
     )
 
 
+def entry_read(entry: str, what: str, by: str) -> None:
+    """The operator looked into a message."""
+    _emit(LogLevel.info, "entry_read", "{entry}: {what} read by {by}", entry=entry, what=what, by=_safe(by))
+
+
 def queue_paused(lane: str, by: str, *, is_paused: bool) -> None:
     """The operator paused or resumed what goes to a domain."""
     _emit(

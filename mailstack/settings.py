@@ -15,7 +15,7 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -81,8 +81,10 @@ __all__ = [
     "SocketFile",
     "Table",
     "Unix",
+    "control_file_in",
     "fields",
     "load",
+    "load_folder",
     "problem_at",
     "read_secret",
     "read_secrets",
@@ -459,12 +461,25 @@ class Settings(Table):
     @property
     def control_file(self) -> Path:
         """Where the running server can be asked."""
-        return self.folder / "control"
+        return control_file_in(self.folder)
 
     @property
     def directory_file(self) -> Path:
         """The file that says who exists."""
         return self.folder / "directory.db"
+
+
+class _Whereabouts(Table):
+    """What who asks the running server must know; the files that the rest of the configuration names may be closed to him."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    folder: FolderPath = Field(default=Path())
+
+
+def control_file_in(folder: Path) -> Path:
+    """Return where the server of a folder can be asked."""
+    return folder / "control"
 
 
 def fields(table: type[Table] = Settings, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
@@ -491,10 +506,27 @@ def load(path: Path) -> Settings:
         wrong += [(each["loc"], reason(each, known)) for each in error.errors(include_url=False)]
     wrong += _contradictions(document)
     if wrong or settings is None:
-        lines = lines_of_keys(text)
-        problems = [Problem(str(path), locate(lines, place), shown_key(place), why) for place, why in wrong]
-        raise SettingsError(tuple(sorted(problems, key=lambda problem: problem.line)))
+        raise _refusal(path, text, wrong)
     return settings
+
+
+def load_folder(path: Path) -> Path:
+    """
+    Read of a configuration the folder alone, and of the files that it names none.
+
+    Raises:  SettingsError.
+    """
+    text, document = _read(path)
+    try:
+        return _Whereabouts.model_validate(document, context={"folder": path.absolute().parent}).folder
+    except ValidationError as error:
+        raise _refusal(path, text, [(each["loc"], reason(each, ())) for each in error.errors(include_url=False)]) from None
+
+
+def _refusal(path: Path, text: str, wrong: Sequence[tuple[Place, str]]) -> SettingsError:
+    lines = lines_of_keys(text)
+    problems = [Problem(str(path), locate(lines, place), shown_key(place), why) for place, why in wrong]
+    return SettingsError(tuple(sorted(problems, key=lambda problem: problem.line)))
 
 
 def problem_at(path: Path, key: str, why: str) -> Problem:

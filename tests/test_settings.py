@@ -17,8 +17,10 @@ from mailstack.settings import (
     Settings,
     SettingsError,
     SocketFile,
+    control_file_in,
     fields,
     load,
+    load_folder,
     problem_at,
     read_secret,
     read_secrets,
@@ -398,6 +400,31 @@ class TestOneError:
     def test_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
             load(tmp_path)
+
+
+class TestFolderAlone:
+    def test_is_read_whatever_else_is_wrong_or_closed(self, file: Path) -> None:
+        file.write_text('hostname = "-"\nfolder = "var"\nfuture = 1\n[tls]\nkey = "/nowhere/key.pem"\n')
+        assert load_folder(file) == file.parent / "var"
+        assert loaded(file, 'folder = "var"\n').control_file == control_file_in(load_folder(file))
+
+    def test_is_that_of_the_file_when_nothing_is_said(self, file: Path) -> None:
+        file.write_text("")
+        assert load_folder(file) == file.parent
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("folder = 5\n", ":1: folder: must be a path in quotes, not 5"),
+            ("x = 1\nfolder = ''\n", ':2: folder: must be a path in quotes, not ""'),
+            ("folder\n", ":1: is not TOML"),
+        ],
+    )
+    def test_that_is_none(self, file: Path, text: str, said: str) -> None:
+        file.write_text(text)
+        with pytest.raises(SettingsError) as caught:
+            load_folder(file)
+        assert str(caught.value).startswith(f"{file}{said}")
 
 
 def test_all_errors_are_told_at_once_in_the_order_of_the_file(file: Path) -> None:

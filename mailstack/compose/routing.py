@@ -24,6 +24,7 @@ class Routing:
     def __init__(
         self, settings: Settings, directory: Directory, rewriting: SenderRewriting | None, *, seconds: Callable[[], float]
     ) -> None:
+        self._directory = directory
         self.expander = Expander(
             directory,
             delimiter=settings.delivery.subaddress_delimiter,
@@ -31,6 +32,10 @@ class Routing:
             transports=settings.transports,
         )
         self.returns = ReturnPaths(self.expander, directory, rewriting=rewriting, seconds=seconds, too_long=events.sender_kept)
+
+    async def stays_here(self, domain: str) -> bool:
+        """Say whether a domain is ours and no address of it has mail that [transport] sends elsewhere."""
+        return await self._directory.is_local_domain(domain) and not self.expander.transports.leads_away(domain)
 
     def change(self, transports: TransportMap, rewriting: SenderRewriting | None) -> None:
         """Go by these from now on."""

@@ -101,6 +101,20 @@ def read_settings(config: Path | None) -> Settings:
         raise Refused(f"the configuration is refused; nothing was done.\n{error}") from error
 
 
+def find_control_file(config: Path | None) -> Path:
+    """
+    Say where the running server can be asked. More is not read: of what the configuration names, much is closed to who may ask.
+
+    Raises:  Refused.
+    """
+    from mailstack.settings import SettingsError, control_file_in, load_folder
+
+    try:
+        return control_file_in(load_folder(find_config(config)))
+    except SettingsError as error:
+        raise Refused(f"where the server can be asked is not to be known; nothing was done.\n{error}") from error
+
+
 def ask_password(account: str, *, from_stdin: bool) -> bytes:
     """
     Get a new password.

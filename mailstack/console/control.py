@@ -9,13 +9,15 @@ Each request is small, is answered by a bounded part of the whole, and needs not
 what comes behind `to`. So the server keeps nothing for anybody, and whoever goes away in the middle leaves nothing behind.
 
     ask       with                                    answer
-    find      select, after, limit; and act, text:    entries, to
-              only what the act is about
+    find      select, after, limit, behind; and act,    entries, to (behind a recipient: more recipients of one entry)
+              text: only what the act is about
     show      id, after                               entry, recipients, to (entry null: there is none)
+    headers   id                                      headers, lines (null: there is no such entry)
+    content   id, after                               octets in all (null: as above), part in base64, to
     act       act, targets, text, named               entries, recipients, under_way, later, untold, senderless, paused, refused
-    pause     domain                                  changed
-    resume    domain                                  changed
-    stats     after                                   lanes, entries, octets, corrupt, attempts, paused, to
+    pause     domain ("*": all that goes elsewhere)   changed
+    resume    domain                                  changed, is_all_paused
+    stats     select, per, after                      groups, rest, entries, octets, corrupt, attempts, paused, to
     span                                              first, last (null: nothing is there)
 """
 

@@ -34,7 +34,10 @@ class Client:
             raise NobodyThereError(f"no server is running: nobody listens at {path}") from None
         except PermissionError:
             self._socket.close()
-            raise ControlError(f"{path} is not for you: the user of the server may ask, and root") from None
+            raise ControlError(
+                f"{path} is not for you: the user of the server may ask, and root; and the group of [control], if it may "
+                "enter the folder"
+            ) from None
         except OSError as error:
             self._socket.close()
             raise ControlError(f"{path}: {error.strerror or error}") from None

@@ -6,23 +6,32 @@ Everything in a request comes from outside and is read strictly. Times are in se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
 
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
-from mailstack.mail.address import AddressError, format_path, parse_domain
+from mailstack.console.headers import lines_of, message_id_of, subject_of
+from mailstack.console.sums import GROUPS, keep_largest, nothing
+from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.envelope import Account, Envelope, Recipient
-from mailstack.spool.entry import domain_of
+from mailstack.mail.headers import header_section
+from mailstack.spool.entry import ALL_DOMAINS, paused_as
 from mailstack.spool.hands import Act, Order, concerns
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.operations import PUT_OFF
-from mailstack.spool.queries import Found, FoundPage, Shown, StatsPage, Trace
+from mailstack.spool.queries import Found, FoundPage, Shown, Trace
 from mailstack.spool.queue import Obeyed, QueueError, Target
+from mailstack.spool.reading import Part, ReadingError
 from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
+from mailstack.spool.sums import NULL_PATH, By, SumsPage
 
 LISTED_RECIPIENTS: Final = 20
-"""So many of one entry are told in a list; all of them by `show`."""
+"""So many of one entry are told in a list; who wants more asks for those of that entry."""
+MORE_RECIPIENTS: Final = 500
+"""So many at a time of one entry."""
 LISTED_ENTRIES: Final = 100
 TEXT_CHARACTERS: Final = 400
 BY_CHARACTERS: Final = 80
@@ -39,12 +48,16 @@ class Queue(Protocol):
         """Return what is known of an entry."""
         ...
 
-    async def stats(self, *, after: int) -> StatsPage:
-        """Return sums over the next entries."""
+    async def sum_up(self, selection: Selection, by: By, *, after: int) -> SumsPage:
+        """Return sums over the next entries that are selected."""
         ...
 
     async def span(self) -> tuple[int, int] | None:
         """Return the first and the last number."""
+        ...
+
+    async def read(self, number: int, *, after: int, what: str, by: str) -> Part | None:
+        """Return octets of the content of an entry."""
         ...
 
     async def paused(self) -> dict[str, float]:
@@ -77,13 +90,22 @@ class QueueDesk:
     """
     Answers for one queue.
 
-    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError.
+    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError;
+             `stays_here(domain)` says whether all mail for a domain is delivered into our own maildirs.
     """
 
-    def __init__(self, queue: Queue, *, seconds: Callable[[], float], check_via: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        seconds: Callable[[], float],
+        check_via: Callable[[str], str],
+        stays_here: Callable[[str], Awaitable[bool]],
+    ) -> None:
         self._queue = queue
         self._seconds = seconds
         self._check_via = check_via
+        self._stays_here = stays_here
 
     async def answer(self, request: Request) -> Answer:
         """
@@ -97,12 +119,16 @@ class QueueDesk:
                     return await self._find(request)
                 case "show":
                     return await self._show(request)
+                case "headers":
+                    return await self._headers(request)
+                case "content":
+                    return await self._content(request)
                 case "act":
                     return await self._act(request)
                 case "pause":
-                    return {"changed": await self._queue.pause(_domain(request), _by(request))}
+                    return await self._pause(request)
                 case "resume":
-                    return {"changed": await self._queue.resume(_domain(request), _by(request))}
+                    return await self._resume(request)
                 case "stats":
                     return await self._stats(request)
                 case "span":
@@ -110,29 +136,35 @@ class QueueDesk:
                     return {"first": span and format_number(span[0]), "last": span and format_number(span[1])}
                 case other:
                     raise ControlError(f"nobody can be asked for {str(other)[:40]!r}")
-        except (SelectionError, QueueError) as error:
+        except (SelectionError, QueueError, ReadingError) as error:
             raise ControlError(str(error)) from None
 
     async def _find(self, request: Request) -> Answer:
         limit = request.get("limit", LISTED_ENTRIES)
         if not _is_int(limit) or not 1 <= limit <= LISTED_ENTRIES:
             raise ControlError(f"limit is a number from 1 to {LISTED_ENTRIES}")
+        behind = request.get("behind")
+        if behind is not None and not _is_int(behind):
+            raise ControlError("behind is the number of a recipient")
         selection = parse_selection(request.get("select", {}))
+        if behind is not None and len(selection.numbers) != 1:
+            raise ControlError("behind is for the recipients of one message")
         order = self._order(request) if "act" in request else None
         page = await self._queue.find(selection, after=_after(request), limit=limit)
         found = page.found if order is None else _concerned(order, page.found)
         paused = await self._queue.paused() if found else {}
         return {
-            "entries": [self._listed(each, paused) for each in found],
+            "entries": [self._listed(each, behind, paused) for each in found],
             "to": None if page.to is None else format_number(page.to),
         }
 
-    def _listed(self, found: Found, paused: dict[str, float]) -> dict[str, Any]:
-        return {
-            **_entry(found),
-            "recipients": [self._recipient(found, row, paused) for row in found.rows[:LISTED_RECIPIENTS]],
-            "selected": [row.ordinal for row in found.rows],
-        }
+    def _listed(self, found: Found, behind: int | None, paused: dict[str, float]) -> dict[str, Any]:
+        """Tell of an entry, and of its first recipients; or of those alone that come behind one."""
+        if behind is None:
+            rows, selected = found.rows[:LISTED_RECIPIENTS], [row.ordinal for row in found.rows]
+        else:
+            rows, selected = [row for row in found.rows if row.ordinal > behind][:MORE_RECIPIENTS], []
+        return {**_entry(found), "recipients": [self._recipient(found, row, paused) for row in rows], "selected": selected}
 
     async def _show(self, request: Request) -> Answer:
         after = request.get("after", -1)
@@ -143,7 +175,7 @@ class QueueDesk:
             return {"entry": None, "recipients": [], "to": None}
         paused = await self._queue.paused()
         return {
-            "entry": {**_entry(shown.found), **_origin(shown.found.envelope)},
+            "entry": {**_entry(shown.found), **_origin(shown.found.envelope), **await self._titles(request, after)},
             "recipients": [
                 {
                     **self._recipient(shown.found, row, paused),
@@ -153,6 +185,39 @@ class QueueDesk:
                 for row in shown.found.rows
             ],
             "to": shown.to,
+        }
+
+    async def _titles(self, request: Request, after: int) -> dict[str, Any]:
+        """Tell what the message calls itself, once: with the first of its recipients."""
+        section = None
+        with suppress(ReadingError):  # all else is told all the same
+            if after < 0:
+                section = await self._section(request, "subject")
+        if section is None:
+            return {"subject": None, "message_id": None}
+        return {"subject": subject_of(section), "message_id": message_id_of(section)}
+
+    async def _section(self, request: Request, what: str) -> bytes | None:
+        number = parse_entry_name(request.get("id"))
+        part = await self._queue.read(number, after=0, what=what, by=_by(request))
+        return None if part is None else header_section(part.octets or b"")
+
+    async def _headers(self, request: Request) -> Answer:
+        section = await self._section(request, "headers")
+        return {"headers": None if section is None else list(lines_of(section))}
+
+    async def _content(self, request: Request) -> Answer:
+        after = request.get("after", 0)
+        if not _is_int(after) or not 0 <= after < 1 << 50:
+            raise ControlError("after is a number of octets")
+        part = await self._queue.read(parse_entry_name(request.get("id")), after=after, what="content", by=_by(request))
+        if part is None:
+            return {"octets": None, "part": "", "to": None}
+        octets = part.octets or b""
+        return {
+            "octets": part.in_all,
+            "part": b64encode(octets).decode("ascii"),
+            "to": after + len(octets) if octets else None,
         }
 
     def _recipient(self, found: Found, row: Row, paused: dict[str, float]) -> dict[str, Any]:
@@ -167,7 +232,7 @@ class QueueDesk:
             "state": state,
             "attempts": row.attempts,
             "next_attempt_at": row.due_at,
-            "is_paused": row.due_at is not None and state != UNREPORTED and domain_of(row.lane) in paused,
+            "is_paused": row.due_at is not None and state != UNREPORTED and paused_as(row.lane, paused) is not None,
             "held_since": row.held_at,
             "place": self._queue.place_of(found.number, row.lane, row.ordinal),
             "status": row.status,
@@ -186,8 +251,9 @@ class QueueDesk:
             return "held by the operator, until it is released"
         if place == "attempt":
             return "an attempt runs now"
-        if state != UNREPORTED and (domain := domain_of(row.lane)) in paused:
-            return f"{domain} is paused by the operator, until it is resumed"
+        if state != UNREPORTED and (name := paused_as(row.lane, paused)) is not None:
+            what = "all that goes elsewhere" if name == ALL_DOMAINS else name
+            return f"{what} is paused by the operator, until it is resumed"
         if place == "memory":
             return "it waits for a free connection"
         if state == UNREPORTED:
@@ -231,10 +297,24 @@ class QueueDesk:
                 raise ControlError(str(error)) from None
         return Order(act=act, text=text, by=_by(request), is_named=request.get("named") is True)
 
+    async def _pause(self, request: Request) -> Answer:
+        domain = _domain(request)
+        if domain != ALL_DOMAINS and await self._stays_here(domain):
+            raise ControlError(f"mail for {domain} is delivered here, and is not paused. What waits can be held")
+        return {"changed": await self._queue.pause(domain, _by(request))}
+
+    async def _resume(self, request: Request) -> Answer:
+        is_new = await self._queue.resume(_domain(request), _by(request))
+        return {"changed": is_new, "is_all_paused": ALL_DOMAINS in await self._queue.paused()}
+
     async def _stats(self, request: Request) -> Answer:
-        page = await self._queue.stats(after=_after(request))
+        selection = parse_selection(request.get("select", {}))
+        page = await self._queue.sum_up(selection, _by_what(request), after=_after(request))
+        groups, rest = {key: asdict(each) for key, each in page.groups.items()}, nothing()
+        keep_largest(groups, rest, GROUPS)
         return {
-            "lanes": {lane: {"states": each.states, "oldest": each.oldest} for lane, each in page.lanes.items()},
+            "groups": groups,
+            "rest": rest,
             "entries": page.entries,
             "octets": page.octets,
             "corrupt": page.corrupt,
@@ -264,7 +344,7 @@ def _entry(found: Found) -> dict[str, Any]:
         "accepted_at": found.accepted_at,
         "expires_at": found.expires_at,
         "octets": found.octets,
-        "sender": format_path(envelope.reverse_path) if envelope is not None else None,
+        "sender": str(envelope.reverse_path or NULL_PATH) if envelope is not None else None,
         "is_corrupt": found.is_corrupt,
         "recipient_count": found.recipients,
     }
@@ -311,6 +391,13 @@ def _after(request: Request) -> int:
     return parse_entry_name(after) if after else 0
 
 
+def _by_what(request: Request) -> By:
+    try:
+        return By(request.get("per") or By.DOMAIN)
+    except ValueError:
+        raise ControlError(f"sums are by {', '.join(each.value for each in By)}") from None
+
+
 def _by(request: Request) -> str:
     return str(request.get("by") or "somebody")[:BY_CHARACTERS]
 
@@ -319,6 +406,8 @@ def _domain(request: Request) -> str:
     domain = request.get("domain")
     if not isinstance(domain, str):
         raise ControlError("domain is a name")
+    if domain == ALL_DOMAINS:
+        return domain
     try:
         return parse_domain(domain)
     except AddressError as error:

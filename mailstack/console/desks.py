@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from mailstack.console.control import Answer, ControlError, Desk, Request
+from mailstack.console.sums import GROUPS, Groups, add, add_groups, keep_largest, nothing
 
 _END: Final = False
 """In the place of a desk that has told everything."""
@@ -64,10 +65,16 @@ async def share_pauses(desk: Desk) -> None:
     """
     Have all parts of a desk pause what one of them has paused.
 
-    Raises:  ControlError.
+    Raises:  ControlError: of one domain, that was ours meanwhile perhaps, when all others are paused.
     """
+    failure: ControlError | None = None
     for lane in (await desk.answer({"ask": "stats", "after": None}))["paused"]:
-        await desk.answer({"ask": "pause", "domain": lane, "by": "an earlier pause"})
+        try:
+            await desk.answer({"ask": "pause", "domain": lane, "by": "an earlier pause"})
+        except ControlError as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def _merge_found(answers: Sequence[Answer]) -> Answer:
@@ -79,6 +86,14 @@ def _merge_found(answers: Sequence[Answer]) -> Answer:
 
 def _merge_shown(answers: Sequence[Answer]) -> Answer:
     return next((answer for answer in answers if answer["entry"] is not None), answers[0])
+
+
+def _merge_headers(answers: Sequence[Answer]) -> Answer:
+    return next((answer for answer in answers if answer["headers"] is not None), answers[0])
+
+
+def _merge_content(answers: Sequence[Answer]) -> Answer:
+    return next((answer for answer in answers if answer["octets"] is not None), answers[0])
 
 
 def _merge_acted(answers: Sequence[Answer]) -> Answer:
@@ -94,6 +109,10 @@ def _merge_changed(answers: Sequence[Answer]) -> Answer:
     return {"changed": any(answer["changed"] for answer in answers)}
 
 
+def _merge_resumed(answers: Sequence[Answer]) -> Answer:
+    return {**_merge_changed(answers), "is_all_paused": any(answer["is_all_paused"] for answer in answers)}
+
+
 def _merge_span(answers: Sequence[Answer]) -> Answer:
     there = [answer for answer in answers if answer["first"] is not None]
     if not there:
@@ -102,31 +121,27 @@ def _merge_span(answers: Sequence[Answer]) -> Answer:
 
 
 def _merge_stats(answers: Sequence[Answer]) -> Answer:
-    lanes: dict[str, dict[str, Any]] = {}
+    groups: Groups = {}
+    rest = nothing()
     paused: dict[str, float] = {}
     for answer in answers:
-        merge_lanes(lanes, answer["lanes"])
+        add_groups(groups, answer["groups"])
+        add(rest, answer["rest"])
         for lane, since in answer["paused"].items():
             paused[lane] = min(since, paused.get(lane, since))
+    keep_largest(groups, rest, GROUPS)
     sums = {key: sum(answer[key] for answer in answers) for key in ("entries", "octets", "corrupt", "attempts")}
-    return {"lanes": lanes, "paused": paused, **sums}
-
-
-def merge_lanes(into: dict[str, dict[str, Any]], lanes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add sums to others."""
-    for lane, tally in lanes.items():
-        sums = into.setdefault(lane, {"states": {}, "oldest": tally["oldest"]})
-        sums["oldest"] = min(sums["oldest"], tally["oldest"])
-        for state, count in tally["states"].items():
-            sums["states"][state] = sums["states"].get(state, 0) + count
+    return {"groups": groups, "rest": rest, "paused": paused, **sums}
 
 
 _MERGES: Final[Mapping[str, Callable[[Sequence[Answer]], Answer]]] = {
     "find": _merge_found,
     "show": _merge_shown,
+    "headers": _merge_headers,
+    "content": _merge_content,
     "act": _merge_acted,
     "pause": _merge_changed,
-    "resume": _merge_changed,
+    "resume": _merge_resumed,
     "stats": _merge_stats,
     "span": _merge_span,
 }

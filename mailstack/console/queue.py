@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, read_settings, show_result
+from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
 from mailstack.console.queue_acts import add_acts
-from mailstack.console.queue_asking import asking, found_by, progress_bar
-from mailstack.console.queue_selecting import check_id, select_fields, selecting
+from mailstack.console.queue_asking import asking, found_by, progress_bar, sum_up, with_all_recipients
+from mailstack.console.queue_selecting import check_id, check_pausable, select_fields, selecting
 from mailstack.console.queue_views import (
+    BY,
     LIST_COLUMNS,
     STATES,
     count,
@@ -25,8 +29,10 @@ from mailstack.console.queue_views import (
     show_rows,
     size,
     stats_rows,
+    sums_fields,
     tried,
 )
+from mailstack.spool.entry import ALL_DOMAINS
 
 if TYPE_CHECKING:
     from mailstack.console.control_client import Client
@@ -44,7 +50,8 @@ def queue() -> None:
     See what waits in the running server, and take it in hand. Everything is in force at once.
 
     A message has an ID, by which the log knows it, too. Each of its recipients is new, delayed (to be tried again), unreported
-    (failed, and the sender is to be told), held (by you), or corrupt (damaged, and set aside).
+    (failed, and the sender is to be told), held (by you), or corrupt (damaged, and set aside). As an ID, - stands for those on
+    standard input, one on a line.
     """
 
 
@@ -68,7 +75,7 @@ def list_(ids: tuple[str, ...], limit: int | None, config: Path | None, as_json:
     with asking(config) as client, progress_bar("looking", is_quiet=as_json) as progress:
         found = found_by(client, select, progress, limit + 1 if limit else 0)
         if as_json:
-            _print_array(found, limit)
+            _print_array((with_all_recipients(client, select, entry) for entry in found), limit)
             return
         entries = list(found)
     is_all = not limit or len(entries) <= limit
@@ -91,17 +98,36 @@ def _print_array(entries: Iterator[dict[str, Any]], limit: int) -> None:
     click.echo("\n]")
 
 
-@queue.command(epilog="Example: mailstack queue show 1k52wm9h0000g")
+@queue.command(
+    epilog="Examples: mailstack queue show 1k52wm9h0000g, or mailstack queue show 1k52wm9h0000g --content > message.eml"
+)
 @click.argument("id_", metavar="ID")
+@click.option("--headers", is_flag=True, help="Show its header section instead.")
+@click.option("--content", is_flag=True, help="Write the message itself to standard output, octet by octet.")
+@click.option("--yes", "-y", is_flag=True, help="With --content: also to a terminal, which may act on what is in it.")
 @config_option
 @json_option
-def show(id_: str, config: Path | None, as_json: bool) -> None:
+def show(id_: str, headers: bool, content: bool, yes: bool, config: Path | None, as_json: bool) -> None:
     """
     Show all that is known of a message.
 
     For each recipient: what was tried, where, with what TLS, what the other side said; when the next attempt is due, and why.
+    The log notes who reads in a message.
     """
+    if content and (headers or as_json):
+        raise click.UsageError("--content stands alone.")
+    if content and sys.stdout.isatty() and not yes:
+        raise Refused("a terminal may act on what others wrote. Write it to a file or to a program, or say --yes")
     with asking(config) as client:
+        if content:
+            _write_content(client, check_id(id_))
+            return
+        if headers:
+            lines = client.ask("headers", id=check_id(id_))["headers"]
+            if lines is None:
+                raise _is_not_there(id_)
+            show_result(as_json, "\n".join(lines), headers=lines)
+            return
         entry, recipients = _shown(client, check_id(id_))
     if as_json:
         show_result(True, "", **entry, recipients=recipients)
@@ -137,6 +163,29 @@ def trace(id_: str, config: Path | None, as_json: bool) -> None:
         click.echo(f"{at}  {safe(step['recipient'] or '?')} {what}")
 
 
+def _write_content(client: Client, name: str) -> None:
+    """Write a message, of which a part is in memory."""
+    after: int | None = 0
+    written = 0
+    while after is not None:
+        answer = client.ask("content", id=name, after=after)
+        if answer["octets"] is None and not written:
+            raise _is_not_there(name)
+        if answer["octets"] is None:
+            raise Refused(f"{name} was delivered, relayed, returned or deleted meanwhile: what was written is not all of it.")
+        octets = b64decode(answer["part"])
+        sys.stdout.buffer.write(octets)
+        written += len(octets)
+        after = answer["to"]
+    sys.stdout.buffer.flush()
+    if written != answer["octets"]:
+        raise Refused(f"{name} is damaged: it has {written} of {answer['octets']} octets.")
+
+
+def _is_not_there(name: str) -> Refused:
+    return Refused(f"{name} does not wait here: it was delivered, relayed, returned or deleted, and the log says which.")
+
+
 def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     entry: dict[str, Any] | None = None
     recipients: list[dict[str, Any]] = []
@@ -145,65 +194,59 @@ def _shown(client: Client, name: str) -> tuple[dict[str, Any], list[dict[str, An
         answer = client.ask("show", id=name, after=after)
         if answer["entry"] is None:
             break
-        entry = answer["entry"]
+        entry = entry or answer["entry"]  # only the first has all
         recipients += answer["recipients"]
         after = answer["to"]
     if entry is None:
-        raise Refused(f"{name} does not wait here: it was delivered, relayed, returned or deleted, and the log says which.")
+        raise _is_not_there(name)
     return entry, recipients
 
 
-@queue.command(epilog="Example: mailstack queue stats --json")
+@queue.command(
+    epilog="Examples: mailstack queue stats, or mailstack queue stats --by sender --newer-than 1h, or "
+    "mailstack queue stats --by age --domain example.net"
+)
+@click.option("--by", type=click.Choice(BY), default=BY[0], show_default=True, help="What there is a sum for each of.")
+@selecting
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"No more of them than that, those of most recipients; 0: all. [default: {LISTED}]"
+)
 @config_option
 @json_option
-def stats(config: Path | None, as_json: bool) -> None:
+def stats(by: str, limit: int | None, config: Path | None, as_json: bool, **options: Any) -> None:
     """
-    Sum up what waits, by domain and state.
+    Sum up what waits, or what is selected of it: by domain, or by who sends it, why it waits, or how long.
 
-    The age is that of the oldest message for the domain. What is paused is said to be.
+    The age is that of the oldest message. What is paused is said to be.
     """
-    from mailstack.console.desks import merge_lanes
-
-    lanes: dict[str, dict[str, Any]] = {}
+    select = select_fields((), options, time.time())
     with asking(config) as client, progress_bar("counting", is_quiet=as_json):
-        answer = first = client.ask("stats", after=None)
-        sums = dict.fromkeys(("entries", "octets", "corrupt"), 0)
-        while True:
-            merge_lanes(lanes, answer["lanes"])
-            for key in sums:
-                sums[key] += answer[key]
-            if answer["to"] is None:
-                break
-            answer = client.ask("stats", after=answer["to"])
+        sums = sum_up(client, select, by)
+    sums.keep_largest(LISTED if limit is None else limit)
     now = time.time()
     if as_json:
-        domains = [{"domain": lane, **tally} for lane, tally in sorted(lanes.items())]
-        show_result(
-            True,
-            "",
-            messages=sums["entries"],
-            octets=sums["octets"],
-            corrupt_messages=sums["corrupt"],
-            attempts=first["attempts"],
-            paused=first["paused"],
-            domains=domains,
-        )
+        show_result(True, "", **sums_fields(sums))
         return
-    attempts = count(first["attempts"], "attempt")
-    click.echo(f"{count(sums['entries'], 'message')}, {size(sums['octets'])} octets; {attempts} at this moment")
-    rows = stats_rows(lanes, first["paused"], now)
+    click.echo(
+        f"{count(sums.entries, 'message')}, {size(sums.octets)} octets; {count(sums.attempts, 'attempt')} at this moment"
+    )
+    rows = stats_rows(sums, now)
     if rows:
-        columns = ("DOMAIN", *(state.upper() for state in STATES), "OLDEST", "")
+        columns = (by.replace("-", " ").upper(), "MESSAGES", *(state.upper() for state in STATES), "SIZE", "OLDEST", "")
         show_rows(columns, rows)
+    if not sums.is_exact:
+        click.echo("There are very many: what is rare is among the others, and a number may be a little low.", err=True)
+    elif sums.rest["entries"]:
+        click.echo(f"There are more than {len(sums.groups)}: --limit 0 lists all.", err=True)
 
 
-@queue.command(epilog="Example: mailstack queue pause example.net")
+@queue.command(epilog="Examples: mailstack queue pause example.net, or mailstack queue pause '*'")
 @click.argument("domain")
 @config_option
 @json_option
 def pause(domain: str, config: Path | None, as_json: bool) -> None:
     """
-    Attempt nothing more to a domain until it is resumed.
+    Attempt nothing more to a domain until it is resumed; '*': to any, but what is delivered here goes on.
 
     Attempts that run come to their end. Mail for it is accepted and waits, also over a restart, and is not given up meanwhile.
     """
@@ -215,27 +258,21 @@ def pause(domain: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def resume(domain: str, config: Path | None, as_json: bool) -> None:
-    """Attempt what waits for a domain again, at once, also what would be due later."""
+    """Attempt what waits for a domain again, at once, also what would be due later; '*': for all but those paused by name."""
     _set_paused(domain, config, as_json, is_paused=False)
 
 
 def _set_paused(domain: str, config: Path | None, as_json: bool, *, is_paused: bool) -> None:
-    from mailstack.directory.editing import list_domains
-    from mailstack.directory.records import domain_name
-
-    name = domain_name(domain)
-    if is_paused and any(each.name == name for each in list_domains(read_settings(config).directory_file)):
-        raise Refused(f"mail for {name} is delivered here, and is not paused. What waits can be held: mailstack queue hold")
+    name = check_pausable(domain)
     with asking(config) as client:
-        is_new = client.ask("pause" if is_paused else "resume", domain=name)["changed"]
-    what = "paused" if is_paused else "resumed"
-    text = (
-        f"Mail for {name} is {what}."
-        if is_new
-        else f"Mail for {name} {'was paused already' if is_paused else 'was not paused'}."
-    )
+        answer = client.ask("pause" if is_paused else "resume", domain=name)
+    what, is_new = "paused" if is_paused else "resumed", answer["changed"]
+    mail = "All mail that goes elsewhere" if name == ALL_DOMAINS else f"Mail for {name}"
+    text = f"{mail} is {what}." if is_new else f"{mail} {'was paused already' if is_paused else 'was not paused'}."
     if is_paused:
-        text += f" It waits until: mailstack queue resume {name}"
+        text += f" It waits until: mailstack queue resume {shlex.quote(name)}"
+    elif answer["is_all_paused"]:
+        text += " All mail that goes elsewhere is still paused; it waits until: mailstack queue resume '*'"
     show_result(as_json, text, result=what, domain=name, changed=is_new)
 
 

@@ -17,9 +17,9 @@ import click
 
 from mailstack.console.asking import Refused, config_option, json_option, show_result
 from mailstack.console.control import ControlError
-from mailstack.console.queue_asking import Fields, act_on, asking, found_by, progress_bar
-from mailstack.console.queue_selecting import OPTIONS, Select, select_fields, selecting
-from mailstack.console.queue_sums import Sums
+from mailstack.console.queue_acted import Acted
+from mailstack.console.queue_asking import Fields, act_on, asking, found_by, progress_bar, with_all_recipients
+from mailstack.console.queue_selecting import FILTERS, STDIN, Select, select_fields, selecting
 from mailstack.console.queue_views import LIST_COLUMNS, count, list_rows, show_rows, size
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ REFUSED: Final = Refused.exit_code
 NOTHING: Final = 3
 """The exit code when no mail is selected, or not all that was named."""
 PREVIEWED: Final = 5
+_UNLIKE: Final = "waits here, but is not like that"
 BOUNCE_TEXT: Final = "The postmaster of this host has returned your message"
 
 
@@ -148,15 +149,17 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
     select = select_fields(ids, options, now)
     if bool(select) is options["is_all"]:
         raise click.UsageError("Say which: IDs, filters, or --all alone.")
+    if STDIN in ids and act.question and not (options["yes"] or options["dry_run"]):
+        raise click.UsageError("Standard input has the IDs, so nobody can be asked: say --yes, or look first with --dry-run.")
     wanted = [state for state in act.states if state in (select.get("states") or act.states)]
     if not wanted:
         raise click.UsageError(f"What is {', '.join(select['states'])} cannot be {act.past}.")
     select = {**select, "states": wanted, "accepted_before": min(now, select.get("accepted_before", now))}
     config_path: Path | None = config
     about = {"act": act.name, "text": text, "named": bool(ids)}
-    sums = Sums()
+    acted = Acted()
     with asking(config_path) as client:
-        left_out = _left_out(client, act, select, about, is_filtered=any(options[each] not in (None, ()) for each in OPTIONS))
+        left_out = _left_out(client, act, select, about, is_filtered=any(options[each] not in (None, ()) for each in FILTERS))
         if not as_json:
             for name, why in left_out.items():
                 click.echo(f"{name} {why}.", err=True)
@@ -164,21 +167,26 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
             _preview(client, act, select, about, options, left_out)
         try:
             with progress_bar(act.name, is_quiet=as_json) as progress:
-                act_on(client, select, about, progress, sums)
+                act_on(client, select, about, progress, acted)
         except (KeyboardInterrupt, ControlError):
-            _tell_of_the_end(act, sums, as_json)
+            _tell_of_the_end(act, acted, as_json)
             raise
-    _tell(act, sums, left_out, as_json)
+    _tell(act, acted, left_out, as_json)
 
 
 def _left_out(client: Client, act: Act, select: Select, about: Fields, *, is_filtered: bool) -> dict[str, str]:
-    """Say of each message that was named, and with which nothing can be done, why not."""
+    """
+    Say of each message that was named, and with which nothing can be done, why not.
+
+    Where a filter has taken some of those that were named, the others are left out as it was meant.
+    """
     if "names" not in select:
         return {}
     selected = {entry["id"] for entry in found_by(client, select, _unseen, about=about)}
     names = [name for name in dict.fromkeys(select["names"]) if name not in selected]
     there = {entry["id"]: entry for entry in found_by(client, {"names": names}, _unseen)} if names else {}
-    return {name: _why_not(act, there.get(name), is_filtered=is_filtered) for name in names}
+    left_out = {name: _why_not(act, there.get(name), is_filtered=is_filtered) for name in names}
+    return {name: why for name, why in left_out.items() if why != _UNLIKE or not selected}
 
 
 def _why_not(act: Act, entry: Fields | None, *, is_filtered: bool) -> str:
@@ -197,7 +205,7 @@ def _why_not(act: Act, entry: Fields | None, *, is_filtered: bool) -> str:
         return "is delivered here, and goes no other way"
     if act is REROUTE and not is_filtered:
         return "goes that way already"
-    return "waits here, but is not like that"
+    return _UNLIKE
 
 
 def _unseen(part: float) -> None:
@@ -218,7 +226,7 @@ def _preview(
             recipients += len(entry["selected"])
             octets += entry["octets"]
             if len(first) < PREVIEWED:
-                first.append(entry)
+                first.append(with_all_recipients(client, select, entry) if as_json else entry)
     if as_json:
         if not options["dry_run"]:
             raise Refused(f"nothing was done: with --json nobody can be asked. Say --yes, or look first: {act.name} --dry-run")
@@ -239,34 +247,34 @@ def _preview(
     click.confirm(f"{act.question} {count(recipients, 'recipient')} of {count(messages, 'message')}?", abort=True, err=True)
 
 
-def _tell(act: Act, sums: Sums, left_out: dict[str, str], as_json: bool) -> None:
+def _tell(act: Act, acted: Acted, left_out: dict[str, str], as_json: bool) -> None:
     if as_json:
-        show_result(True, "", result=act.name, **{**sums.as_fields(), "refused": {**left_out, **sums.refused}})
-    if not sums.messages:
+        show_result(True, "", result=act.name, **{**acted.as_fields(), "refused": {**left_out, **acted.refused}})
+    if not acted.messages:
         _nothing(as_json or bool(left_out))
     if not as_json:
-        _tell_in_words(act, sums)
+        _tell_in_words(act, acted)
     if left_out:
         click.get_current_context().exit(NOTHING)
-    if sums.refused and not sums.changed_messages and not sums.under_way:
+    if acted.refused and not acted.changed_messages and not acted.under_way:
         click.get_current_context().exit(REFUSED)
 
 
-def _tell_of_the_end(act: Act, sums: Sums, as_json: bool) -> None:
+def _tell_of_the_end(act: Act, acted: Acted, as_json: bool) -> None:
     """Tell what was done before it was stopped."""
-    if not sums.messages:
+    if not acted.messages:
         return
     if as_json:
-        show_result(True, "", result="stopped", act=act.name, **sums.as_fields())
+        show_result(True, "", result="stopped", act=act.name, **acted.as_fields())
         return
     click.echo("Stopped. Before that, not counting the part that ran then:", err=True)
-    _tell_in_words(act, sums)
+    _tell_in_words(act, acted)
 
 
-def _tell_in_words(act: Act, sums: Sums) -> None:
-    for line in sums.lines(act.past, is_retry=act is RETRY):
+def _tell_in_words(act: Act, acted: Acted) -> None:
+    for line in acted.lines(act.past, is_retry=act is RETRY):
         click.echo(line)
-    for line in sums.refusals():
+    for line in acted.refusals():
         click.echo(line, err=True)
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mailstack.console.asking import Refused, read_settings
+from mailstack.console.asking import Refused, find_control_file
 from mailstack.console.control import ORDINALS, TARGETS
+from mailstack.console.sums import KEPT, Groups, Tally, add, add_groups, keep_largest, nothing
 from mailstack.spool.identifiers import parse_name
+from mailstack.spool.selection import NAMES
 
 if TYPE_CHECKING:
     from mailstack.console.control import Answer
     from mailstack.console.control_client import Client
+    from mailstack.console.queue_acted import Acted
     from mailstack.console.queue_selecting import Select
-    from mailstack.console.queue_sums import Sums
 
 PAGE_ENTRIES: Final = 100
 Fields = dict[str, Any]
@@ -34,9 +37,9 @@ def asking(config: Path | None) -> Iterator[Client]:
     from mailstack.console.control import ControlError
     from mailstack.console.control_client import Client, NobodyThereError
 
-    settings = read_settings(config)
+    path = find_control_file(config)
     try:
-        with Client(settings.control_file) as client:
+        with Client(path) as client:
             yield client
     except NobodyThereError as error:
         raise Refused(
@@ -63,25 +66,50 @@ def found_by(
                 return
 
 
+def with_all_recipients(client: Client, select: Select, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry that was found with all of its selected recipients, of which a page has the first only."""
+    recipients = list(entry["recipients"])
+    while len(recipients) < len(entry["selected"]):
+        of_one = {**select, "names": [entry["id"]]}
+        page = client.ask("find", select=of_one, after="", limit=1, behind=recipients[-1]["ordinal"])
+        more = [recipient for found in page["entries"] for recipient in found["recipients"]]
+        if not more:
+            break  # they are over meanwhile
+        recipients += more
+    return {**{key: value for key, value in entry.items() if key != "selected"}, "recipients": recipients}
+
+
 def _pages(client: Client, select: Select, progress: Progress, page_entries: int, about: Fields) -> Iterator[Answer]:
     span = client.ask("span")
     first, last = (parse_name(span[key] or "") or 0 for key in ("first", "last"))
-    after: str | None = ""
-    while after is not None:
-        page = client.ask("find", select=select, after=after, limit=page_entries, **about)
-        yield page
-        after = page["to"]
-        if after is not None and last > first:
-            progress(min(1.0, ((parse_name(after) or 0) - first) / (last - first)))
+    for part in _parts_of(select):
+        after: str | None = ""
+        while after is not None:
+            page = client.ask("find", select=part, after=after, limit=page_entries, **about)
+            yield page
+            after = page["to"]
+            done = after or max(part.get("names", ""), default="")
+            if done and last > first:
+                progress(min(1.0, max(0.0, ((parse_name(done) or 0) - first) / (last - first))))
     progress(1.0)
 
 
-def act_on(client: Client, select: Select, about: Fields, progress: Progress, sums: Sums) -> None:
+def _parts_of(select: Select) -> Iterator[Select]:
+    """Yield selections with no more names than one request may have; names are in order, and so is what is found by them."""
+    names = select.get("names")
+    if names is None:
+        yield select
+        return
+    for start in range(0, len(names), NAMES):
+        yield {**select, "names": names[start : start + NAMES]}
+
+
+def act_on(client: Client, select: Select, about: Fields, progress: Progress, acted: Acted) -> None:
     """Do something with all that is selected, and add up what came of it: of all that was done when this ends early."""
     for page in _pages(client, select, progress, PAGE_ENTRIES, about):
-        sums.messages += len(page["entries"])
+        acted.messages += len(page["entries"])
         for targets in _parts(page["entries"]):
-            sums.add(client.ask("act", **about, targets=targets))
+            acted.add(client.ask("act", **about, targets=targets))
 
 
 def _parts(entries: list[dict[str, Any]]) -> Iterator[list[tuple[str, list[int]]]]:
@@ -98,6 +126,53 @@ def _parts(entries: list[dict[str, Any]]) -> Iterator[list[tuple[str, list[int]]
             size += len(ordinals)
     if part:
         yield part
+
+
+@dataclass(slots=True)
+class Sums:
+    """
+    What all answers came to.
+
+    Shape:   `groups` are by what is summed up by, `rest` is of all others; `is_exact`: nobody was among these only for a while.
+    """
+
+    by: str
+    groups: Groups = field(default_factory=dict)
+    rest: Tally = field(default_factory=nothing)
+    is_exact: bool = True
+    entries: int = 0
+    octets: int = 0
+    corrupt: int = 0
+    attempts: int = 0
+    paused: dict[str, float] = field(default_factory=dict)
+
+    def add(self, answer: Answer) -> None:
+        """Add an answer, and keep what is in memory small."""
+        add_groups(self.groups, answer["groups"])
+        add(self.rest, answer["rest"])
+        if len(self.groups) > 2 * KEPT:
+            keep_largest(self.groups, self.rest, KEPT)
+        self.is_exact = not self.rest["entries"]
+        self.entries += answer["entries"]
+        self.octets += answer["octets"]
+        self.corrupt += answer["corrupt"]
+
+    def keep_largest(self, most: int) -> None:
+        """Keep so many; 0: all."""
+        if most:
+            keep_largest(self.groups, self.rest, most)
+
+
+def sum_up(client: Client, select: Select, by: str) -> Sums:
+    """Sum up what is selected."""
+    sums = Sums(by)
+    answer = client.ask("stats", select=select, per=by, after=None)
+    sums.attempts, sums.paused = answer["attempts"], answer["paused"]
+    sums.add(answer)
+    while answer["to"] is not None:
+        answer = client.ask("stats", select=select, per=by, after=answer["to"])
+        sums.add(answer)
+    return sums
 
 
 @contextmanager

@@ -2,22 +2,30 @@
 Which mail is meant: the options by which the commands of the queue select, and the fields that become of them.
 
 All that is said must be so at once. A duration is a number with s, m, h, d or w; a size a number with k, M or G (of 1024).
+Of IDs there may be any number: they are asked for in parts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import click
 
-from mailstack.spool.selection import NAMES, SELECTABLE, SelectionError, parse_entry_name, parse_selection
+from mailstack.mail.address import AddressError, parse_domain
+from mailstack.spool.entry import ALL_DOMAINS
+from mailstack.spool.identifiers import format_number
+from mailstack.spool.selection import SELECTABLE, SelectionError, parse_entry_name, parse_selection
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Select = dict[str, Any]
 """A selection as it goes over the control socket."""
 
+STDIN: Final = "-"
+"""As an ID: those that standard input has."""
+LINE_OCTETS: Final = 200
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _OCTETS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -56,6 +64,9 @@ def selecting(command: _Command) -> _Command:
     """Add the options that select, as one argument `chosen` of the fields that were given."""
     options = (
         click.option("--sender", metavar="ADDRESS", help="From this address; @DOMAIN: anybody of it; <>: notifications."),
+        click.option("--account", metavar="ADDRESS", help="Submitted by who was logged in to this account."),
+        click.option("--peer", metavar="NETWORK", help="That came from this IP address, or this network: 192.0.2.0/24."),
+        click.option("--session", metavar="NAME", help="That came in this session, as the log calls it."),
         click.option("--recipient", metavar="ADDRESS", help="For this address; @DOMAIN: anybody of it."),
         click.option("--domain", metavar="DOMAIN", help="For recipients of this domain."),
         click.option("--state", "states", multiple=True, type=click.Choice(SELECTABLE), help="In this state; may be repeated."),
@@ -72,20 +83,25 @@ def selecting(command: _Command) -> _Command:
     return command
 
 
-OPTIONS: Final = ("sender", "recipient", "domain", "states", "reason", "older", "newer", "larger", "smaller")
+FILTERS: Final = (
+    "sender", "account", "peer", "session", "recipient", "domain", "states", "reason", "older", "newer", "larger", "smaller",
+)  # fmt: skip
+"""The options that select, but for IDs."""
 
 
 def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Select:
     """
     Return the selection that was asked for; what was not said is not in it.
 
+    Shape:   any number of names, in order and each once. None of them, where standard input should have had some: nothing is
+             selected, and not everything.
     Raises:  click.UsageError.
     """
-    if len(ids) > NAMES:
-        raise click.UsageError(f"no more than {NAMES} IDs at a time; a filter takes any number of messages")
     fields: Select = {
-        "names": list(ids),
         "sender": options["sender"],
+        "account": options["account"],
+        "peer": options["peer"],
+        "session": options["session"],
         "recipient": options["recipient"],
         "domain": options["domain"],
         "states": list(options["states"]),
@@ -100,17 +116,44 @@ def select_fields(ids: Sequence[str], options: dict[str, Any], now: float) -> Se
         parse_selection(said)  # so that what is wrong with it is said before anybody is asked
     except SelectionError as error:
         raise click.UsageError(str(error)) from None
+    if ids:
+        said["names"] = sorted(set(_names(ids)))
     return said
 
 
-def check_id(name: str) -> str:
+def _names(ids: Sequence[str]) -> Iterator[str]:
+    """Yield the names of entries; for STDIN those that stand there, one on a line."""
+    for each in ids:
+        if each != STDIN:
+            yield check_id(each)
+    if STDIN in ids:
+        lines: Iterator[bytes] = iter(lambda: sys.stdin.buffer.readline(LINE_OCTETS), b"")
+        for number, line in enumerate(lines, 1):
+            if name := line.decode("ascii", "replace").strip():
+                yield check_id(name, f"line {number} of standard input: ")
+
+
+def check_pausable(text: str) -> str:
+    """
+    Return what can be paused in its one form: a domain, an address literal, or "*".
+
+    Raises:  click.UsageError: it is none of them.
+    """
+    if text == ALL_DOMAINS:
+        return text
+    try:
+        return parse_domain(text)
+    except AddressError as error:
+        raise click.UsageError(f"{text!r} is not a domain name: {error}. '*' is for all that goes elsewhere") from None
+
+
+def check_id(name: str, where: str = "") -> str:
     """
     Return the name of an entry.
 
     Raises:  click.UsageError: it cannot be one.
     """
     try:
-        parse_entry_name(name)
+        return format_number(parse_entry_name(name))
     except SelectionError as error:
-        raise click.UsageError(str(error)) from None
-    return name
+        raise click.UsageError(f"{where}{error}") from None

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from mailstack.console.asking import date_of
+from mailstack.console.sums import recipients
+from mailstack.spool.entry import LOCAL_LANE, domain_of, parts_of_lane, paused_as
+
+if TYPE_CHECKING:
+    from mailstack.console.queue_asking import Sums
 
 SHOWN_RECIPIENTS: Final = 3
 """So many of each message in a list."""
@@ -114,6 +119,10 @@ def entry_lines(entry: Fields, now: float) -> Iterator[str]:
     """Yield what is known of a message."""
     yield f"{entry['id']}  {count(entry['octets'], 'octet')}, {count(entry['recipient_count'], 'recipient')}"
     yield f"  from      {safe(entry['sender'] or 'its record cannot be read')}"
+    if entry.get("subject"):
+        yield f"  subject   {safe(entry['subject'])}"
+    if entry.get("message_id"):
+        yield f"  msg-id    {safe(entry['message_id'])}"
     yield f"  accepted  {date_of(entry['accepted_at'])}, {duration(now - entry['accepted_at'])} ago{_by_whom(entry)}"
     yield f"  given up  {date_of(entry['expires_at'])}, when an attempt after that does not succeed"
     if entry["is_corrupt"]:
@@ -170,21 +179,95 @@ def tried(each: Fields) -> str:
     return f"{date_of(each['at'])}  {each['action']}{to}: {safe(' '.join(filter(None, (each['status'], each['said']))))}"
 
 
+def lane_fields(lane: str, paused: Mapping[str, float]) -> dict[str, Any]:
+    """Say where a delivery goes, in fields."""
+    domain, way = parts_of_lane(lane)
+    return {
+        "domain": domain or None,
+        "way": way or None,
+        "is_local": lane == LOCAL_LANE,
+        "paused_since": paused.get(paused_as(lane, paused) or ""),
+    }
+
+
 STATES: Final = ("new", "delayed", "unreported", "held", "corrupt")
+BY: Final = ("domain", "sender", "sender-domain", "account", "peer", "reason", "age")
+"""What there are sums for each of (`spool.sums`)."""
+NOT_KNOWN: Final = {
+    "domain": HERE,
+    "account": "(nobody logged in)",
+    "peer": "(this machine)",
+    "reason": "(not attempted yet)",
+}
+"""What the sum is of that has no name."""
 
 
-def stats_rows(lanes: Mapping[str, Fields], paused: Mapping[str, float], now: float) -> list[list[str]]:
-    """Return the rows of the sums: the domains with most recipients first."""
-    rows = []
-    totals = {lane: sum(tally["states"].get(state, 0) for state in STATES) for lane, tally in lanes.items()}
-    for lane in sorted(lanes, key=lambda lane: (-totals[lane], lane)):
-        tally = lanes[lane]
-        counts = [str(tally["states"].get(state, 0) or "-") for state in STATES]
-        note = f"paused for {duration(now - paused[lane])}" if lane in paused else ""
-        rows.append([safe(lane) or HERE, *counts, duration(now - tally["oldest"]), note])
-    rows += [
-        [safe(lane), *["-"] * len(STATES), "-", f"paused for {duration(now - since)}"]
-        for lane, since in paused.items()
-        if lane not in lanes
-    ]
+def stats_rows(sums: Sums, now: float) -> list[list[str]]:
+    """Return the rows of the sums: most recipients first, but ages in their order; then all others, and what else is paused."""
+    rows = [_sum_row(_name_of(sums.by, key), sums.groups[key], now, _note(sums, key, now)) for key in _in_order(sums)]
+    if sums.rest["entries"]:
+        rows.append(_sum_row("(others)", sums.rest, now, ""))
+    if sums.by == "domain":
+        shown = {domain_of(lane) for lane in sums.groups}
+        rows += [
+            [safe(domain), *["-"] * (len(STATES) + 3), f"paused for {duration(now - since)}"]
+            for domain, since in sums.paused.items()
+            if domain not in shown
+        ]
     return rows
+
+
+def _in_order(sums: Sums) -> list[str]:
+    if sums.by == "age":
+        return sorted(sums.groups, key=lambda key: int(key or 1 << 40))
+    return sorted(sums.groups, key=lambda key: (-recipients(sums.groups[key]), key))
+
+
+def _sum_row(name: str, tally: Fields, now: float, note: str) -> list[str]:
+    counts = [str(tally["states"].get(state, 0) or "-") for state in STATES]
+    return [name, str(tally["entries"]), *counts, size(tally["octets"]), duration(now - tally["oldest"]), note]
+
+
+def _name_of(by: str, key: str) -> str:
+    if by == "age":
+        return f"under {duration(int(key))}" if key else "more"
+    return safe(key) or NOT_KNOWN.get(by, "?")
+
+
+def _note(sums: Sums, key: str, now: float) -> str:
+    since = lane_fields(key, sums.paused)["paused_since"] if sums.by == "domain" else None
+    return "" if since is None else f"paused for {duration(now - since)}"
+
+
+def sums_fields(sums: Sums) -> dict[str, Any]:
+    """Return the sums as fields."""
+    groups = [{**_key_fields(sums, key), **_tally_fields(sums.groups[key])} for key in _in_order(sums)]
+    return {
+        "messages": sums.entries,
+        "octets": sums.octets,
+        "corrupt_messages": sums.corrupt,
+        "attempts": sums.attempts,
+        "paused": sums.paused,
+        "by": sums.by,
+        f"{sums.by.replace('-', '_')}s": groups,
+        "rest": _tally_fields(sums.rest) if sums.rest["entries"] else None,
+        "is_exact": sums.is_exact,
+    }
+
+
+def _key_fields(sums: Sums, key: str) -> dict[str, Any]:
+    if sums.by == "domain":
+        return lane_fields(key, sums.paused)
+    if sums.by == "age":
+        return {"younger_than": int(key) if key else None}
+    return {sums.by.replace("-", "_"): key or None}
+
+
+def _tally_fields(tally: Fields) -> dict[str, Any]:
+    return {
+        "messages": tally["entries"],
+        "recipients": recipients(tally),
+        "octets": tally["octets"],
+        "states": tally["states"],
+        "oldest": tally["oldest"],
+    }

@@ -201,6 +201,10 @@ class ContentFolder:
         """Read the first octets of a content."""
         return next(self._next).submit(_Task(lambda: next(content.chunks(octets), b"")))
 
+    def read(self, name: str, after: int, octets: int) -> Deferred[bytes]:
+        """Read octets of a file, after so many; fewer at its end."""
+        return next(self._next).submit(_Task(lambda: _read(self.path / name, after, octets)))
+
     def remove(self, path: Path) -> Deferred[None]:
         """Remove the file of a finished entry; should that fail, the next start removes it."""
         return next(self._next).submit(_Task(lambda: self._system.unlink(path)))
@@ -221,6 +225,14 @@ class ContentFolder:
             self._system.fsync(descriptor)
         finally:
             self._system.close(descriptor)
+
+
+def _read(path: Path, after: int, octets: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return os.pread(descriptor, octets, after)
+    finally:
+        os.close(descriptor)
 
 
 def _guarded(call: Callable[[], Any]) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-
-from twisted.internet.defer import Deferred
+from typing import TYPE_CHECKING, Any, Final
 
 from mailstack.mail.disposition import Disposition
 from mailstack.mail.envelope import Account, Content, Envelope, Recipient
 from mailstack.spool.identifiers import format_number
 
+if TYPE_CHECKING:  # the names of lanes are known to the operator's command, too, which answers without Twisted
+    from twisted.internet.defer import Deferred
+
 LOCAL_LANE: Final = ""
 """All accounts share a lane, since one delivery goes to all accounts of an entry; no domain has this name."""
+
+ALL_DOMAINS: Final = "*"
+"""Among the domains that are paused: all that goes elsewhere, also what the operator has put on another way."""
 
 _BY: Final = " by "
 _VIA: Final = " via "
@@ -65,6 +69,18 @@ def domain_of(lane: str) -> str:
 def lanes_by_way(domain: str) -> tuple[str, str]:
     """Return what all lanes of a domain with a way of their own come behind, and before, by which they can be looked up."""
     return f"{domain}{_BY}", f"{domain}{_BY[:-1]}{chr(ord(_BY[-1]) + 1)}"
+
+
+def paused_as(lane: str, paused: Container[str]) -> str | None:
+    """Return as what a lane is paused: its domain, or ALL_DOMAINS for every one but that of our accounts; None: it is not."""
+    if (domain := domain_of(lane)) in paused:
+        return domain
+    return ALL_DOMAINS if lane != LOCAL_LANE and ALL_DOMAINS in paused else None
+
+
+def parts_of_lane(lane: str) -> tuple[str, str]:
+    """Return the domain of a lane, "" for accounts, and the way of the lane, "" when it goes as its destination says."""
+    return lane.partition(_BY)[0].partition(_VIA)[0], way_of_lane(lane)
 
 
 def is_lane_of(lane: str, recipient: Recipient) -> bool:

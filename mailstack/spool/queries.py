@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mailstack.mail.envelope import Envelope
-from mailstack.spool.entry import domain_of
+from mailstack.spool.entry import paused_as
 from mailstack.spool.operations import Reads, is_only_put_off
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import CORRUPT, HELD, Row, Selection
@@ -23,7 +23,6 @@ SCAN_ENTRIES: Final = 500
 SCAN_ROWS: Final = 3_000
 """And so many recipients, or one more entry with them."""
 SHOW_ROWS: Final = 50
-STATS_ROWS: Final = 2_000
 
 PAUSED: Final = "SELECT lane, since FROM paused ORDER BY lane"
 UNREPORTED: Final = "SELECT DISTINCT entry, lane FROM recipient WHERE state = 'unreported'"
@@ -191,60 +190,6 @@ def _traces(connection: sqlite3.Connection, number: int, ordinal: int) -> Iterat
         yield Trace(*row)
 
 
-@dataclass(slots=True)
-class Tally:
-    """How many recipients of one lane stand how; `oldest` is when the first of their entries was accepted."""
-
-    states: dict[str, int] = field(default_factory=dict)
-    oldest: float | None = None
-
-    def count(self, shown: str, accepted_at: float) -> None:
-        """Count one."""
-        self.states[shown] = self.states.get(shown, 0) + 1
-        if self.oldest is None or accepted_at < self.oldest:
-            self.oldest = accepted_at
-
-
-@dataclass(frozen=True, slots=True)
-class StatsPage:
-    """Sums over a page of entries, by lane; `to` as of FoundPage."""
-
-    lanes: dict[str, Tally]
-    entries: int
-    octets: int
-    corrupt: int
-    to: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stats(Reads):
-    """Sum up what is there, of the entries after a number."""
-
-    after: int
-
-    def apply(self, connection: sqlite3.Connection) -> StatsPage:
-        """Do it."""
-        entries = connection.execute(
-            "SELECT number, state, accepted_at, content_octets FROM entry WHERE number > ? ORDER BY number LIMIT ?",
-            (self.after, SCAN_ENTRIES),
-        ).fetchall()
-        lanes: dict[str, Tally] = {}
-        count, sum_octets, corrupt, looked_at = 0, 0, 0, 0
-        to = self.after
-        for number, state, accepted_at, octets in entries:
-            is_corrupt = state == "corrupt"
-            corrupt += is_corrupt
-            count += 1
-            sum_octets += _int(octets)
-            for row in _rows(connection, number, f"SELECT {_ROW} FROM recipient WHERE entry = ?", number):  # noqa: S608 (as above)
-                lanes.setdefault(row.lane, Tally()).count(row.shown(is_corrupt=is_corrupt), _float(accepted_at))
-                looked_at += 1
-            to = number
-            if looked_at >= STATS_ROWS:
-                return StatsPage(lanes, count, sum_octets, corrupt, to)
-        return StatsPage(lanes, count, sum_octets, corrupt, to if len(entries) == SCAN_ENTRIES else None)
-
-
 @dataclass(frozen=True, slots=True)
 class Lanes(Reads):
     """Return in which lanes the recipients of entries are, and their ordinals."""
@@ -262,13 +207,13 @@ class Lanes(Reads):
 
 @dataclass(frozen=True, slots=True)
 class Unreported(Reads):
-    """Return entries, and their lanes, of a domain with failures that are still to be told."""
+    """Return entries, and their lanes, of a domain, or of ALL_DOMAINS, with failures that are still to be told."""
 
     domain: str
 
     def apply(self, connection: sqlite3.Connection) -> list[tuple[int, str]]:
         """Do it."""
-        return [(number, lane) for number, lane in connection.execute(UNREPORTED) if domain_of(lane) == self.domain]
+        return [(number, lane) for number, lane in connection.execute(UNREPORTED) if paused_as(lane, (self.domain,))]
 
 
 @dataclass(frozen=True, slots=True)

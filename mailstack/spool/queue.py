@@ -20,14 +20,16 @@ from twisted.python.failure import Failure
 from mailstack import events
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
-from mailstack.spool.entry import domain_of
+from mailstack.spool.entry import paused_as
 from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.leases import Key
 from mailstack.spool.ports import Clock
-from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Stats, StatsPage, Unreported
+from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Unreported
+from mailstack.spool.reading import Part, Reading
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
+from mailstack.spool.sums import By, SumsPage, SumUp
 
 MOST_PAUSED: Final = 1_000
 _MAKE_DUE: Final = (Act.RETRY, Act.RELEASE)
@@ -69,6 +71,7 @@ class Queue:
         self._contents = contents
         self._runner = runner
         self._clock = clock
+        self._reading = Reading(database, contents)
         self._lock = DeferredLock()  # one order at a time: two that claim the same would let go of each other's
 
     # To look
@@ -81,13 +84,21 @@ class Queue:
         """Return what is known of an entry, with the recipients behind an ordinal."""
         return await self._database.do(Show(number, after))
 
-    async def stats(self, *, after: int) -> StatsPage:
-        """Return sums over the next entries."""
-        return await self._database.do(Stats(after))
+    async def sum_up(self, selection: Selection, by: By, *, after: int) -> SumsPage:
+        """Return sums over the next entries that are selected."""
+        return await self._database.do(SumUp(selection, by, after, self._clock.seconds()))
 
     async def span(self) -> tuple[int, int] | None:
         """Return the first and the last number."""
         return await self._database.do(Span())
+
+    async def read(self, number: int, *, after: int, what: str, by: str) -> Part | None:
+        """
+        Return octets of the content of an entry, after so many.
+
+        Raises:  ReadingError.
+        """
+        return await self._reading.read(number, after=after, what=what, by=by)
 
     async def paused(self) -> dict[str, float]:
         """Return the lanes that are paused, and since when."""
@@ -143,7 +154,7 @@ class Queue:
                 if left := [each for each in wanted if each not in busy]:
                     free.setdefault(number, []).extend(left)
                     lanes.add(lane)
-                    if order.act in _MAKE_DUE and (domain := domain_of(lane)) in self._runner.paused:
+                    if order.act in _MAKE_DUE and (domain := paused_as(lane, self._runner.paused)) is not None:
                         paused[domain] += len(left)
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
             came_to = await self._database.do(Obey(order, wants, self._clock.seconds(), self._contents.path))

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mailstack.spool.entry import domain_of
+from mailstack.spool.entry import paused_as
 from mailstack.spool.failures import SpoolError
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.operations import set_aside
@@ -109,7 +109,9 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Recovered:
     last_number = connection.execute(LAST_NUMBER).fetchone()[0] or 0
     paused = frozenset(domain for domain, _since in connection.execute(PAUSED))
     unreported = (
-        [(number, lane) for number, lane in connection.execute(UNREPORTED) if domain_of(lane) in paused] if paused else []
+        [(number, lane) for number, lane in connection.execute(UNREPORTED) if paused_as(lane, paused) is not None]
+        if paused
+        else []
     )
     return Recovered(entries, rows < COUNTED_ROWS, damaged, removed, last_number, paused, unreported)
 

@@ -36,7 +36,18 @@ from mailstack.spool import ledger
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
-from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, WayOf, Work, domain_of, lane_of, way_of_lane
+from mailstack.spool.entry import (
+    ALL_DOMAINS,
+    LOCAL_LANE,
+    Entry,
+    Pending,
+    WayOf,
+    Work,
+    domain_of,
+    lane_of,
+    paused_as,
+    way_of_lane,
+)
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.leases import Key, Leases
@@ -220,8 +231,11 @@ class Runner:
         self._paused.update(domains)
 
     def resume(self, domain: str) -> None:
-        """Attempt what waits for a domain again, at once."""
-        if domain in self._paused:
+        """Attempt what waits for a domain again, at once; for ALL_DOMAINS what is due, so that it does not all come at once."""
+        if domain == ALL_DOMAINS:
+            self._paused.discard(domain)
+            self.ask_again(self._lanes.names)
+        elif domain in self._paused:
             self._paused.discard(domain)
             self.ask_again([lane for lane in self._lanes.names if domain_of(lane) == domain])
             self._run(self._wake_lane(domain, wake=WakeDomain), f"spool: waking {domain}")
@@ -276,7 +290,7 @@ class Runner:
         return {ordinal: each for ordinal, each in pending.items() if each.failure is not None}
 
     def _is_paused(self, lane: str) -> bool:
-        return bool(self._paused) and domain_of(lane) in self._paused
+        return bool(self._paused) and paused_as(lane, self._paused) is not None
 
     def _let_go(self, work: Work) -> None:
         self._let_go_of(work)

@@ -18,10 +18,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
 from mailstack.mail.address import Address, AddressError, parse_domain
-from mailstack.mail.envelope import Envelope
+from mailstack.mail.envelope import Envelope, Origin
 from mailstack.spool.identifiers import NAME_LENGTH, parse_name
 from mailstack.spool.ledger import State
 
@@ -45,6 +46,9 @@ _FIELDS: Final = frozenset(
     (
         "names",
         "sender",
+        "account",
+        "peer",
+        "session",
         "recipient",
         "domain",
         "states",
@@ -109,11 +113,15 @@ class Selection:
     What the operator means.
 
     Shape:   `numbers` are entries; times are in seconds since 1970, sizes in octets, both ends included; `reason` is part of
-             the status or of what the other side said last, in any case of letters.
+             the status or of what the other side said last, in any case of letters. `account` is who was logged in, `peer` a
+             network from which it came, `session` what the log calls the session; "" and None say nothing.
     """
 
     numbers: tuple[int, ...] = ()
     sender: AddressPattern | None = None
+    account: str = ""
+    peer: IPv4Network | IPv6Network | None = None
+    session: str = ""
     recipient: AddressPattern | None = None
     domain: str | None = None
     states: frozenset[str] = frozenset()
@@ -141,16 +149,28 @@ class Selection:
     def hints(self) -> tuple[str, ...]:
         """Return texts that the record of an entry must contain (`record`), as a cheap look before it is read."""
         domains = [each.domain for each in (self.sender, self.recipient) if each is not None]
-        return tuple(json.dumps(each) for each in (*domains, self.domain) if each is not None)
+        return tuple(json.dumps(each) for each in (*domains, self.domain, self.account, self.session) if each)
 
     def takes(self, envelope: Envelope | None, accepted_at: float, octets: int) -> bool:
         """Say whether an entry is selected, so far as it is one; the envelope of one that cannot be read is None."""
         return (
             (self.sender is None or (envelope is not None and self.sender.fits(envelope.reverse_path)))
+            and (not self._asks_for_origin or (envelope is not None and self._takes_origin(envelope.origin)))
             and (self.accepted_after is None or accepted_at >= self.accepted_after)
             and (self.accepted_before is None or accepted_at <= self.accepted_before)
             and (self.octets_from is None or octets >= self.octets_from)
             and (self.octets_to is None or octets <= self.octets_to)
+        )
+
+    @property
+    def _asks_for_origin(self) -> bool:
+        return bool(self.account or self.session or self.peer is not None)
+
+    def _takes_origin(self, origin: Origin) -> bool:
+        return (
+            (not self.account or origin.account == self.account)
+            and (not self.session or origin.session == self.session)
+            and (self.peer is None or _is_in(origin.peer, self.peer))
         )
 
     def selected(self, envelope: Envelope | None, rows: Sequence[Row], *, is_corrupt: bool) -> list[Row]:
@@ -199,6 +219,9 @@ def parse_selection(fields: object) -> Selection:
     return Selection(
         numbers=tuple(sorted({parse_entry_name(each) for each in named})),
         sender=_pattern(fields, "sender"),
+        account=_text(fields, "account").lower(),  # as accounts are called
+        peer=_network(text) if (text := _text(fields, "peer")) else None,
+        session=_text(fields, "session"),
         recipient=_pattern(fields, "recipient"),
         domain=_domain(text) if (text := _text(fields, "domain")) else None,
         states=frozenset(states),
@@ -236,6 +259,21 @@ def parse_pattern(text: str) -> AddressPattern:
     if local_part.startswith('"') and local_part.endswith('"') and len(local_part) > 1:
         local_part = local_part[1:-1].replace("\\", "")
     return AddressPattern(local_part or None, _domain(domain))
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """Read an address or a network, as the settings do; an address within a network stands for itself, not for that."""
+    try:
+        return ip_network(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise SelectionError(f"{text[:80]!r} is no IP address or network: 192.0.2.1, 192.0.2.0/24, 2001:db8::/32") from None
+
+
+def _is_in(peer: str, network: IPv4Network | IPv6Network) -> bool:
+    try:
+        return ip_address(peer) in network
+    except ValueError:  # made here, or through a UNIX socket
+        return False
 
 
 def _domain(text: str) -> str:

@@ -20,6 +20,7 @@ from mailstack.console.control import REQUEST_OCTETS, Answer, ControlError, Requ
 from mailstack.console.control_client import Client, NobodyThereError
 from mailstack.console.control_server import CLIENTS, IDLE_SECONDS, Control, ControlFactory, user_name, user_of
 from mailstack.console.desks import Desks, share_pauses
+from mailstack.console.sums import GROUPS, nothing, recipients
 
 OURS = 1000
 
@@ -282,16 +283,24 @@ class Part(FakeDesk):
             case "find":
                 return {"entries": [{"id": name} for name in page], "to": to}
             case "stats":
-                lanes = {"x.test": {"states": {"new": len(page)}, "oldest": float(ord(page[0]))}} if page else {}
-                return {"lanes": lanes, "entries": len(page), "octets": 1, "corrupt": 0, "attempts": 2, "paused": {}, "to": to}
+                tally = {"entries": len(page), "octets": 1, "states": {"new": len(page)}, "oldest": 5.0}
+                sums = {"entries": len(page), "octets": 1, "corrupt": 0, "attempts": 2}
+                return {"groups": {"x.test": tally} if page else {}, "rest": nothing(), "paused": {}, "to": to, **sums}
             case "show":
                 is_here = request["id"] in self._names
                 return {"entry": request["id"] if is_here else None, "recipients": [], "to": None}
+            case "headers":
+                return {"headers": [request["id"]] if request["id"] in self._names else None}
+            case "content":
+                is_here = request["id"] in self._names
+                return {"octets": 0 if is_here else None, "part": request["id"] if is_here else "", "to": None}
             case "span":
                 return {"first": min(self._names, default=None), "last": max(self._names, default=None)}
             case "act":
                 sums = {"entries": len(self._names), "recipients": 1, "under_way": 0, "later": 0, "untold": 0, "senderless": 0}
                 return {**sums, "paused": {"x.test": 1}, "refused": dict.fromkeys(self._names, "no")}
+            case "resume":
+                return {"changed": "a" in self._names, "is_all_paused": "c" in self._names}
             case _:
                 return {"changed": "a" in self._names}
 
@@ -311,15 +320,30 @@ class TestDesks:
     def test_of_desks_sum_up_everything_once(self) -> None:
         """As in a server of two workers, of which one has two spools."""
         desks = Desks([Desks([Part("ad", 1), Part("b", 1)]), Desks([Part("cefgh", 2)])])
-        entries, lanes, after = 0, 0, None
+        entries, groups, after = 0, 0, None
         while True:
             answer = json.loads(json.dumps(ask(desks, ask="stats", after=after)))
             entries += answer["entries"]
-            lanes += sum(each["states"]["new"] for each in answer["lanes"].values())
+            groups += sum(recipients(each) for each in answer["groups"].values())
             after = answer["to"]
             if after is None:
                 break
-        assert (entries, lanes) == (8, 8)
+        assert (entries, groups) == (8, 8)
+
+    def test_of_desks_keep_the_largest_sums_and_one_of_all_others(self) -> None:
+        def answer(first: int) -> Callable[[Request], Answer]:
+            def tell(request: Request) -> Answer:
+                states = [{"new": 5 if number == first else 1} for number in range(first, first + GROUPS)]
+                groups = {str(n): {**nothing(), "entries": 1, "states": each} for n, each in enumerate(states, first)}
+                sums = {"entries": GROUPS, "octets": 0, "corrupt": 0, "attempts": 0}
+                return {"groups": groups, "rest": nothing(), "paused": {}, "to": None, **sums}
+
+            return tell
+
+        answered = ask(Desks([FakeDesk(answer(0)), FakeDesk(answer(GROUPS))]), ask="stats", after=None)
+        assert len(answered["groups"]) == GROUPS
+        assert [recipients(answered["groups"][key]) for key in ("0", str(GROUPS))] == [5, 5]
+        assert answered["rest"]["entries"] == GROUPS
 
     @pytest.mark.parametrize("after", [["", "", ""], "x", [""]])
     def test_a_place_that_they_did_not_tell(self, after: Any) -> None:
@@ -330,10 +354,15 @@ class TestDesks:
         desks = Desks([Part("ab", 1), Part("c", 1), Part("", 1)])
         assert ask(desks, ask="show", id="c")["entry"] == "c"
         assert ask(desks, ask="show", id="x")["entry"] is None
+        assert ask(desks, ask="headers", id="c")["headers"] == ["c"]
+        assert ask(desks, ask="headers", id="x")["headers"] is None
+        assert ask(desks, ask="content", id="c")["part"] == "c"
+        assert ask(desks, ask="content", id="x")["octets"] is None
         sums = {"entries": 3, "recipients": 3, "under_way": 0, "later": 0, "untold": 0, "senderless": 0}
         refused = {"a": "no", "b": "no", "c": "no"}
         assert ask(desks, ask="act") == {**sums, "paused": {"x.test": 3}, "refused": refused}
         assert ask(desks, ask="pause") == {"changed": True}
+        assert ask(desks, ask="resume") == {"changed": True, "is_all_paused": True}
         assert ask(desks, ask="span") == {"first": "a", "last": "c"}
         assert ask(Desks([Part("", 1)]), ask="span") == {"first": None, "last": None}
         with pytest.raises(ControlError, match="nobody can be asked"):
@@ -352,8 +381,30 @@ class TestDesks:
         def answer(request: Request) -> Answer:
             told.append(request)
             sums = dict.fromkeys(("entries", "octets", "corrupt", "attempts"), 0)
-            return {"changed": True, "lanes": {}, "paused": {"x.test": 5.0}, "to": None, **sums}
+            return {"changed": True, "groups": {}, "rest": nothing(), "paused": {"x.test": 5.0}, "to": None, **sums}
 
         outcome = Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)])))
         assert outcome.result is None
         assert [(each["ask"], each.get("domain")) for each in told] == [("stats", None), ("pause", "x.test")]
+
+    def test_share_all_that_is_paused_although_one_is_refused(self) -> None:
+        told: list[Request] = []
+
+        def answer(request: Request) -> Answer:
+            told.append(request)
+            if request.get("domain") == "ours.test":
+                raise ControlError("delivered here")
+            sums = dict.fromkeys(("entries", "octets", "corrupt", "attempts"), 0)
+            return {
+                "changed": True,
+                "groups": {},
+                "rest": nothing(),
+                "paused": {"ours.test": 5.0, "x.test": 5.0},
+                "to": None,
+                **sums,
+            }
+
+        failures: list[Any] = []
+        Deferred.fromCoroutine(share_pauses(Desks([FakeDesk(answer)]))).addErrback(failures.append)
+        assert [each.get("domain") for each in told] == [None, "ours.test", "x.test"]
+        assert failures[0].check(ControlError)

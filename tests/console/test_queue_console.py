@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -17,20 +20,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from mailstack.console import control_client, queue_asking, queue_views
+from mailstack.console import control_client, desk, desks, queue, queue_asking, queue_views
 from mailstack.console.command import main
 from mailstack.console.control import Answer, ControlError, Desk, decode, encode
-from mailstack.console.desk import QueueDesk
+from mailstack.console.desk import LISTED_RECIPIENTS, MORE_RECIPIENTS, QueueDesk
 from mailstack.console.desks import Desks
-from mailstack.console.queue_asking import _parts
+from mailstack.console.headers import subject_of
+from mailstack.console.queue_asking import _parts, with_all_recipients
 from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.disposition import delayed as delayed_by
+from mailstack.mail.headers import HEADER_OCTETS
 from mailstack.mail.requests import Notify
 from mailstack.mail.verdict import defer
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
-from mailstack.spool.selection import _FIELDS
+from mailstack.spool.selection import _FIELDS, NAMES
+from mailstack.spool.sums import By
 
 # The spool with a clock and couriers that a test commands is that of the spool's own tests.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "spool"))
@@ -81,22 +87,25 @@ def check_via(text: str) -> str:
     return text
 
 
+async def stays_here(domain: str) -> bool:
+    return domain == "here.test"
+
+
+def make_desk(house: House) -> QueueDesk:
+    return QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via, stays_here=stays_here)
+
+
 @pytest.fixture
 def run(installation: Path, house: House, monkeypatch: pytest.MonkeyPatch) -> Run:
-    def invoke(*words: str, expect: int = 0, stdin: str = "") -> Result:
-        result = CliRunner().invoke(main, ["queue", *words, "--config", str(installation)], input=stdin)
+    def invoke(*words: str, expect: int = 0, stdin: str | bytes = "") -> Result:
+        result = CliRunner().invoke(main, ["queue", *words], input=stdin, env={"MAILSTACK_CONFIG": str(installation)})
         assert result.exit_code == expect, result.output + result.stderr
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result
 
     monkeypatch.setattr(time, "time", lambda: house.clock.seconds())
     monkeypatch.setattr(control_client, "Client", FakeClient)
-    monkeypatch.setattr(
-        FakeClient,
-        "desk",
-        Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)]),
-        raising=False,
-    )
+    monkeypatch.setattr(FakeClient, "desk", Desks([make_desk(house)]), raising=False)
     return invoke
 
 
@@ -132,7 +141,7 @@ class TestList:
         for part in (
             name,
             "2 min",
-            "<alice@example.org>",
+            "alice@example.org",
             "a@example.net",
             "delayed",
             "in 3 min",
@@ -140,6 +149,15 @@ class TestList:
         ):
             assert part in lines[1]
         assert "and 2 more" in lines[4]
+
+    def test_of_where_it_came_from(self, run: Run, house: House) -> None:
+        name = delayed(house)
+        for words in (("--peer", "192.0.2.0/24"), ("--session", "s1"), ("--session", "s1", "--peer", "192.0.2.1")):
+            assert [each["id"] for each in as_json(run("list", *words, "--json"))] == [name]
+        for words in (("--peer", "192.0.2.2"), ("--session", "s2"), ("--account", "alice@example.org")):
+            assert as_json(run("list", *words, "--json")) == []
+            run("hold", *words, expect=3)
+        assert "1 recipient of 1 message: held." in run("hold", "--session", "s1").stdout
 
     def test_as_many_as_are_wanted(self, run: Run, house: House) -> None:
         fill(house, 250)
@@ -153,12 +171,40 @@ class TestList:
         assert names == sorted(names)
         assert len(names) == 36
 
+    def test_of_very_many_recipients(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"u{number}@d{number % 2}.test") for number in range(1_700)), sender=None)
+        other = delayed(house)
+        first, second = as_json(run("list", "--json"))
+        assert [each["ordinal"] for each in first["recipients"]] == list(range(1_700))
+        assert (first["id"], first["recipient_count"], second["id"]) == (name, 1_700, other)
+        assert (first["sender"], second["sender"], second["recipients"][0]["address"]) == (
+            "<>",
+            "alice@example.org",
+            "bob@example.net",
+        )
+        (found,) = as_json(run("list", "--json", "--domain", "d1.test"))
+        assert [each["ordinal"] for each in found["recipients"]] == list(range(1, 1_700, 2))
+        (found,) = as_json(run("hold", "--domain", "d0.test", "--dry-run", "--json"))["first"]
+        assert len(found["recipients"]) == 850
+
+    def test_the_rest_of_very_many_comes_in_parts(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"u{number}@x.test") for number in range(700)))
+        client, select = FakeClient(Path()), {"names": [name]}
+        (found,) = client.ask("find", select=select)["entries"]
+        assert (len(found["recipients"]), len(found["selected"])) == (LISTED_RECIPIENTS, 700)
+        (found,) = client.ask("find", select=select, behind=19)["entries"]
+        assert [each["ordinal"] for each in found["recipients"]] == list(range(20, 20 + MORE_RECIPIENTS))
+        run("hold", name)
+        entry = {"id": name, "recipients": [{"ordinal": 19}], "selected": list(range(700))}
+        assert len(with_all_recipients(client, {"states": ["delayed"]}, entry)["recipients"]) == 1, "no longer like that"
+
     @pytest.mark.parametrize(
         ("words", "why"),
         [
             (("--older-than", "soon"), "no duration"),
             (("--larger-than", "big"), "no size"),
             (("--sender", "nobody"), "no address"),
+            (("--peer", "192.0.2.1/24"), "no IP address or network"),
             (("--state", "sad"), "is not one of"),
             (("short",), "not the name of an entry"),
             (("--limit", "-1"), "not in the range"),
@@ -166,6 +212,45 @@ class TestList:
     )
     def test_what_is_not_understood(self, run: Run, words: tuple[str, ...], why: str) -> None:
         assert why in run("list", *words, expect=2).stderr
+
+
+class TestNamesOnStandardInput:
+    def test_are_any_number(self, run: Run, house: House) -> None:
+        fill(house, 1_300)
+        names = [each["id"] for each in as_json(run("list", "--json"))]
+        assert len(names) == 1_300
+        chosen = names[::-1][: 2 * NAMES + 7]
+        listed = as_json(run("list", "-", "--json", stdin="\n".join([*chosen, "", chosen[0]]) + "\n"))
+        assert [each["id"] for each in listed] == sorted(chosen)
+        assert len(as_json(run("list", "-", "--json", "--limit", "600", stdin="\n".join(chosen)))) == 600
+        wanted = [each["id"] for each in listed if each["recipients"][0]["address"].endswith("@d3.test")]
+        done = as_json(run("hold", "-", "--domain", "d3.test", "--json", stdin="\r\n".join(chosen)))
+        assert done["changed_recipients"] == len(wanted) > 100
+        assert len(as_json(run("list", *chosen, "--json"))) == len(chosen), "as arguments, too"
+
+    def test_that_are_none_select_nothing(self, run: Run, house: House) -> None:
+        fill(house, 3)
+        assert as_json(run("list", "-", "--json", stdin="\n")) == []
+        assert "is like that" in run("list", "-", "--domain", "d1.test").stderr
+        run("delete", "-", "--sender", "alice@example.org", "--yes", expect=3)
+        run("hold", "-", expect=3)
+        assert house.counts().entries == 3
+
+    def test_that_are_not_understood(self, run: Run, house: House) -> None:
+        fill(house, 1)
+        (name,) = [each["id"] for each in as_json(run("list", "--json"))]
+        assert (
+            "line 2 of standard input: 'x\ufffdy'"
+            in run("delete", "-", "--yes", stdin=f"{name}\nx".encode() + b"\xffy\n", expect=2).stderr
+        )
+        assert house.counts().entries == 1
+
+    def test_leave_nobody_to_be_asked(self, run: Run, house: House) -> None:
+        fill(house, 1)
+        (name,) = [each["id"] for each in as_json(run("list", "--json"))]
+        assert "nobody can be asked" in run("delete", "-", stdin=f"{name}\n", expect=2).stderr
+        assert as_json(run("delete", "-", "--dry-run", "--json", stdin=name))["messages"] == 1
+        assert "1 recipient of 1 message: deleted." in run("delete", "-", "--yes", stdin=name).stdout
 
 
 class TestShow:
@@ -241,10 +326,102 @@ class TestShow:
         run("hold", name)
         lines = run("trace", name).stdout.splitlines()
         assert ["held" in line for line in lines] == [False, False, False, True, True]
-        assert "accepted from <alice@example.org>" in lines[0]
+        assert "accepted from alice@example.org" in lines[0]
         steps = as_json(run("trace", name, "--json"))
         assert [(each["recipient"], each["action"]) for each in steps[2:]] == [("a@x.test", "held"), ("b@y.test", "held")]
         assert steps[2]["said"] == "by root"
+
+
+LARGE = b"Subject: large\r\n\r\n" + bytes(range(256)) * 3_000
+
+
+class TestMessage:
+    def test_says_what_it_calls_itself(self, run: Run, house: House) -> None:
+        head = b"Received: x\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n =?utf-8?b?G1szMW0=?= all\r\nMessage-ID: <1@x.test>\r\n"
+        name = house.accept(content=head + b"\r\nSubject: not this\r\n")
+        text = run("show", name).stdout
+        assert "subject   Grüße?[31m all" in text
+        assert "msg-id    <1@x.test>" in text
+        shown = as_json(run("show", name, "--json"))
+        assert (shown["subject"], shown["message_id"]) == ("Grüße\x1b[31m all", "<1@x.test>")
+        bare = as_json(run("show", house.accept(content=b"\r\nSubject: no\r\n"), "--json"))
+        assert (bare["subject"], bare["message_id"]) == (None, None)
+
+    def test_with_many_recipients_says_it_once(self, run: Run, house: House) -> None:
+        name = delayed(house, *(remote(f"user{number}@example.net") for number in range(120)))
+        assert as_json(run("show", name, "--json"))["subject"] == "a test"
+
+    def test_whose_content_is_lost_is_shown_all_the_same(self, run: Run, house: House) -> None:
+        name = house.accept(content=LARGE)
+        (house.folder / "content" / name).unlink()
+        assert as_json(run("show", name, "--json"))["subject"] is None
+        for option in ("--headers", "--content"):
+            assert "cannot be read: No such file" in run("show", name, option, expect=1).stderr
+
+    def test_headers(self, run: Run, house: House) -> None:
+        name = house.accept(content=b"Subject: a\x1b[2J\r\n\tb \xff\r\nX: y\r\n\r\nbody\r\n")
+        assert run("show", name, "--headers").stdout == "Subject: a?[2J\n        b \ufffd\nX: y\n"
+        assert as_json(run("show", name, "--headers", "--json")) == {"headers": ["Subject: a?[2J", "        b \ufffd", "X: y"]}
+        long = house.accept(content=b"X: " + b"\xff" * 1_000_000)
+        assert len(run("show", long, "--headers").stdout) == HEADER_OCTETS + 1
+        assert "does not wait here" in run("show", "0" * 13, "--headers", expect=1).stderr
+
+    @pytest.mark.parametrize("content", [CONTENT, LARGE])
+    def test_content(self, run: Run, house: House, content: bytes) -> None:
+        assert run("show", house.accept(content=content), "--content").stdout_bytes == content
+        assert "does not wait here" in run("show", "0" * 13, "--content", expect=1).stderr
+        for words in (("--json",), ("--headers",)):
+            assert "stands alone" in run("show", "0" * 13, "--content", *words, expect=2).stderr
+
+    def test_content_is_not_for_a_terminal(self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        name, written = house.accept(), BytesIO()
+        terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True, buffer=written))
+        monkeypatch.setattr(queue, "sys", terminal)
+        assert "or say --yes" in run("show", name, "--content", expect=1).stderr
+        assert written.getvalue() == b""
+        run("show", name, "--content", "--yes")
+        assert written.getvalue() == CONTENT
+
+    def test_content_that_goes_meanwhile_or_is_damaged_is_not_taken_for_all_of_it(
+        self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = delayed(house)
+        house.spool._database._connected().execute("UPDATE entry SET content_octets = 99")
+        assert f"{name} is damaged: it has {len(CONTENT)} of 99 octets" in run("show", name, "--content", expect=1).stderr
+        large = house.accept(content=LARGE)
+        answer = FakeClient.ask
+
+        def ask(self: FakeClient, what: str, **fields: Any) -> Answer:
+            if fields.get("after"):
+                answer(self, "act", act="delete", targets=[[large, [0]]])
+                house.courier.finish(Action.RELAYED)
+            return answer(self, what, **fields)
+
+        monkeypatch.setattr(FakeClient, "ask", ask)
+        assert "what was written is not all of it" in run("show", large, "--content", expect=1).stderr
+
+    @pytest.mark.parametrize(
+        ("raw", "subject"),
+        [
+            (b"plain", "plain"),
+            (b"", ""),
+            (b"=?utf-8?b?!!!?=", "=?utf-8?b?!!!?="),
+            (b"=?nonsense?q?x?=", "=?nonsense?q?x?="),
+            (b"=?utf-8?q?=ff?=", "\ufffd"),
+            (b"=?utf-8?q?a?= b =?iso-8859-1?q?=FC?=", "a b \u00fc"),
+            ("gr\u00fc\u00df".encode(), "gr\u00fc\u00df"),
+            (b"\xff", "\ufffd"),
+            (b"x" * 100_000, "x" * 400),
+        ],
+    )
+    def test_a_subject_of_any_kind(self, raw: bytes, subject: str) -> None:
+        assert subject_of(b"Subject: " + raw + b"\r\n") == subject
+
+    @given(
+        raw=st.binary(max_size=200) | st.lists(st.sampled_from([b"=?", b"?=", b"?q?", b"utf-8", b"?b?", b"="])).map(b"".join)
+    )
+    def test_a_subject_that_makes_no_sense_is_shown_all_the_same(self, raw: bytes) -> None:
+        assert isinstance(subject_of(b"Subject:" + raw.replace(b"\r\n", b"") + b"\r\n"), str)
 
 
 class TestActs:
@@ -459,7 +636,34 @@ class TestPauseAndStats:
         }
         assert "was not paused" in run("resume", "example.net").stdout
         assert "is delivered here" in run("pause", "here.test", expect=1).stderr
-        assert "not a domain name" in run("pause", "a b", expect=1).stderr
+        assert "not a domain name" in run("pause", "a b", expect=2).stderr
+
+    def test_of_a_domain_of_ours_is_refused_by_the_server(self, run: Run, house: House) -> None:
+        with pytest.raises(ControlError, match="is delivered here"):
+            FakeClient(Path()).ask("pause", domain="Here.test")
+        assert house.spool.runner.paused == frozenset()
+
+    def test_of_all_that_goes_elsewhere(self, run: Run, house: House) -> None:
+        assert "All mail that goes elsewhere is paused." in run("pause", "*").stdout
+        assert "queue resume '*'" in run("pause", "*").stdout
+        name = house.accept(remote("bob@example.net"))
+        assert "all that goes elsewhere is paused by the operator" in run("show", name).stdout
+        house.clock.advance(60)
+        lines = [line.split()[0] for line in run("stats").stdout.splitlines() if "paused for 1 min" in line]
+        assert lines == ["example.net", "*"]
+        assert as_json(run("stats", "--json"))["domains"][0]["paused_since"] == house.clock.seconds() - 60
+        run("pause", "example.net")
+        assert "still paused" in run("resume", "example.net").stdout
+        assert house.courier.deliveries == []
+        assert as_json(run("resume", "*", "--json")) == {"result": "resumed", "domain": "*", "changed": True}
+        assert len(house.courier.deliveries) == 1
+
+    def test_of_an_address_literal(self, run: Run, house: House) -> None:
+        assert "Mail for [192.0.2.1] is paused." in run("pause", "[192.0.2.1]").stdout
+        house.accept(remote("bob@[192.0.2.1]"))
+        assert house.courier.deliveries == []
+        run("resume", "[192.0.2.1]")
+        assert len(house.courier.deliveries) == 1
 
     def test_what_is_paused_is_said_to_be(self, run: Run, house: House) -> None:
         name = delayed(house)
@@ -492,11 +696,11 @@ class TestPauseAndStats:
         house.clock.advance(3_000)
         lines = run("stats").stdout.splitlines()
         assert lines[0] == "2 messages, 96 octets; 3 attempts at this moment"
-        assert lines[1].split() == ["DOMAIN", "NEW", "DELAYED", "UNREPORTED", "HELD", "CORRUPT", "OLDEST"]
-        assert lines[2].split() == ["x.test", "1", "2", "-", "-", "-", "50", "min"]
+        assert lines[1].split() == ["DOMAIN", "MESSAGES", "NEW", "DELAYED", "UNREPORTED", "HELD", "CORRUPT", "SIZE", "OLDEST"]
+        assert lines[2].split() == ["x.test", "2", "1", "2", "-", "-", "-", "96", "50", "min"]
         sums = as_json(run("stats", "--json"))
         assert {each["domain"]: each["states"] for each in sums["domains"]} == {
-            "": {"delayed": 1},
+            None: {"delayed": 1},
             "x.test": {"delayed": 2, "new": 1},
             "y.test": {"delayed": 1},
         }
@@ -504,6 +708,134 @@ class TestPauseAndStats:
     def test_stats_of_very_many(self, run: Run, house: House) -> None:
         fill(house, 2_300)
         assert as_json(run("stats", "--json"))["messages"] == 2_300
+        result = run("stats", "--limit", "2")
+        assert "(others)" in result.stdout
+        assert "more than 2" in result.stderr
+
+    def test_stats_by_something_else(self, run: Run, house: House) -> None:
+        fill(house, 5)
+        delayed(house, remote("a@x.test"), remote("b@x.test"), sender=None)
+        house.clock.advance(1_000)
+        for by, first in (
+            ("domain", "x.test"),
+            ("sender", "alice@example.org"),
+            ("sender-domain", "example.org"),
+            ("account", "(nobody logged in)"),
+            ("peer", "192.0.2.1"),
+            ("reason", "4.0.0 so be it"),
+            ("age", "under 1 h"),
+        ):
+            lines = run("stats", "--by", by).stdout.splitlines()
+            assert lines[1].split("  ")[0] == by.replace("-", " ").upper()
+            assert lines[2].split("  ")[0] == first
+        sums = as_json(run("stats", "--by", "sender", "--json"))
+        assert [(each["sender"], each["messages"], each["recipients"]) for each in sums["senders"]] == [
+            ("alice@example.org", 5, 5),
+            ("<>", 1, 2),
+        ]
+        (age,) = as_json(run("stats", "--by", "age", "--sender", "<>", "--json"))["ages"]
+        assert (age["younger_than"], age["recipients"]) == (3_600, 2)
+
+    def test_words_of_by_are_those_of_the_spool(self) -> None:
+        assert tuple(each.value for each in By) == queue_views.BY
+
+    def test_stats_of_a_flood(self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of very many senders those that send most are told, and what is in memory and in an answer has its bounds."""
+        monkeypatch.setattr(queue_asking, "KEPT", 200)
+        monkeypatch.setattr(desk, "GROUPS", 100)
+        monkeypatch.setattr(desks, "GROUPS", 100)
+        most = [0, 0]
+        add, answer = queue_asking.Sums.add, FakeClient.ask
+
+        def watch(self: Any, more: Any) -> None:
+            add(self, more)
+            most[0] = max(most[0], len(self.groups))
+
+        def ask(self: FakeClient, what: str, **fields: Any) -> Answer:
+            answered = answer(self, what, **fields)
+            most[1] = max(most[1], len(answered.get("groups", ())))
+            return answered
+
+        monkeypatch.setattr(queue_asking.Sums, "add", watch)
+        monkeypatch.setattr(FakeClient, "ask", ask)
+        house.spool.runner.pause(["example.net"])
+        for number in range(3_000):
+            house.accept(sender=f"user{number}@flood.test" if number % 10 else "loud@flood.test")
+        result = run("stats", "--by", "sender", "--json")
+        sums = as_json(result)
+        assert (sums["senders"][0]["sender"], sums["senders"][0]["messages"]) == ("loud@flood.test", 300)
+        assert sum(each["messages"] for each in (*sums["senders"], sums["rest"])) == sums["messages"] == 3_000
+        assert sums["is_exact"] is False
+        assert most[0] <= 400
+        assert most[1] <= 100
+        assert "a number may be a little low" in run("stats", "--by", "sender").stderr
+
+
+class TestConfiguration:
+    """Who may ask the server need not be able to read all that the configuration names."""
+
+    def test_of_the_configuration_only_the_folder_is_read(self, run: Run, installation: Path) -> None:
+        before = installation.read_text()
+        installation.write_text(f'{before}\n[relay.logins."x.test"]\nusername = "us"\npassword_file = "/nowhere/password"\n')
+        try:
+            assert "No mail waits." in run("list").stderr
+            run("pause", "x.test")
+        finally:
+            installation.write_text(before)
+
+    def test_that_cannot_be_read(self, run: Run, tmp_path: Path) -> None:
+        assert "cannot be read: No such file" in run("list", "--config", str(tmp_path / "none.toml"), expect=1).stderr
+
+
+PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "queue.md").read_text()
+NAMED_BY_MAIL = ("paused", "states", "refused")
+
+
+def paths(value: Any, above: str = "") -> set[str]:
+    """Return the paths of all fields of JSON, as docs/queue.md writes them."""
+    if isinstance(value, list):
+        return set().union(*(paths(each, f"{above}[]" if above else "") for each in value))
+    if not isinstance(value, dict):
+        return {above}
+    is_by_name = above.rpartition(".")[2] in NAMED_BY_MAIL
+    return set().union(*(paths(each, f"{above}.{'NAME' if is_by_name else key}".lstrip(".")) for key, each in value.items()))
+
+
+def told_fields(command: str) -> set[str]:
+    """Return the fields that docs/queue.md names for a command."""
+    lines = re.findall(r"^\| (`.+`) \| ([\w -]+) \| .+ \|$", PAGE, re.MULTILINE)
+    return {field for names, commands in lines if command in commands.split() for field in re.findall(r"`(.+?)`", names)}
+
+
+def test_the_page_names_every_field(run: Run, house: House) -> None:
+    name = delayed(house, remote("bob@example.net"), local("eve@here.test"))
+    run("pause", "y.test")
+    house.accept(remote("a@x.test"))
+    shown = {
+        "list": run("list", "--json"),
+        "show": run("show", name, "--json"),
+        "headers": run("show", name, "--headers", "--json"),
+        "trace": run("trace", name, "--json"),
+        "stats": run("stats", "--json"),
+        "pause": run("pause", "x.test", "--json"),
+        "resume": run("resume", "x.test", "--json"),
+        "dry-run": run("hold", "--all", "--dry-run", "--json"),
+        "act": run("retry", house.accept(remote("b@y.test")), "0" * 13, "--json", expect=3),
+    }
+    for command, result in shown.items():
+        found = paths(as_json(result))
+        if command == "dry-run":
+            found = {"first[]" if each.startswith("first[].") else each for each in found}
+        assert found == told_fields(command), command
+    of_each = {each.rpartition("[].")[2] for each in told_fields("stats") if "[]." in each}
+    of_domains = {"domain", "way", "is_local", "paused_since"}
+    told_by = set()
+    for by in queue_views.BY[1:]:
+        found = {each for each in paths(as_json(run("stats", "--by", by, "--json"))) if "[]." in each}
+        (own,) = {each for each in found if each.rpartition("[].")[2] not in of_each}
+        assert {each.rpartition("[].")[2] for each in found - {own}} == of_each - of_domains
+        told_by.add(own)
+    assert told_by == told_fields("by")
 
 
 _NAMES = st.sampled_from(["0" * 13, "1k52wm9h0000g", "zzzzzzzzzzzzz", "x", ""])
@@ -515,16 +847,18 @@ _VALUES = st.recursive(
 _SELECTS = st.dictionaries(st.sampled_from(sorted(_FIELDS)), _VALUES | st.lists(_NAMES, max_size=3), max_size=4)
 _TARGETS = st.lists(st.tuples(_NAMES, st.lists(st.integers(-1, 3) | _VALUES, max_size=3)), max_size=3)
 REQUESTS = st.fixed_dictionaries(
-    {"ask": st.sampled_from(["find", "show", "act", "pause", "resume", "stats", "span"]) | _VALUES},
+    {"ask": st.sampled_from(["find", "show", "headers", "content", "act", "pause", "resume", "stats", "span"]) | _VALUES},
     optional={
         "select": _SELECTS | _VALUES,
         "after": _VALUES,
         "limit": st.integers(1, 100) | _VALUES,
+        "behind": st.integers(-1, 3) | _VALUES,
+        "per": st.sampled_from(queue_views.BY) | _VALUES,
         "id": _VALUES,
         "act": st.sampled_from([each.value for each in Act]) | _VALUES,
         "targets": _TARGETS | _VALUES,
         "text": st.just("smtp:x") | _VALUES,
-        "domain": st.just("x.test") | _VALUES,
+        "domain": st.sampled_from(["x.test", "*"]) | _VALUES,
     },
 )
 """What somebody could ask who knows the words."""
@@ -544,8 +878,16 @@ class TestDesk:
             {"ask": "find", "select": ""},
             {"ask": "find", "after": "x"},
             {"ask": "find", "after": 5},
+            {"ask": "find", "select": {"names": ["0" * 13]}, "behind": "x"},
+            {"ask": "find", "behind": 1},
             {"ask": "show"},
             {"ask": "show", "id": "0" * 13, "after": "x"},
+            {"ask": "headers"},
+            {"ask": "headers", "id": "x"},
+            {"ask": "content"},
+            {"ask": "content", "id": "0" * 13, "after": -1},
+            {"ask": "content", "id": "0" * 13, "after": "x"},
+            {"ask": "content", "id": "0" * 13, "after": 1 << 60},
             {"ask": "act"},
             {"ask": "act", "act": "explode", "targets": []},
             {"ask": "act", "act": "hold", "targets": None},
@@ -562,24 +904,27 @@ class TestDesk:
             {"ask": "pause", "domain": "a b"},
             {"ask": "resume", "domain": 5},
             {"ask": "stats", "after": "x"},
+            {"ask": "stats", "per": "colour"},
+            {"ask": "stats", "per": ["domain"]},
+            {"ask": "stats", "select": {"sender": 1}},
             {"ask": None},
             {},
         ],
     )
     def test_what_it_refuses(self, house: House, request_: dict[str, Any]) -> None:
-        FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
+        FakeClient.desk = make_desk(house)
         with pytest.raises(ControlError):
             FakeClient(Path()).ask(request_.pop("ask", "?"), **request_)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
     @given(request=REQUESTS)
     def test_anything_at_all_is_answered_or_refused(self, house: House, request: dict[str, Any]) -> None:
-        FakeClient.desk = Desks([QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)])
+        FakeClient.desk = Desks([make_desk(house)])
         with suppress(ControlError):
             FakeClient(Path()).ask(request.pop("ask"), **request)
 
     def test_ordinals_that_are_not_there_do_nothing(self, house: House) -> None:
-        FakeClient.desk = QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
+        FakeClient.desk = make_desk(house)
         name = delayed(house)
         done = FakeClient(Path()).ask("act", act="delete", targets=[[name, [-1, 1, 1 << 70]]])
         assert (done["entries"], done["recipients"], done["under_way"]) == (0, 0, 0)

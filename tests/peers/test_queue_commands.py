@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socketserver
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from harness import messages
 from harness.house import House, with_lines
-from harness.programs import open_folder, wait_for
+from harness.programs import open_folder, run, wait_for
 
 MakeHouse = Callable[..., House]
 LATER = b"451 4.7.1 Greylisted, come back later"
@@ -268,10 +270,55 @@ def test_the_socket_is_for_the_user_of_the_server(house: House) -> None:
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.geteuid())
 
 
+AS_ANOTHER: Final = """
+import os, sys
+from contextlib import suppress
+from mailstack.console.command import main
+user, group, *words = sys.argv[1:]
+with suppress(SystemExit), open(os.devnull, "w") as sys.stdout:
+    main(["queue", "list", *words[-2:]])  # all is imported: that user may not be able to read the Python of this test
+sys.stdout = sys.__stdout__
+os.setgroups([int(group)]); os.setgid(65534); os.setuid(int(user))
+main(words)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+def test_a_member_of_the_group_may_ask_and_needs_to_read_nothing_but_the_configuration(make_house: MakeHouse) -> None:
+    group = next(each for each in grp.getgrall() if each.gr_gid not in (0, 65534))
+
+    def as_member(*words: str, gid: int = group.gr_gid, expect: int = 0) -> str:
+        words = ("65534", str(gid), "queue", *words, "--config", str(house.config))
+        done = run([sys.executable, "-c", AS_ANOTHER, *words], env=house.env, expect=expect)
+        return (done.stdout + done.stderr).decode()
+
+    house = make_house(change=with_lines("control", f'group = "{group.gr_name}"'))
+    house.prepare()
+    os.chown(house.folder, -1, group.gr_gid)
+    house.folder.chmod(0o710)
+    os.chown(house.config, -1, group.gr_gid)
+    house.config.chmod(0o640)
+    with house:
+        assert "cannot be read: Permission denied" in as_member("list", gid=65534, expect=1)
+        assert "No mail waits" in as_member("list")
+        assert "Mail for quiet.test is paused" in as_member("pause", "quiet.test")
+        house.wait_for_line("queue: quiet.test paused by nobody")
+        assert f"mail for {house.domain} is delivered here" in as_member("pause", house.domain, expect=1)
+        (house.folder / "control").chmod(0o600)
+        assert "is not for you" in as_member("list", expect=1)
+
+
 def test_what_was_done_is_in_the_log(house: House) -> None:
     (name,) = waiting(house, "bob@slow.test")
     ask(house, "hold", name)
     house.wait_for_line(f"{name}: hold by root recipients=1")
+    assert "Subject: " in told(house, "show", name, "--headers")
+    house.wait_for_line(f"{name}: headers read by root")
+    content = house.mailstack("queue", "show", name, "--content", "--config", house.config).stdout
+    assert content.startswith(b"Received: ")
+    assert ask(house, "show", name)["octets"] == len(content)
+    house.wait_for_line(f"{name}: content read by root")
+    house.wait_for_line(f"{name}: subject read by root")
 
 
 def test_without_a_server_it_says_what_to_do(make_house: MakeHouse) -> None:

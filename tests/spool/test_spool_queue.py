@@ -14,10 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action, Standing
+from mailstack.mail.envelope import Origin, Service
 from mailstack.mail.requests import Requests
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
-from mailstack.spool.entry import Entry, lanes_of
+from mailstack.spool.entry import Entry, lanes_of, parts_of_lane, paused_as
 from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import Identifiers, format_number, parse_name
@@ -26,7 +27,9 @@ from mailstack.spool.lanes import Limits
 from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
 from mailstack.spool.queue import MOST_PAUSED, Obeyed, Queue, QueueError
+from mailstack.spool.reading import PART_OCTETS, ReadingError
 from mailstack.spool.selection import _FIELDS, Selection, SelectionError, parse_pattern, parse_selection
+from mailstack.spool.sums import REASON_CHARACTERS, By, Tally
 
 ALL = Selection()
 
@@ -502,6 +505,49 @@ class TestPause:
         house.courier.finish(Action.RELAYED)
         assert found(house) == [(name, [(0, "new")])]
 
+    def test_of_all_stops_everything_but_what_stays_here(self, house):
+        rerouted = delayed_entry(house, remote("c@z.net"))
+        assert now(house.spool.queue.pause("*")) is True
+        here, away = house.accept(local("bob@example.org")), house.accept(remote("a@x.net"))
+        order(house, Act.REROUTE, rerouted, text="smtp:relay.example")
+        now(house.spool.queue.pause("y.net"))
+        other = house.accept(remote("a@y.net"))
+        assert [each.entry for each, _ in house.courier.waiting] == [here]
+        house.crash().open()
+        house.clock.advance(3_000)
+        assert [each.entry for each, _ in house.courier.waiting] == [here]
+        now(house.spool.queue.resume("*"))
+        assert {each.entry for each, _ in house.courier.waiting} == {here, away, rerouted}
+        now(house.spool.queue.resume("y.net"))
+        assert house.courier.deliveries[-1].entry == other
+
+    def test_of_all_does_not_keep_a_bounce_after_a_crash(self, house):
+        now(house.spool.queue.pause("*"))
+        name = house.accept(remote("a@x.net"))
+        house.route = lambda address: defer("not now")
+        order(house, Act.BOUNCE, name, text="gone for good")
+        house.route = lambda address: (local(str(address)),)
+        house.crash().open()
+        house.clock.advance(1_000)
+        (report,) = house.courier.deliveries
+        assert b"gone for good" in report.content.in_memory
+
+    @pytest.mark.parametrize(
+        ("lane", "name"),
+        [
+            ("", None),
+            ("x.net", "*"),
+            ("x.net by smtp:y", "*"),
+            ("x.net via smtp:y", "*"),
+            ("p.net", "p.net"),
+            ("p.net by smtp:y", "p.net"),
+            ("p.net via smtp:y", "*"),
+        ],
+    )
+    def test_a_lane_is_paused_as(self, lane, name):
+        assert paused_as(lane, {"p.net", "*"}) == name
+        assert paused_as(lane, {"p.net"}) == (name if name != "*" else None)
+
     def test_is_bounded(self, house):
         house.spool.runner.pause(f"{number}.test" for number in range(MOST_PAUSED))
         with pytest.raises(QueueError, match="no more than"):
@@ -588,6 +634,13 @@ class TestFind:
             ({"sender": "<>"}, {"new": [0]}),
             ({"sender": "carol@elsewhere.example"}, {"large": [0]}),
             ({"sender": "@example.org"}, {"delayed": [0, 1], "held": [0]}),
+            ({"peer": "192.0.2.1"}, {"new": [0], "delayed": [0, 1], "held": [0], "large": [0]}),
+            ({"peer": "192.0.2.0/24", "domain": "y.net"}, {"delayed": [1]}),
+            ({"peer": "192.0.2.2"}, {}),
+            ({"peer": "2001:db8::/32"}, {}),
+            ({"session": "s1", "states": ["new"]}, {"new": [0]}),
+            ({"session": "s"}, {}),
+            ({"account": "alice@example.org"}, {}),
             ({"recipient": "bob@x.net"}, {"delayed": [0], "held": [0]}),
             ({"recipient": "@X.net"}, {"delayed": [0], "held": [0]}),
             ({"domain": "y.net"}, {"delayed": [1]}),
@@ -610,6 +663,34 @@ class TestFind:
         answer = {names[name]: [ordinal for ordinal, _ in of_entry] for name, of_entry in found(house, parse_selection(fields))}
         assert answer == wanted
 
+    @pytest.mark.parametrize(
+        ("fields", "wanted"),
+        [
+            ({"account": "Alice@example.org"}, [0]),
+            ({"account": "alice"}, []),
+            ({"account": "al\u00e9x@example.org"}, [1]),
+            ({"peer": "2001:db8::/32"}, [1]),
+            ({"peer": "[2001:DB8:0::1]"}, [1]),
+            ({"peer": "0.0.0.0/0"}, [0]),
+            ({"session": "s-3"}, [2]),
+        ],
+    )
+    def test_by_where_it_came_from(self, house, fields, wanted):
+        origins = [
+            Origin(service=Service.SUBMISSION, peer="192.0.2.1", account="alice@example.org", session="s-1"),
+            Origin(service=Service.SUBMISSION, peer="2001:db8::1", account="al\u00e9x@example.org", session="s-2"),
+            Origin(service=Service.LMTP, session="s-3"),
+        ]
+        names = []
+        for origin in origins:
+            draft = house.spool.intake.begin()
+            draft.write(CONTENT)
+            assert house.commit(draft, replace(envelope(remote("bob@x.net")), origin=origin)) is None
+            names.append(draft.entry)
+        assert [name for name, _ in found(house, parse_selection(fields))] == [names[each] for each in wanted]
+        change_record(house, names[0])
+        assert names[0] not in [name for name, _ in found(house, parse_selection(fields))], "whose it is cannot be known"
+
     def test_by_name(self, full):
         house, entries = full
         wanted = [entries["new"], entries["held"]]
@@ -628,6 +709,11 @@ class TestFind:
             {"sender": "a@b c"},
             {"sender": 5},
             {"domain": "-"},
+            {"peer": "192.0.2.1/24"},
+            {"peer": "client.example"},
+            {"peer": 5},
+            {"account": ["a"]},
+            {"session": "x" * 401},
             {"states": ["sad"]},
             {"states": "held"},
             {"reason": "x" * 401},
@@ -686,6 +772,13 @@ class TestFind:
         assert most < 60, "thousands of steps of SQLite; to look at all entries takes some 5,000 times as many"
 
 
+def change_record(house: House, name: str) -> None:
+    """Damage the record of an entry, which is still full of hints."""
+    house.spool._database._connected().execute(
+        "UPDATE entry SET envelope = '{' || envelope WHERE number = ?", (parse_name(name),)
+    )
+
+
 def _select(selection, after):
     from mailstack.spool.queries import Select
 
@@ -697,18 +790,121 @@ class TestStats:
         delayed_entry(house, remote("a@x.net"), remote("b@y.net"))
         house.clock.advance(10)
         order(house, Act.HOLD, delayed_entry(house, remote("a@x.net"), local("c@x.org")))
-        page = now(house.spool.queue.stats(after=0))
-        assert {lane: (each.states, each.oldest) for lane, each in page.lanes.items()} == {
-            "x.net": ({"delayed": 1, "held": 1}, NOW),
-            "y.net": ({"delayed": 1}, NOW),
-            "": ({"delayed": 1}, NOW + 10),
+        page = now(house.spool.queue.sum_up(ALL, By.DOMAIN, after=0))
+        octets = len(CONTENT)
+        assert page.groups == {
+            "x.net": Tally(2, 2 * octets, {"delayed": 1, "held": 1}, NOW),
+            "y.net": Tally(1, octets, {"delayed": 1}, NOW),
+            "": Tally(1, octets, {"delayed": 1}, NOW + 10),
         }
         assert (page.entries, page.octets, page.corrupt, page.to) == (2, 2 * len(CONTENT), 0, None)
+
+    @pytest.mark.parametrize(
+        ("lane", "parts"),
+        [
+            ("", ("", "")),
+            ("x.net", ("x.net", "")),
+            ("x.net by lmtp:unix:/run/a via b", ("x.net", "lmtp:unix:/run/a via b")),
+            ("x.net via smtp:[192.0.2.1]:25", ("x.net", "smtp:[192.0.2.1]:25")),
+            ("[192.0.2.1]", ("[192.0.2.1]", "")),
+        ],
+    )
+    def test_a_lane_has_a_domain_and_a_way(self, lane, parts):
+        assert parts_of_lane(lane) == parts
+
+    def test_leaves_out_who_is_finished(self, house):
+        house.courier.answer = lambda delivery: [
+            disposition(each, Action.RELAYED if to.address.domain == "x.net" else Action.DELAYED)
+            for each, to in delivery.recipients.items()
+        ]
+        house.accept(remote("a@x.net"), remote("b@y.net"), remote("c@y.net"))
+        page = now(house.spool.queue.sum_up(ALL, By.DOMAIN, after=0))
+        assert page.groups == {"y.net": Tally(1, len(CONTENT), {"delayed": 2}, NOW)}
+
+    @pytest.mark.parametrize(
+        ("by", "wanted"),
+        [
+            (By.SENDER, {"alice@example.org": 3, "<>": 1, "": 1}),
+            (By.SENDER_DOMAIN, {"example.org": 3, "<>": 1, "": 1}),
+            (By.ACCOUNT, {"": 5}),
+            (By.PEER, {"192.0.2.1": 4, "": 1}),
+            (By.REASON, {"4.0.0 450 4.2.1 later": 3, "": 1, "4.0.0 " + "x" * (REASON_CHARACTERS - 6): 1}),
+        ],
+    )
+    def test_by_something_else(self, house, by, wanted):
+        damaged = delayed_entry(house)
+        delayed_entry(house, remote("a@x.net"), remote("b@x.net"))
+        house.courier.answer = all_are(Action.DELAYED, "x" * 500)
+        house.accept(sender=None)
+        house.courier.answer = None
+        house.accept()
+        change_record(house, damaged)
+        page = now(house.spool.queue.sum_up(ALL, by, after=0))
+        assert {key: sum(each.states.values()) for key, each in page.groups.items()} == wanted
+
+    def test_by_age(self, house):
+        for seconds in (200_000, 86_400, 299, 301):
+            house.accept()
+            house.clock.advance(seconds)
+        house.accept()
+        page = now(house.spool.queue.sum_up(ALL, By.AGE, after=0))
+        assert {key: each.entries for key, each in page.groups.items()} == {"": 1, "172800": 1, "900": 2, "300": 1}
+
+    def test_of_what_is_selected(self, house):
+        delayed_entry(house, remote("a@x.net"), remote("b@y.net"))
+        delayed_entry(house)
+        page = now(house.spool.queue.sum_up(parse_selection({"domain": "y.net"}), By.SENDER, after=0))
+        assert page.groups == {"alice@example.org": Tally(1, len(CONTENT), {"delayed": 1}, NOW)}
+        assert page.entries == 1
 
     def test_span(self, house):
         assert now(house.spool.queue.span()) is None
         first, last = parse_name(delayed_entry(house)), parse_name(delayed_entry(house))
         assert now(house.spool.queue.span()) == (first, last)
+
+
+class TestReading:
+    @pytest.mark.parametrize("content", [CONTENT, BIG])
+    def test_comes_in_parts(self, house, content, logged):
+        name = house.accept(content=content)
+        number = parse_name(name)
+        read, parts = b"", 0
+        while (part := now(house.spool.queue.read(number, after=len(read), what="content", by="root"))).octets:
+            assert part.in_all == len(content)
+            assert len(part.octets) <= PART_OCTETS
+            read += part.octets
+            parts += 1
+        assert read == content
+        assert parts == -(-len(content) // PART_OCTETS)
+        assert now(house.spool.queue.read(number, after=1 << 49, what="content", by="root")).octets == b""
+
+    def test_is_in_the_log_once_and_also_when_it_begins_in_the_middle(self, house, logged):
+        name = house.accept(content=BIG * 5)
+        number, queue = parse_name(name), house.spool.queue
+
+        def read(after: int, by: str = "root") -> int:
+            return after + len(now(queue.read(number, after=after, what="content", by=by)).octets)
+
+        def lines() -> list[str]:
+            return [f"{each['entry']} {each['what']} {each['by']}" for each in logged if each.get("event") == "entry_read"]
+
+        after = 0
+        while after < len(BIG) * 5:
+            after = read(after)
+        assert lines() == [f"{name} content root"]
+        after = read(1)
+        read(after)
+        assert len(lines()) == 2
+        read(read(0, "eve"), "root")
+        assert lines()[2:] == [f"{name} content eve", f"{name} content root"]
+
+    def test_of_what_is_not_there(self, house, logged):
+        assert now(house.spool.queue.read(1, after=0, what="content", by="root")) is None
+        assert "entry_read" not in [each.get("event") for each in logged]
+        name = house.accept(content=BIG)
+        (house.folder / "content" / name).unlink()
+        with pytest.raises(ReadingError, match=f"the content of {name} cannot be read: No such file"):
+            now(house.spool.queue.read(parse_name(name), after=0, what="content", by="root"))
 
 
 class TestOrders:

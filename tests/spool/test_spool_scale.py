@@ -17,6 +17,7 @@ from mailstack.spool.identifiers import Identifiers, parse_name
 from mailstack.spool.operations import Accept
 from mailstack.spool.runner import GO_ON_SECONDS, PAGE_ROWS, PAGES_PER_LOOK
 from mailstack.spool.selection import parse_selection
+from mailstack.spool.sums import By
 
 ENTRIES = 50_000
 DUE = ENTRIES // 2
@@ -160,6 +161,7 @@ def _operate(house: House) -> None:
         {"states": ["corrupt"]},
         {"names": [name]},
         {"sender": "@x.test", "domain": "y.test"},
+        {"account": "a@x.test", "session": "s", "peer": "192.0.2.1"},
     ):
         now(queue.find(parse_selection(fields), after=0, limit=5))
     house.courier.finish(Action.DELAYED)
@@ -167,7 +169,8 @@ def _operate(house: House) -> None:
     for act in (Act.HOLD, Act.RELEASE, Act.RETRY, Act.REROUTE, Act.BOUNCE, Act.DELETE):
         now(queue.obey(Order(act=act, text="smtp:x", by="root"), [(number, (0, 1))]))
     now(queue.show(number))
-    now(queue.stats(after=0))
+    now(queue.read(number, after=0, what="content", by="root"))
+    now(queue.sum_up(parse_selection({}), By.DOMAIN, after=0))
     now(queue.span())
     now(queue.pause("x.test"))
     now(queue.resume("x.test"))

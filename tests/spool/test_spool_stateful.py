@@ -125,11 +125,11 @@ class SpoolMachine(RuleBasedStateMachine):
             order = Order(act=act, text="smtp:relay.test", by="root")
             now(self.house.spool.queue.obey(order, [(parse_name(name), (0, 1))]))
 
-    @rule(is_paused=st.booleans())
-    def pause(self, is_paused: bool) -> None:
+    @rule(is_paused=st.booleans(), domain=st.sampled_from(["y.net", "*"]))
+    def pause(self, is_paused: bool, domain: str) -> None:
         self.script.clear()
         queue = self.house.spool.queue
-        now(queue.pause("y.net") if is_paused else queue.resume("y.net"))
+        now(queue.pause(domain) if is_paused else queue.resume(domain))
 
     @rule()
     def crash(self) -> None:
@@ -169,7 +169,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.script.clear()
         self.house.route = lambda address: (local(str(address)),)
         self.house.courier.answer = all_are(Action.DELIVERED)
-        now(self.house.spool.queue.resume("y.net"))
+        for domain in ("y.net", "*"):
+            now(self.house.spool.queue.resume(domain))
         held = {parse_name(name): tuple(range(4)) for name, _ in self.acknowledged}
         now(self.house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), list(held.items())))
         while self.house.courier.waiting:

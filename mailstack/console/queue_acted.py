@@ -17,7 +17,7 @@ TOLD: Final = 20
 
 
 @dataclass(slots=True)
-class Sums:
+class Acted:
     """
     How many were selected, and what was done with them.
 
