@@ -32,7 +32,8 @@ from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, is_told
-from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace, take_back, unfinished
+from mailstack.spool.loading import take_back, unfinished
+from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import Row
 

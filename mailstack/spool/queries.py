@@ -14,7 +14,8 @@ from typing import Final
 
 from mailstack.mail.envelope import Envelope
 from mailstack.spool.entry import paused_as
-from mailstack.spool.operations import Reads, is_only_put_off
+from mailstack.spool.loading import is_only_put_off
+from mailstack.spool.operations import Reads
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import CORRUPT, HELD, Row, Selection
 

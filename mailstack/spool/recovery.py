@@ -39,7 +39,7 @@ from typing import Final
 from mailstack.spool.entry import paused_as
 from mailstack.spool.failures import SpoolError
 from mailstack.spool.identifiers import format_number, parse_name
-from mailstack.spool.operations import set_aside
+from mailstack.spool.loading import set_aside
 from mailstack.spool.queries import PAUSED, UNREPORTED
 
 COUNTED_ROWS: Final = 10_000

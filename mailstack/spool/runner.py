@@ -51,21 +51,9 @@ from mailstack.spool.entry import (
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.lanes import Lanes, Limits, Pause, Turn
 from mailstack.spool.leases import Key, Leases
-from mailstack.spool.operations import (
-    PUT_OFF,
-    UNREADABLE_SECONDS,
-    Accept,
-    Due,
-    Load,
-    Loaded,
-    MakeDue,
-    Position,
-    PutOff,
-    Quiet,
-    Relane,
-    WakeDomain,
-    WakeLane,
-)
+from mailstack.spool.loading import UNREADABLE_SECONDS, Due, Load, Loaded, Position
+from mailstack.spool.moves import MakeDue, PutOff, Quiet, Relane, WakeDomain, WakeLane
+from mailstack.spool.operations import PUT_OFF, Accept
 from mailstack.spool.ports import Chance, Clock, Couriers, Start
 from mailstack.spool.report import Reporter
 from mailstack.spool.settlement import AGAIN_SECONDS, Settlement

@@ -12,7 +12,7 @@ from twisted.logger import globalLogPublisher
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.requests import DeliverBy, Notify, Requests
 from mailstack.mail.status import EnhancedStatus
-from mailstack.spool import operations
+from mailstack.spool import moves, operations
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.database import connect
@@ -559,12 +559,12 @@ class TestStatements:
     @pytest.mark.parametrize(
         ("statement", "expected"),
         [
-            (operations.MOVE, "SEARCH r USING INDEX recipient_lane (lane=? AND due_at<?)"),
-            (operations.NAME_PROBE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at=?)"),
-            (operations.STILL_DUE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at<?)"),
-            (operations.WAKE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at>?)"),
-            (operations.WAKE_DOMAIN, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at>?)"),
-            (operations.WAKE_WAYS, "SEARCH recipient USING INDEX recipient_lane (lane>? AND lane<?)"),
+            (moves.MOVE, "SEARCH r USING INDEX recipient_lane (lane=? AND due_at<?)"),
+            (moves.NAME_PROBE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at=?)"),
+            (moves.STILL_DUE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at<?)"),
+            (moves.WAKE, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at>?)"),
+            (moves.WAKE_DOMAIN, "SEARCH recipient USING INDEX recipient_lane (lane=? AND due_at>?)"),
+            (moves.WAKE_WAYS, "SEARCH recipient USING INDEX recipient_lane (lane>? AND lane<?)"),
         ],
     )
     def test_plan(self, tmp_path, statement, expected):

@@ -18,7 +18,8 @@ from mailstack.spool import database
 from mailstack.spool.failures import SpoolError
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import parse_name
-from mailstack.spool.operations import Due, MakeDue
+from mailstack.spool.loading import Due
+from mailstack.spool.moves import MakeDue
 from mailstack.spool.queries import UNREPORTED
 
 
