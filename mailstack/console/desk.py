@@ -7,7 +7,7 @@ Everything in a request comes from outside and is read strictly. Times are in se
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
@@ -15,18 +15,17 @@ from typing import Any, Final, Protocol
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
 from mailstack.console.headers import lines_of, message_id_of, subject_of
 from mailstack.console.sums import GROUPS, keep_largest, nothing
+from mailstack.console.telling import entry_fields, origin_fields, recipient_fields, recipient_of, tried_fields, why_fields
 from mailstack.mail.address import AddressError, parse_domain
-from mailstack.mail.envelope import Account, Envelope, Recipient
 from mailstack.mail.headers import header_section
-from mailstack.spool.entry import ALL_DOMAINS, paused_as
+from mailstack.spool.entry import ALL_DOMAINS
 from mailstack.spool.hands import Act, Order, concerns
 from mailstack.spool.identifiers import format_number
-from mailstack.spool.operations import PUT_OFF
-from mailstack.spool.queries import Found, FoundPage, Shown, Trace
+from mailstack.spool.queries import Found, FoundPage, Shown
 from mailstack.spool.queue import Obeyed, QueueError, Target
 from mailstack.spool.reading import Part, ReadingError
-from mailstack.spool.selection import HELD, NEW, UNREPORTED, Row, Selection, SelectionError, parse_entry_name, parse_selection
-from mailstack.spool.sums import NULL_PATH, By, SumsPage
+from mailstack.spool.selection import Row, Selection, SelectionError, parse_entry_name, parse_selection
+from mailstack.spool.sums import By, SumsPage
 
 LISTED_RECIPIENTS: Final = 20
 """So many of one entry are told in a list; who wants more asks for those of that entry."""
@@ -164,7 +163,11 @@ class QueueDesk:
             rows, selected = found.rows[:LISTED_RECIPIENTS], [row.ordinal for row in found.rows]
         else:
             rows, selected = [row for row in found.rows if row.ordinal > behind][:MORE_RECIPIENTS], []
-        return {**_entry(found), "recipients": [self._recipient(found, row, paused) for row in rows], "selected": selected}
+        return {
+            **entry_fields(found),
+            "recipients": [self._recipient(found, row, paused) for row in rows],
+            "selected": selected,
+        }
 
     async def _show(self, request: Request) -> Answer:
         after = request.get("after", -1)
@@ -175,12 +178,12 @@ class QueueDesk:
             return {"entry": None, "recipients": [], "to": None}
         paused = await self._queue.paused()
         return {
-            "entry": {**_entry(shown.found), **_origin(shown.found.envelope), **await self._titles(request, after)},
+            "entry": {**entry_fields(shown.found), **origin_fields(shown.found.envelope), **await self._titles(request, after)},
             "recipients": [
                 {
                     **self._recipient(shown.found, row, paused),
-                    "why": self._why(shown.found, row, paused),
-                    "tried": [_tried(each) for each in shown.traces.get(row.ordinal, ())],
+                    **why_fields(shown.found, row, place=self._place(shown.found, row), paused=paused, now=self._seconds()),
+                    "tried": [tried_fields(each) for each in shown.traces.get(row.ordinal, ())],
                 }
                 for row in shown.found.rows
             ],
@@ -220,51 +223,11 @@ class QueueDesk:
             "to": after + len(octets) if octets else None,
         }
 
-    def _recipient(self, found: Found, row: Row, paused: dict[str, float]) -> dict[str, Any]:
-        recipient, state = _recipient_of(found, row), row.shown(is_corrupt=found.is_corrupt)
-        is_account = recipient is not None and isinstance(recipient.destination, Account)
-        return {
-            "ordinal": row.ordinal,
-            "address": str(recipient.address) if recipient is not None else None,
-            "original": str(recipient.original) if recipient is not None else None,
-            "is_local": is_account,
-            "via": row.via,
-            "state": state,
-            "attempts": row.attempts,
-            "next_attempt_at": row.due_at,
-            "is_paused": row.due_at is not None and state != UNREPORTED and paused_as(row.lane, paused) is not None,
-            "held_since": row.held_at,
-            "place": self._queue.place_of(found.number, row.lane, row.ordinal),
-            "status": row.status,
-            "said": row.diagnostic,
-            "by": row.remote_mta,
-        }
+    def _recipient(self, found: Found, row: Row, paused: Container[str]) -> dict[str, Any]:
+        return recipient_fields(found, row, place=self._place(found, row), paused=paused)
 
-    def _why(self, found: Found, row: Row, paused: dict[str, float]) -> str:
-        """Say what a recipient waits for."""
-        state, place = row.shown(is_corrupt=found.is_corrupt), self._queue.place_of(found.number, row.lane, row.ordinal)
-        if found.is_corrupt:
-            return "it is damaged and set aside; when it is whole again it can be released, else deleted"
-        if row.due_at is None and row.held_at is None:
-            return "nothing is to be done"
-        if state == HELD:
-            return "held by the operator, until it is released"
-        if place == "attempt":
-            return "an attempt runs now"
-        if state != UNREPORTED and (name := paused_as(row.lane, paused)) is not None:
-            what = "all that goes elsewhere" if name == ALL_DOMAINS else name
-            return f"{what} is paused by the operator, until it is resumed"
-        if place == "memory":
-            return "it waits for a free connection"
-        if state == UNREPORTED:
-            return "it has failed for good, and the sender is to be told"
-        if (row.due_at or 0.0) <= self._seconds():
-            return "it is due, and its turn comes"
-        if (row.diagnostic or "").startswith(PUT_OFF):
-            return "its destination is down, and is asked again then at the latest; it goes sooner if that answers"
-        if state == NEW:
-            return "the sender wants it to go then"
-        return f"attempt {row.attempts} did not succeed; each wait is longer than the last"
+    def _place(self, found: Found, row: Row) -> str:
+        return self._queue.place_of(found.number, row.lane, row.ordinal)
 
     async def _act(self, request: Request) -> Answer:
         order = self._order(request)
@@ -324,62 +287,12 @@ class QueueDesk:
         }
 
 
-def _recipient_of(found: Found, row: Row) -> Recipient | None:
-    known = found.envelope.recipients if found.envelope is not None else ()
-    return known[row.ordinal] if 0 <= row.ordinal < len(known) else None
-
-
 def _concerned(order: Order, found: Sequence[Found]) -> list[Found]:
     """Return what an order is about, of what was found."""
     concerned = (
-        replace(each, rows=[row for row in each.rows if concerns(order, row, _recipient_of(each, row))]) for each in found
+        replace(each, rows=[row for row in each.rows if concerns(order, row, recipient_of(each, row))]) for each in found
     )
     return [each for each in concerned if each.rows]
-
-
-def _entry(found: Found) -> dict[str, Any]:
-    envelope = found.envelope
-    return {
-        "id": format_number(found.number),
-        "accepted_at": found.accepted_at,
-        "expires_at": found.expires_at,
-        "octets": found.octets,
-        "sender": str(envelope.reverse_path or NULL_PATH) if envelope is not None else None,
-        "is_corrupt": found.is_corrupt,
-        "recipient_count": found.recipients,
-    }
-
-
-def _origin(envelope: Envelope | None) -> dict[str, Any]:
-    if envelope is None:
-        return {"origin": None}
-    origin, requests = envelope.origin, envelope.requests
-    return {
-        "origin": {
-            "service": origin.service.value,
-            "peer": origin.peer,
-            "hello": origin.hello,
-            "tls": origin.tls,
-            "account": origin.account,
-            "session": origin.session,
-        },
-        "body": envelope.body.value,
-        "smtputf8": envelope.smtputf8,
-        "requires_tls": requests.requires_tls,
-        "envelope_id": requests.envelope_id,
-    }
-
-
-def _tried(trace: Trace) -> dict[str, Any]:
-    return {
-        "at": trace.at,
-        "action": trace.action,
-        "status": trace.status,
-        "by": trace.remote_mta,
-        "address": trace.address,
-        "tls": trace.tls,
-        "said": trace.diagnostic,
-    }
 
 
 def _is_int(value: object) -> bool:
