@@ -237,7 +237,11 @@ class RelayCourier:
 
     async def _in_sessions(self, ways: Sequence[Way], work: Work, delivery: Delivery, attempt: Attempt) -> Met:
         """Do work in a session with one of several addresses, and in as many more with that as the host wants."""
-        met = await self.sessions.do(ways, work, delivery.afterwards)
+
+        def is_over() -> bool:
+            return not attempt.open
+
+        met = await self.sessions.do(ways, work, delivery.afterwards, is_over)
         while True:
             hop, trouble = met[-1]
             ways = [way for way in ways if way.hop == hop]
@@ -247,7 +251,7 @@ class RelayCourier:
                 ways = [replace(way, chunking=False) for way in ways]
             elif trouble is not None or not attempt.left(hop):
                 return met
-            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards))
+            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards, is_over))
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
         reverse_path = delivery.envelope.reverse_path
