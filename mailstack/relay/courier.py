@@ -268,8 +268,10 @@ class RelayCourier:
         for group in attempt.groups(hop, min(most, sender.most_recipients or most)):
             for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
-                trouble = await sender.mail(mailing, delivery.content)
-                attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
+                try:
+                    trouble = await sender.mail(mailing, delivery.content)
+                finally:  # LMTP answers for one after the other: what was heard stands, also when this is cancelled
+                    attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
                 if trouble is not None:
                     if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)

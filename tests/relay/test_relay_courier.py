@@ -20,7 +20,7 @@ from mailstack.relay import courier
 from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, NextHop, TLSPolicy, smarthost
 from mailstack.route.hosts import Hop
 from mailstack.route.trust import Security
 from mailstack.wire.errors import LocalProtocolError
@@ -423,6 +423,16 @@ class Hosts(Case):
         self.world.flush()
         broken_off = self.failureResultOf(outcome, BrokenOffError).value
         self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
+
+    def test_whom_a_transaction_was_for_that_is_cancelled_between_its_answers_has_them(self):
+        self.world.at("192.0.2.9", lambda: Host(LHLO=b"250 mx\r\n", dot=b"250 ok\r\n"))
+        lmtp = NextHop(host="192.0.2.9", port=24, is_lmtp=True, allow_private=True)
+        outcome = Deferred.fromCoroutine(self.world.courier.attempt(delivery("a@example.test", "b@example.test"), lmtp))
+        self.world.flush()
+        outcome.cancel()
+        self.world.flush()
+        broken_off = self.failureResultOf(outcome, BrokenOffError).value
+        self.assertEqual(brief(broken_off.outcomes), [("delivered", "2.0.0"), ("delayed", "4.3.0")])
 
     def test_whoever_is_still_open_is_asked_for_once_of_each_host(self):
         self.patch(Attempt, "take", lambda *args, **more: None)
