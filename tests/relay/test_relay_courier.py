@@ -350,6 +350,14 @@ class Hosts(Case):
                 (only,) = self.outcome(delivery(**demand))
                 self.assertEqual((only.action, only.remote_mta), (outcome, "mx2.example.test"), (demand, other))
 
+    def test_for_others_it_is_up_then_though_the_next_is_down_and_remembered(self):
+        self.world.at("192.0.2.2")
+        for _ in range(2):
+            for demand in ({"smtputf8": True}, {"content": Memory(b"x" * 2_000_000 + b"\r\n")}):
+                (only,) = self.outcome(delivery(**demand))
+                self.assertEqual(brief([only]), [("delayed", "4.4.1")])
+                self.assertEqual((only.standing, only.wait_seconds), (Standing.UP, 0.0))
+
     def test_only_those_go_to_the_next_whom_the_first_cannot_take(self):
         self.world.at("192.0.2.2", lambda: Host(EHLO=self.ANYTHING))
         found = self.outcome(delivery("a@example.test", "jürgen@example.test"))
