@@ -103,9 +103,9 @@ class Attempt:
             if ordinal not in self._done:
                 self._done[ordinal] = _from_obstacle(ordinal, hop, trouble, is_final=False)
 
-    def note(self, hop: Hop | None, obstacle: Trouble | NoRoute) -> None:
-        """Note why a host took nothing, or that it cannot even be reached."""
-        self._obstacles.append(_Obstacle(_outcome_of(hop, obstacle)))
+    def note(self, hop: Hop | None, obstacle: Trouble | NoRoute, whom: Iterable[int] | None = None) -> None:
+        """Note why a host took nothing, for these or for all that are open, or that it cannot even be reached."""
+        self._obstacles.append(_Obstacle(_outcome_of(hop, obstacle), None if whom is None else frozenset(whom)))
 
     def leave_out(self) -> None:
         """Note that there are hosts which were not tried: then no obstacle is final."""

@@ -247,7 +247,6 @@ class RelayCourier:
             ways = [way for way in ways if way.hop == hop]
             if trouble is not None and trouble.is_chunkless:
                 self._hosts.refused_chunks((hop.address, ways[0].next_hop.port))
-                attempt.note(hop, trouble)
                 ways = [replace(way, chunking=False) for way in ways]
             elif trouble is not None or not attempt.left(hop):
                 return met
@@ -273,7 +272,10 @@ class RelayCourier:
                 finally:  # LMTP answers for one after the other: what was heard stands, also when this is cancelled
                     attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
                 if trouble is not None:
-                    if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
+                    if trouble.is_chunkless:
+                        attempt.ask(hop, [each for each, result in zip(ordinals, sender.results, strict=True) if result])
+                        attempt.note(hop, trouble, attempt.left(hop))
+                    elif sender.content_begun or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)
                     return trouble
                 attempt.ask(hop, ordinals)

@@ -614,6 +614,13 @@ class Chunkless(Case):
         self.world.at("192.0.2.1", lambda: Stranger(clock, b"500 what\r\n"), unreachable)
         self.assertEqual([each.remote_mta for each in self.slow_outcome()], ["mx2.example.test"], "or goes elsewhere")
 
+    def test_what_it_lacks_for_others_is_final(self):
+        self.world.resolver.__init__("example.test A 192.0.2.1")
+        self.at_stranger()
+        found = self.slow_outcome("a@example.test", "jürgen@example.test")
+        self.assertEqual(brief(found), [("relayed", "2.0.0"), ("failed", "5.6.7")])
+        self.assertEqual(len([line for host in self.world.opened for line in host.lines if line.startswith("RCPT")]), 2)
+
     def test_what_it_says_to_the_content_by_data_is_its_answer(self):
         clock = self.world.clock
 
