@@ -203,7 +203,7 @@ class Runner:
 
     def change(self, limits: Limits) -> None:
         """Let other limits count from now on, and ask every destination again: what kept us from it may be mended."""
-        self._lanes.change(limits)
+        self._lanes.change(limits, self._clock.seconds())
         self.ask_again(self._lanes.names)
         self._pump()
 
