@@ -390,8 +390,8 @@ class Runner:
                 await self._settle(work, outcomes, not_before=pause.until + 1.0)
             _call_afterwards(work)
             has_obeyed = await self._obey_orders(work)
-        except CancelledError:
-            await self._obey_orders(work)  # we are being stopped, and who gave them has been told that they will be done
+        except Exception:  # we are being stopped, as a rule
+            await self._obey_orders(work)  # who gave them has been told that they will be done
             raise
         finally:
             _call_afterwards(work)
@@ -573,6 +573,10 @@ class Runner:
                 has_obeyed |= await self._obey_orders(work) or work.has_more
                 del told[0]
                 self._leases.let_go(work)
+        except Exception:  # as for an attempt
+            for work, _ in told:
+                await self._obey_orders(work)
+            raise
         finally:
             for work, _ in told:
                 self._leases.let_go(work)
