@@ -714,6 +714,7 @@ class Runner:
             self._leases.give_back(claims)
             self._wake_in(AGAIN_SECONDS)
         else:
+            self.report((number, after) for number, _, before, after in moves if before in self._bounced.get(number, ()))
             self.give_back(claims)
 
     def _note_damage(self, loaded: Loaded) -> None:
