@@ -103,9 +103,9 @@ class Attempt:
             if ordinal not in self._done:
                 self._done[ordinal] = _from_obstacle(ordinal, hop, trouble, is_final=False)
 
-    def note(self, hop: Hop | None, obstacle: Trouble | NoRoute) -> None:
-        """Note why a host took nothing, or that it cannot even be reached."""
-        self._obstacles.append(_Obstacle(_outcome_of(hop, obstacle)))
+    def note(self, hop: Hop | None, obstacle: Trouble | NoRoute, whom: Iterable[int] | None = None) -> None:
+        """Note why a host took nothing, for these or for all that are open, or that it cannot even be reached."""
+        self._obstacles.append(_Obstacle(_outcome_of(hop, obstacle), None if whom is None else frozenset(whom)))
 
     def leave_out(self) -> None:
         """Note that there are hosts which were not tried: then no obstacle is final."""
@@ -114,8 +114,8 @@ class Attempt:
     def conclude(self) -> list[Disposition]:
         """Return a disposition for every recipient."""
         for ordinal in self.open:
-            met = [each.outcome for each in self._obstacles if each.whom is None or ordinal in each.whom]
-            outcome = _outcome(met or [_outcome_of(None, _NOTHING_TRIED)])
+            met = [each for each in self._obstacles if each.whom is None or ordinal in each.whom]
+            outcome = _outcome(met or [_Obstacle(_outcome_of(None, _NOTHING_TRIED))])
             self._done[ordinal] = replace(_for_now(outcome) if self._left_out else outcome, ordinal=ordinal)
         return [self._done[ordinal] for ordinal in self._recipients]
 
@@ -136,6 +136,11 @@ class _Obstacle:
     outcome: Disposition
     whom: frozenset[int] | None = None
 
+    @property
+    def is_lack(self) -> bool:
+        """Whether the host was there, and lacks what one message or recipient needs."""
+        return self.whom is not None and self.outcome.action is Action.FAILED
+
 
 def _outcome_of(hop: Hop | None, obstacle: Trouble | NoRoute) -> Disposition:
     outcome = _from_obstacle(_NOBODY, hop, obstacle, is_final=obstacle.status.is_permanent)
@@ -143,14 +148,18 @@ def _outcome_of(hop: Hop | None, obstacle: Trouble | NoRoute) -> Disposition:
     return replace(outcome, standing=standing_of_obstacle(obstacle), wait_seconds=wait_seconds)
 
 
-def _outcome(met: Sequence[Disposition]) -> Disposition:
+def _outcome(met: Sequence[_Obstacle]) -> Disposition:
     """Return what the obstacles that one recipient has met come to."""
-    temporary = [each for each in met if each.action is Action.DELAYED]
+    outcomes = [each.outcome for each in met]
+    temporary = [each for each in outcomes if each.action is Action.DELAYED]
     # For that time it is of no use to ask again, if nobody was asked: all is known from before.
     wait_seconds = min((each.wait_seconds for each in temporary), default=0.0)
     # A host that answered may have meant this sender: for others the destination is up, even if its other hosts are not.
     answers = [each for each in temporary if each.standing is Standing.UP]
-    return replace((answers or temporary or met)[-1], wait_seconds=wait_seconds)
+    outcome = replace((answers or temporary or outcomes)[-1], wait_seconds=wait_seconds)
+    if temporary and any(each.is_lack for each in met):  # what others send needs it perhaps not, and there is a host for that
+        outcome = replace(outcome, standing=Standing.UP, wait_seconds=0.0)
+    return outcome
 
 
 def _for_now(outcome: Disposition) -> Disposition:

@@ -149,7 +149,10 @@ class TransportCourier:
         recipients = delivery.recipients
         if all(map(self._goes_as_usual, recipients.values())):  # as most mail does; they are accounts, or all of a domain
             courier = self._local if _is_account(next(iter(recipients.values()))) else relay
-            return await courier.attempt(delivery)
+            try:
+                return await courier.attempt(delivery)
+            except BrokenOffError as error:
+                return error.outcomes
         groups = self._groups(delivery.recipients, settings.tls_levels)
         if delivery.all_or_none and any(transport != _LOCAL for transport, _ in groups):
             return []  # it was for maildirs only, and is not any more

@@ -237,17 +237,20 @@ class RelayCourier:
 
     async def _in_sessions(self, ways: Sequence[Way], work: Work, delivery: Delivery, attempt: Attempt) -> Met:
         """Do work in a session with one of several addresses, and in as many more with that as the host wants."""
-        met = await self.sessions.do(ways, work, delivery.afterwards)
+
+        def is_over() -> bool:
+            return not attempt.open
+
+        met = await self.sessions.do(ways, work, delivery.afterwards, is_over)
         while True:
             hop, trouble = met[-1]
             ways = [way for way in ways if way.hop == hop]
             if trouble is not None and trouble.is_chunkless:
                 self._hosts.refused_chunks((hop.address, ways[0].next_hop.port))
-                attempt.note(hop, trouble)
                 ways = [replace(way, chunking=False) for way in ways]
             elif trouble is not None or not attempt.left(hop):
                 return met
-            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards))
+            met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards, is_over))
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:
         reverse_path = delivery.envelope.reverse_path
@@ -264,10 +267,15 @@ class RelayCourier:
         for group in attempt.groups(hop, min(most, sender.most_recipients or most)):
             for reverse_path, ordinals in await self._from_whom(delivery, group, is_final=is_final):
                 mailing = _mailing(delivery, reverse_path, ordinals, self._clock.seconds())
-                trouble = await sender.mail(mailing, delivery.content)
-                attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
+                try:
+                    trouble = await sender.mail(mailing, delivery.content)
+                finally:  # LMTP answers for one after the other: what was heard stands, also when this is cancelled
+                    attempt.take(hop, ordinals, sender.results, sender.tls, lost_tls=lost_tls)
                 if trouble is not None:
-                    if (sender.content_begun and not trouble.is_chunkless) or trouble.is_local:
+                    if trouble.is_chunkless:
+                        attempt.ask(hop, [each for each, result in zip(ordinals, sender.results, strict=True) if result])
+                        attempt.note(hop, trouble, attempt.left(hop))
+                    elif sender.content_begun or trouble.is_local:
                         attempt.delay(hop, ordinals, trouble)
                     return trouble
                 attempt.ask(hop, ordinals)

@@ -131,6 +131,8 @@ class Sender(Protocol):
         self.content_begun = False
         self.mailings = 0
         """How many mailings were begun."""
+        self.contents = 0
+        """How many contents were."""
         self.opened_at = surroundings.clock.seconds()
         self.tls = ""
         """Which TLS the session is within, and what its certificate is worth; empty: none."""
@@ -412,6 +414,7 @@ class Sender(Protocol):
         content = self._content
         assert content is not None
         self.content_begun = True
+        self.contents += 1
         whole = content.in_memory
         if whole is not None and len(whole) <= CHUNK_OCTETS:
             self._write_whole(whole)

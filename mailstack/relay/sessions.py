@@ -87,19 +87,27 @@ class Sessions:
         """End the sessions that wait, and keep none from now on."""
         await self._idle.close()
 
-    async def do(self, ways: Sequence[Way], work: Work, afterwards: Afterwards | None = None) -> Met:
+    async def do(
+        self,
+        ways: Sequence[Way],
+        work: Work,
+        afterwards: Afterwards | None = None,
+        is_over: Callable[[], bool] = lambda: True,
+    ) -> Met:
         """
         Do work in one session, if possible one that is open already.
 
         Shape:   the ways differ in their hop and source only; the first to which a connection comes about is taken. To
-                 `afterwards` is added what lets the session go on, if that must wait.
+                 `afterwards` is added what lets the session go on, if that must wait. `is_over` says whether other hosts are
+                 asked before that.
         """
         for way in ways:
             sender = self._idle.take(way)
-            if sender is None and (coming := self._idle.next_free(way)) is not None:
+            # Whoever holds a session himself does not wait for another's, who may wait for his.
+            if sender is None and not afterwards and (coming := self._idle.next_free(way)) is not None:
                 sender = await coming
             if sender is not None:
-                trouble = await self._use(sender, way, work, afterwards)
+                trouble = await self._use(sender, way, work, afterwards, is_over)
                 if trouble is None or sender.content_begun:
                     return ((way.hop, trouble),)
                 # The host has ended that session meanwhile, or does so now: that says nothing of whether it takes our mail.
@@ -111,15 +119,23 @@ class Sessions:
             return unreached
         return (
             *unreached,
-            (finish.winner.hop, await self._use(finish.protocol, finish.winner, work, afterwards, is_fresh=True)),
+            (finish.winner.hop, await self._use(finish.protocol, finish.winner, work, afterwards, is_over, is_fresh=True)),
         )
 
     def _open(self, way: Way) -> Deferred[Sender]:
         return self._connect(way.hop, way.next_hop.port, SenderFactory(lambda: self._sender(way)), way.source)
 
     async def _use(
-        self, sender: Sender, way: Way, work: Work, afterwards: Afterwards | None, *, is_fresh: bool = False
+        self,
+        sender: Sender,
+        way: Way,
+        work: Work,
+        afterwards: Afterwards | None,
+        is_over: Callable[[], bool],
+        *,
+        is_fresh: bool = False,
     ) -> Trouble | None:
+        before = sender.contents
         try:
             trouble = await sender.open()
             if is_fresh:
@@ -132,13 +148,20 @@ class Sessions:
         except BaseException:
             sender.abort()
             raise
-        if trouble is None and not self._idle.has_use(sender):
-            sender.quit()  # not held until all is on disk: for what is left of the message another is opened first
-        elif trouble is None and afterwards is None:
-            self._idle.keep(way, sender)
-        elif trouble is None and afterwards is not None:
-            afterwards.append(self._idle.hold(way, sender))
+        if trouble is None:
+            self._let_go(sender, way, afterwards if sender.contents > before else None, is_over)
         return trouble
+
+    def _let_go(self, sender: Sender, way: Way, afterwards: Afterwards | None, is_over: Callable[[], bool]) -> None:
+        """Keep a session for the next message, or end it; without `afterwards` nothing of it need be on disk before."""
+        if not self._idle.has_use(sender):
+            sender.quit()  # not held until all is on disk: for what is left of the message another is opened first
+        elif afterwards is None:
+            self._idle.keep(way, sender)
+        elif is_over():
+            afterwards.append(self._idle.hold(way, sender))
+        else:
+            sender.quit()  # what the other hosts say may take long, and nobody is to wait for it
 
     def _sender(self, way: Way) -> Sender:
         next_hop, make_nonce = way.next_hop, self._around.make_nonce

@@ -50,6 +50,8 @@ LOW: Final = 0.8
 TROUBLED_READY: Final = 2  # works of a troubled lane that wait in memory, for each place that it has
 SLOW_SECONDS: Final = 5.0
 REMEMBERED_LANES: Final = 20_000
+MOST_LET_IN: Final = 16
+"""So many lanes that wait for a way are looked at for one place on it: of very many each takes its time."""
 ANY_DESTINATION: Final = "*"
 """The key of the rate for destinations that have none of their own."""
 
@@ -83,6 +85,9 @@ class Kind(enum.Enum):
     TROUBLED = "troubled"
 
     __hash__ = object.__hash__
+
+
+_KINDS: Final = tuple(Kind)
 
 
 class Turn(enum.Enum):
@@ -163,7 +168,7 @@ class Lanes:
         self.works = 0
         self.octets = 0
 
-    def change(self, limits: Limits) -> None:
+    def change(self, limits: Limits, now: float) -> None:
         """Let other limits count from now on; what is under way goes on."""
         self._limits = limits
         for lane in self._lanes.values():
@@ -171,6 +176,8 @@ class Lanes:
             lane.bucket = self._bucket_for(lane.name, lane.bucket)
         # Who waits for a rate is looked at in the next turn: it may be another now, or none.
         self._later = [(0.0, turn, lane) for _, turn, lane in sorted(self._later, key=lambda later: later[:2])]
+        for way in self._ways.values():
+            self._let_in(way, now)
 
     # Memory
 
@@ -291,16 +298,20 @@ class Lanes:
         self._note_slow(now)
         while (next_lane := self._next_lane()) is not None:
             lane = next_lane
-            if not lane.ready or lane.taken >= self._places(lane, now) or self._must_wait_for_way(lane):
-                continue
-            if lane.bucket is not None and (at := lane.bucket.ready_at(now)) > now:
-                lane.is_throttled = True
-                heapq.heappush(self._later, (at, self._new_turn(), lane))
-                continue
-            return self._take_from(lane, now)
+            work = self._take_from(lane, now)
+            if lane.way is not None:  # there may be more places on it, or one that this lane has left
+                self._let_in(lane.way, now)
+            if work is not None:
+                return work
         return None
 
-    def _take_from(self, lane: _Lane, now: float) -> Work:
+    def _take_from(self, lane: _Lane, now: float) -> Work | None:
+        if not lane.ready or lane.taken >= self._places(lane, now) or self._must_wait_for_way(lane):
+            return None
+        if lane.bucket is not None and (at := lane.bucket.ready_at(now)) > now:
+            lane.is_throttled = True
+            heapq.heappush(self._later, (at, self._new_turn(), lane))
+            return None
         work = lane.ready.popleft()
         lane.taken += 1
         if lane.way is not None:
@@ -314,17 +325,19 @@ class Lanes:
         self._offer(lane, now)
         return work
 
-    def _next_lane(self) -> _Lane | None:
+    def _may_begin(self, kind: Kind) -> bool:
+        """Say whether there is a place for lanes of a kind."""
         taken, most = self._taken, self._limits.attempts_at_once
         doubtful = taken[Kind.TROUBLED] + taken[Kind.UNPROVEN]
         if doubtful + taken[Kind.PROVEN] >= most:
-            return None
-        may_be_doubtful = doubtful < most - most // 4
-        found = self._head(Kind.PROVEN)
-        if may_be_doubtful and (head := self._head(Kind.UNPROVEN)) and (found is None or head < found):
-            found = head
-        if doubtful < most - most // 2 and (head := self._head(Kind.TROUBLED)) and (found is None or head < found):
-            found = head
+            return False
+        return kind is Kind.PROVEN or doubtful < most - most // (4 if kind is Kind.UNPROVEN else 2)
+
+    def _next_lane(self) -> _Lane | None:
+        found = None
+        for kind in _KINDS:
+            if self._turns[kind] and self._may_begin(kind) and (head := self._head(kind)) and (found is None or head < found):
+                found = head
         if found is None:
             return None
         lane = found[2]
@@ -432,17 +445,19 @@ class Lanes:
         lane.taken -= 1
         self._taken[lane.kind] -= 1
         if lane.way is not None:
-            self._leave_way(lane.way, now)
+            lane.way.taken -= 1
+            self._let_in(lane.way, now)
         self._offer(lane, now)
 
-    def _leave_way(self, way: _Way, now: float) -> None:
-        """Give back a place on a way, to who has waited longest for it and still wants it."""
-        way.taken -= 1
-        while way.waiting:
+    def _let_in(self, way: _Way, now: float) -> None:
+        """Let who has waited longest for a place on a way, and can have it now, wait for its turn."""
+        for _ in range(MOST_LET_IN):
+            if not way.waiting or way.taken >= self._limits.per_destination:
+                return
             first = next(iter(way.waiting))
             del way.waiting[first]
             self._offer(first, now)
-            if first.turn is not None:
+            if first.turn is not None and first.ready and self._may_begin(first.kind):
                 return
 
     def _learn(self, lane: _Lane, work: Work, shown: Disposition, in_use: int, now: float) -> Turn | None:

@@ -67,10 +67,11 @@ class Change:
 
 
 def complete(dispositions: Iterable[Disposition], ordinals: Iterable[int]) -> dict[int, Disposition]:
-    """Return exactly one disposition for each ordinal: the first that was given, or DELAYED."""
+    """Return exactly one disposition for each ordinal: the first that was given and is an outcome, or DELAYED."""
     given: dict[int, Disposition] = {}
     for each in dispositions:
-        given.setdefault(each.ordinal, each)
+        if each.action is Action.DELAYED or each.action in _FINAL:
+            given.setdefault(each.ordinal, each)
     return {
         ordinal: given.get(ordinal) or delayed(ordinal, "No outcome is known", cause="the courier said nothing about it")
         for ordinal in ordinals

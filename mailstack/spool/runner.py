@@ -203,7 +203,7 @@ class Runner:
 
     def change(self, limits: Limits) -> None:
         """Let other limits count from now on, and ask every destination again: what kept us from it may be mended."""
-        self._lanes.change(limits)
+        self._lanes.change(limits, self._clock.seconds())
         self.ask_again(self._lanes.names)
         self._pump()
 
@@ -396,8 +396,8 @@ class Runner:
                 await self._settle(work, outcomes, not_before=pause.until + 1.0)
             _call_afterwards(work)
             has_obeyed = await self._obey_orders(work)
-        except CancelledError:
-            await self._obey_orders(work)  # we are being stopped, and who gave them has been told that they will be done
+        except Exception:  # we are being stopped, as a rule
+            await self._obey_orders(work)  # who gave them has been told that they will be done
             raise
         finally:
             _call_afterwards(work)
@@ -579,6 +579,10 @@ class Runner:
                 has_obeyed |= await self._obey_orders(work) or work.has_more
                 del told[0]
                 self._leases.let_go(work)
+        except Exception:  # as for an attempt
+            for work, _ in told:
+                await self._obey_orders(work)
+            raise
         finally:
             for work, _ in told:
                 self._leases.let_go(work)
@@ -716,6 +720,7 @@ class Runner:
             self._leases.give_back(claims)
             self._wake_in(AGAIN_SECONDS)
         else:
+            self.report((number, after) for number, _, before, after in moves if before in self._bounced.get(number, ()))
             self.give_back(claims)
 
     def _note_damage(self, loaded: Loaded) -> None:

@@ -216,6 +216,15 @@ class BrokenOff(Case):
         self.assertEqual([each.action for each in found], [Action.RELAYED, Action.DELAYED])
         self.assertEqual([name for name, *_ in self.log], ["relayed"], "the next is not begun")
 
+    def test_also_on_the_usual_way(self):
+        self.courier = TransportCourier(self.local, self.relay, SETTINGS)
+        relayed = Disposition(ordinal=0, action=Action.RELAYED, status=EnhancedStatus(2, 0, 0), diagnostic="250 ok")
+        self.relay.waits = Deferred()
+        running = self.begin(recipient("a@free.test"), recipient("b@free.test"))
+        self.relay.waits.errback(BrokenOffError([relayed, replace(relayed, ordinal=2, action=Action.DELAYED)]))
+        found = self.successResultOf(running)
+        self.assertEqual([each.action for each in found], [Action.RELAYED, Action.DELAYED])
+
     def test_else_it_is_cancelled(self):
         self.relay.waits = Deferred()
         running = self.begin(recipient("x@free.test"), recipient("x@host.test"))

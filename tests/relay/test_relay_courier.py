@@ -20,7 +20,7 @@ from mailstack.relay import courier
 from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
-from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, NextHop, TLSPolicy, smarthost
 from mailstack.route.hosts import Hop
 from mailstack.route.trust import Security
 from mailstack.wire.errors import LocalProtocolError
@@ -350,6 +350,14 @@ class Hosts(Case):
                 (only,) = self.outcome(delivery(**demand))
                 self.assertEqual((only.action, only.remote_mta), (outcome, "mx2.example.test"), (demand, other))
 
+    def test_for_others_it_is_up_then_though_the_next_is_down_and_remembered(self):
+        self.world.at("192.0.2.2")
+        for _ in range(2):
+            for demand in ({"smtputf8": True}, {"content": Memory(b"x" * 2_000_000 + b"\r\n")}):
+                (only,) = self.outcome(delivery(**demand))
+                self.assertEqual(brief([only]), [("delayed", "4.4.1")])
+                self.assertEqual((only.standing, only.wait_seconds), (Standing.UP, 0.0))
+
     def test_only_those_go_to_the_next_whom_the_first_cannot_take(self):
         self.world.at("192.0.2.2", lambda: Host(EHLO=self.ANYTHING))
         found = self.outcome(delivery("a@example.test", "jürgen@example.test"))
@@ -423,6 +431,16 @@ class Hosts(Case):
         self.world.flush()
         broken_off = self.failureResultOf(outcome, BrokenOffError).value
         self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
+
+    def test_whom_a_transaction_was_for_that_is_cancelled_between_its_answers_has_them(self):
+        self.world.at("192.0.2.9", lambda: Host(LHLO=b"250 mx\r\n", dot=b"250 ok\r\n"))
+        lmtp = NextHop(host="192.0.2.9", port=24, is_lmtp=True, allow_private=True)
+        outcome = Deferred.fromCoroutine(self.world.courier.attempt(delivery("a@example.test", "b@example.test"), lmtp))
+        self.world.flush()
+        outcome.cancel()
+        self.world.flush()
+        broken_off = self.failureResultOf(outcome, BrokenOffError).value
+        self.assertEqual(brief(broken_off.outcomes), [("delivered", "2.0.0"), ("delayed", "4.3.0")])
 
     def test_whoever_is_still_open_is_asked_for_once_of_each_host(self):
         self.patch(Attempt, "take", lambda *args, **more: None)
@@ -595,6 +613,13 @@ class Chunkless(Case):
         clock = self.world.clock
         self.world.at("192.0.2.1", lambda: Stranger(clock, b"500 what\r\n"), unreachable)
         self.assertEqual([each.remote_mta for each in self.slow_outcome()], ["mx2.example.test"], "or goes elsewhere")
+
+    def test_what_it_lacks_for_others_is_final(self):
+        self.world.resolver.__init__("example.test A 192.0.2.1")
+        self.at_stranger()
+        found = self.slow_outcome("a@example.test", "jürgen@example.test")
+        self.assertEqual(brief(found), [("relayed", "2.0.0"), ("failed", "5.6.7")])
+        self.assertEqual(len([line for host in self.world.opened for line in host.lines if line.startswith("RCPT")]), 2)
 
     def test_what_it_says_to_the_content_by_data_is_its_answer(self):
         clock = self.world.clock

@@ -19,6 +19,8 @@ ZONE = """
     mx1.example.test A 192.0.2.1
     mx2.example.test A 192.0.2.2
     other.test    MX 10 mx1.example.test
+    back.test     MX 10 mx2.example.test
+    back.test     MX 20 mx1.example.test
     third.test    MX 10 mx3.test
     mx3.test      A 192.0.2.3
 """
@@ -66,9 +68,9 @@ class Case(SynchronousTestCase):
 class WhenItIsOnDisk(Case):
     """A session goes on when the outcome of its last mailing is on disk."""
 
-    def begin(self, **more):
+    def begin(self, *recipients, **more):
         afterwards = []
-        return afterwards, self.world.attempt(replace(delivery(**more), afterwards=afterwards))
+        return afterwards, self.world.attempt(replace(delivery(*recipients, **more), afterwards=afterwards))
 
     def test_it_is_kept_then(self):
         afterwards, attempt = self.begin()
@@ -115,6 +117,46 @@ class WhenItIsOnDisk(Case):
         self.failureResultOf(attempt, CancelledError)
         first.pop()()
         self.assertEqual(len(self.world.courier.sessions), 1)
+        self.settled()
+
+    def test_two_that_go_on_to_the_next_host_do_not_wait_for_each_other(self):
+        """Each has asked one host, and next the other's."""
+        for address in ("192.0.2.1", "192.0.2.2"):
+            self.world.at(address, lambda: Host(EHLO=b"250 mx\r\n", MAIL=on_second(b"250 ok\r\n", HANG)), Host)
+        first, attempt = self.begin()
+        second, other = self.begin(domain="back.test")
+        lookups, ask = [], self.world.resolver.ipv6
+
+        async def slow(name):
+            lookups.append(Deferred())
+            await lookups[-1]
+            return await ask(name)
+
+        self.world.resolver.ipv6 = slow
+        for host in self.world.opened[:2]:
+            host.transport.write(b"452 4.3.1 full\r\n")
+        self.world.flush()
+        for each in lookups:
+            each.callback(None)
+        self.world.flush()
+        for each in (attempt, other):
+            self.assertEqual([found.action for found in self.successResultOf(each)], [Action.RELAYED])
+        for each in (*first, *second):
+            each()
+        self.settled()
+
+    def test_nobody_waits_for_one_whose_message_goes_on_to_the_next_host(self):
+        self.world.at("192.0.2.2", lambda: Host(greeting=HANG))
+        _, attempt = self.begin("bob@example.test", "jürgen@example.test")
+        self.assertNoResult(attempt)
+        _, other = self.begin()
+        self.successResultOf(other)
+
+    def test_one_that_has_taken_nothing_goes_on_at_once(self):
+        self.at_first({"RCPT": on_second(b"250 ok\r\n", b"550 5.1.1 no\r\n")})
+        first, attempt = self.begin()
+        self.assertEqual(self.successResultOf(attempt)[0].action, Action.FAILED)
+        self.assertEqual((len(first), len(self.world.courier.sessions)), (0, 1))
         self.settled()
 
     def test_what_is_free_when_all_is_closed_is_ended(self):

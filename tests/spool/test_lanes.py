@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +90,10 @@ class Room:
         assert by_way <= 4
         assert by_way == (lanes._ways[HOST].taken if HOST in lanes._ways else 0)
         assert all(not each.works for each in remote_lanes if each.name in lanes._resting)
+        for each in remote_lanes:  # no place is free that somebody waits for
+            if each.ready and not each.taken and not each.is_throttled and lanes._may_begin(each.kind):
+                assert each.way is not None
+                assert each.way.taken == 4
 
 
 STEPS = st.lists(
@@ -142,6 +147,70 @@ def test_lanes_of_one_way_share_its_places_in_turn():
         seen.add(found.lane)
         assert lanes.take(NOW) is None
     assert len(seen) == 20, "whoever waits longest is next"
+
+
+def shared(way_limit: int, **more: Any) -> Lanes:
+    return Lanes(Limits(per_destination=way_limit, initial_per_destination=way_limit, **more))
+
+
+def two_of_a_way_full_with_three_waiting(lanes: Lanes) -> tuple[Work, Work]:
+    """Fill a way, so that a.net, b.net and c.net wait for it; return the attempt of a.net and the work of b.net."""
+    x, first, second, b, c = (work(f"{domain}.net by {HOST}") for domain in "xaabc")
+    for each in (x, first, second):
+        lanes.add(each, NOW)
+    assert [lanes.take(NOW), lanes.take(NOW)] == [x, first]
+    for each in (b, c):
+        lanes.add(each, NOW)
+    assert lanes.take(NOW) is None
+    return first, b
+
+
+def test_a_place_on_a_way_that_was_for_a_lane_that_went_down_is_the_next_ones():
+    lanes = shared(2)
+    first, b = two_of_a_way_full_with_three_waiting(lanes)
+    lanes.free(first, NOW, SHOWN["remembered"])
+    for each in (*lanes.drain(first.lane), first):
+        lanes.forget(each)
+    assert lanes.take(NOW) is b
+
+
+def test_a_place_on_a_way_that_was_for_a_lane_whose_rate_is_used_up_is_the_next_ones():
+    lanes = shared(2, rates={"a.net": Rate(1, 3_600.0)})
+    first, b = two_of_a_way_full_with_three_waiting(lanes)
+    lanes.free(first, NOW, SHOWN["up"])
+    assert lanes.take(NOW) is b
+
+
+def test_a_place_on_a_way_that_was_for_a_lane_for_which_there_is_no_other_place_is_the_next_ones():
+    lanes = shared(1, attempts_at_once=6)
+    for domain in ("a.net", "b.net"):
+        known = work(f"{domain} by {HOST}")
+        lanes.add(known, NOW)
+        assert lanes.take(NOW) is known
+        if domain == "a.net":
+            lanes.free(known, NOW, SHOWN["up"])
+            lanes.forget(known)
+    lanes.free(known, NOW, SHOWN["up"])
+    running, doubtful, waiting = work(f"b.net by {HOST}"), work(f"d.net by {HOST}", is_doubtful=True), work(f"a.net by {HOST}")
+    lanes.add(running, NOW)
+    lanes.forget(known)
+    assert lanes.take(NOW) is running
+    for each in (doubtful, waiting, *(work(f"{number}.net", is_doubtful=True) for number in range(3))):
+        lanes.add(each, NOW)
+    while lanes.take(NOW) is not None:
+        pass
+    lanes.free(running, NOW, SHOWN["up"])
+    assert lanes.take(NOW) is waiting
+
+
+def test_more_places_on_a_way_count_at_once():
+    lanes = shared(1)
+    for number in range(5):
+        lanes.add(work(f"{number}.net by {HOST}"), NOW)
+    assert lanes.take(NOW) is not None
+    assert lanes.take(NOW) is None
+    lanes.change(Limits(per_destination=4), NOW)
+    assert len([each for each in iter(lambda: lanes.take(NOW), None) if each]) == 3
 
 
 def test_the_lane_with_the_most_urgent_work_is_next():

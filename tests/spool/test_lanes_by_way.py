@@ -184,6 +184,13 @@ class TestAnotherWay:
         now(house.spool.queue.obey(back, [(parse_name(name), (0,))]))
         assert lanes(house) == [f"x.net by {SLOW}"]
 
+    def test_of_one_that_was_bounced_though_its_domain_is_paused(self, house, ways):
+        now(house.spool.queue.pause("x.net"))
+        name = house.accept(remote("bob@x.net"))
+        ways.by_domain["x.net"] = SLOW
+        now(house.spool.queue.obey(Order(act=Act.BOUNCE, text="gone", by="root"), [(parse_name(name), (0,))]))
+        assert attempted(house) == ["alice@example.org"], "the sender is told"
+
 
 class TestOthersOfAnEntry:
     def test_that_become_due_during_an_attempt_follow_it(self, house):

@@ -1035,6 +1035,16 @@ class TestOrdersDuringAnAttempt:
         assert states(house) == ["held"]
         assert house.courier.deliveries[1:] == []
 
+    def test_are_done_when_the_outcome_cannot_be_entered(self, house, monkeypatch):
+        async def broken(*about):
+            raise ZeroDivisionError
+
+        name = house.accept(remote("a@x.net"))
+        assert order(house, Act.HOLD, name).under_way == 1
+        monkeypatch.setattr(house.spool.runner._settlement, "_report", broken)
+        house.courier.finish(Action.FAILED)
+        assert states(house) == ["held"]
+
     def test_forgive_no_destination_but_their_own(self, house):
         down = replace(disposition(0, Action.DELAYED, "no connection"), standing=Standing.DOWN)
         house.courier.answer = lambda delivery: [replace(down, ordinal=each) for each in delivery.recipients]

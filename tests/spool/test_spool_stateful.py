@@ -1,10 +1,14 @@
-"""Any order of accepting, outcomes, time and crashes: what was acknowledged is delivered, waiting, or reported."""
+"""
+Any order of accepting, outcomes, orders, ways, time and crashes: what was acknowledged is delivered, waiting, reported, or was
+deleted by the operator; and never is anybody in two attempts at once.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +24,14 @@ from twisted.logger import globalLogPublisher
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.verdict import defer
 from mailstack.spool.concurrency import Rate
+from mailstack.spool.entry import way_of_lane
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.identifiers import format_number, parse_name
 from mailstack.spool.lanes import Limits
 
 IO_ERROR = 10
+WAYS = (None, "smtp:[one.test]:25", "lmtp:[two.test]:24")
+ALL = tuple(range(4))
 Key = tuple[str, int]
 
 
@@ -33,12 +40,15 @@ class SpoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.base = Path(tempfile.mkdtemp(prefix="spool-"))
         self.script: list[int] = []
+        self.ways: dict[str, str | None] = {}
         self.house = House(
             self.base / "spool",
             connect=lambda path: FailingConnection(connect_fast(path), self.script),
+            way_of=lambda recipient: self.ways.get(recipient.address.domain),
             limits=Limits(works=6, per_destination=2, local_at_once=2, works_per_destination=3, rates={"z.net": Rate(1, 5.0)}),
         ).open()
         self.acknowledged: set[Key] = set()
+        self.deleted: set[Key] = set()
         self.delivered: set[Key] = set()
         self.told: set[str] = set()
         self.subjects: dict[str, str] = {}
@@ -118,12 +128,28 @@ class SpoolMachine(RuleBasedStateMachine):
         self.script.clear()
         now(self.house.spool.runner.flush())
 
-    @rule(act=st.sampled_from([Act.HOLD, Act.RELEASE, Act.RETRY, Act.REROUTE, Act.BOUNCE]), which=st.integers(0, 5))
-    def operate(self, act: Act, which: int) -> None:
+    @rule(
+        acts=st.lists(st.tuples(st.sampled_from(Act), st.sampled_from(WAYS)), min_size=1, max_size=4),
+        which=st.integers(0, 5),
+        ordinals=st.sampled_from([(0, 1), ALL]),
+    )
+    def operate(self, acts: list[tuple[Act, str | None]], which: int, ordinals: tuple[int, ...]) -> None:
         self.script.clear()
         for name in sorted({name for name, _ in self.acknowledged})[which : which + 1]:
-            order = Order(act=act, text="smtp:relay.test", by="root")
-            now(self.house.spool.queue.obey(order, [(parse_name(name), (0, 1))]))
+            for act, way in acts:
+                if act is Act.DELETE:
+                    self.deleted |= {(name, ordinal) for ordinal in ordinals}
+                order = Order(act=act, text=way or "", by="root")
+                now(self.house.spool.queue.obey(order, [(parse_name(name), ordinals)]))
+
+    @rule(
+        ways=st.lists(st.tuples(st.sampled_from(["x.org", "y.net", "z.net"]), st.sampled_from(WAYS)), min_size=1, max_size=3),
+        is_reload=st.booleans(),
+    )
+    def change_ways(self, ways: list[tuple[str, str | None]], is_reload: bool) -> None:
+        self.ways.update(ways)
+        if is_reload:
+            self.house.spool.runner.change(self.house.options["limits"])
 
     @rule(is_paused=st.booleans(), domain=st.sampled_from(["y.net", "*"]))
     def pause(self, is_paused: bool, domain: str) -> None:
@@ -150,12 +176,17 @@ class SpoolMachine(RuleBasedStateMachine):
             for (content,) in connection.execute("SELECT content FROM entry WHERE content IS NOT NULL")
             if b"report-type" in content
         }
-        for key in self.acknowledged - self.delivered - waiting:
+        for key in self.acknowledged - self.delivered - self.deleted - waiting:
             # Failed for good, by the courier or since its time was up: then its sender was told, or will be.
             assert key[0] in self.told | queued, key
         assert not connection.execute("SELECT number FROM entry WHERE state = 'corrupt'").fetchall()
-        assert self.house.spool.runner.attempts <= 2 * 3 + 2
-        assert self.house.spool.runner._lanes.works <= 6
+        runner = self.house.spool.runner
+        assert runner.attempts <= runner._lanes.works <= 6
+        attempted = [(each.entry, ordinal) for each, _ in self.house.courier.waiting for ordinal in each.recipients]
+        assert len(attempted) == len(set(attempted)), "twice at once"
+        by_way = Counter(way_of_lane(lane) for (_, lane), work in runner._leases._works.items() if work in runner._ends)
+        assert all(by_way[way] <= 2 for way in WAYS if way)
+        assert not runner._leases._hands
 
     def note(self, event: dict[str, Any]) -> None:
         """Note that a notification was queued, or that there will be none."""
@@ -171,14 +202,18 @@ class SpoolMachine(RuleBasedStateMachine):
         self.house.courier.answer = all_are(Action.DELIVERED)
         for domain in ("y.net", "*"):
             now(self.house.spool.queue.resume(domain))
-        held = {parse_name(name): tuple(range(4)) for name, _ in self.acknowledged}
+        held = {parse_name(name): ALL for name, _ in self.acknowledged}
         now(self.house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), list(held.items())))
         while self.house.courier.waiting:
             self.house.courier.finish(Action.DELIVERED)
         self.house.clock.pump([10, 14_400] + [5] * 400)
         assert self.house.counts().waiting_recipients == 0
         assert self.house.counts().entries == 0
-        assert self.house.spool.runner._lanes.works == 0
+        runner = self.house.spool.runner
+        assert runner._lanes.works == runner.attempts == 0
+        assert not runner._leases._works
+        assert not any(lane.taken or lane.ready for lane in runner._lanes._lanes.values())
+        assert not any(way.taken for way in runner._lanes._ways.values())
 
 
 def subject(report: bytes) -> str:

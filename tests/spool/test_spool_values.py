@@ -158,6 +158,12 @@ class TestLedger:
         outcomes = complete(given_, [0, 1])
         assert [outcomes[0].action, outcomes[1].action, len(outcomes)] == [Action.RELAYED, Action.DELAYED, 2]
 
+    def test_takes_nothing_for_an_outcome_that_is_none(self):
+        outcomes = complete(
+            [disposition(0, Action.EXPANDED), disposition(0, Action.FAILED), disposition(1, Action.EXPANDED)], [0, 1]
+        )
+        assert [outcomes[0].action, outcomes[1].action] == [Action.FAILED, Action.DELAYED]
+
     @pytest.mark.parametrize("action", list(Action))
     def test_expires_only_what_is_delayed_and_late(self, action):
         value = disposition(0, action, "why")
