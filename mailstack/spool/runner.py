@@ -30,9 +30,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.mail.disposition import Disposition, Standing, delayed
-from mailstack.mail.envelope import Delivery
+from mailstack.mail.disposition import Disposition, Standing
 from mailstack.spool import ledger
+from mailstack.spool.attempting import Attempting
 from mailstack.spool.backoff import Schedule
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
@@ -45,7 +45,6 @@ from mailstack.spool.entry import (
     Work,
     domain_of,
     lane_of,
-    paused_as,
     way_of_lane,
 )
 from mailstack.spool.identifiers import format_number
@@ -54,6 +53,7 @@ from mailstack.spool.leases import Key, Leases
 from mailstack.spool.loading import UNREADABLE_SECONDS, Due, Load, Loaded, Position
 from mailstack.spool.moves import MakeDue, PutOff, Quiet, Relane, WakeDomain, WakeLane
 from mailstack.spool.operations import PUT_OFF, Accept
+from mailstack.spool.pausing import Pausing
 from mailstack.spool.ports import Chance, Clock, Couriers, Start
 from mailstack.spool.report import Reporter
 from mailstack.spool.settlement import AGAIN_SECONDS, Settlement
@@ -98,8 +98,8 @@ class Runner:
     ) -> None:
         self._database = database
         self._contents = contents
-        self._couriers = couriers
         self._way_of = way_of
+        self._attempting = Attempting(couriers, clock, is_stopping=lambda: self._is_cancelling)
         self._settlement = Settlement(
             database=database,
             contents=contents,
@@ -117,8 +117,7 @@ class Runner:
         self._forget_hosts = forget_hosts
         self._lanes = Lanes(limits, chance)
         self._leases = Leases()
-        self._paused: set[str] = set()
-        self._bounced: dict[int, set[str]] = {}  # entries, and their lanes of which failures are reported, be they paused
+        self._pausing = Pausing()
         self._ends: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
@@ -212,19 +211,18 @@ class Runner:
     @property
     def paused(self) -> frozenset[str]:
         """The domains of which nothing is attempted."""
-        return frozenset(self._paused)
+        return self._pausing.domains
 
     def pause(self, domains: Iterable[str]) -> None:
         """Begin no attempts of these domains: what is in memory of them is let go when its turn comes."""
-        self._paused.update(domains)
+        self._pausing.pause(domains)
 
     def resume(self, domain: str) -> None:
         """Attempt what waits for a domain again, at once; for ALL_DOMAINS what is due, so that it does not all come at once."""
+        was_paused = self._pausing.resume(domain)
         if domain == ALL_DOMAINS:
-            self._paused.discard(domain)
             self.ask_again(self._lanes.names)
-        elif domain in self._paused:
-            self._paused.discard(domain)
+        elif was_paused:
             self.ask_again([lane for lane in self._lanes.names if domain_of(lane) == domain])
             self._run(self._wake_lane(domain, wake=WakeDomain), f"spool: waking {domain}")
         self._position = None
@@ -240,8 +238,7 @@ class Runner:
 
     def report(self, claims: Iterable[Key]) -> None:
         """Tell of the failures of these, also where nothing is attempted: the operator has given them up."""
-        for number, lane in claims:
-            self._bounced.setdefault(number, set()).add(lane)
+        self._pausing.tell(claims)
 
     def give_back(self, claims: Sequence[Key]) -> None:
         """Let go of what was claimed, and look for what is due of it."""
@@ -259,7 +256,7 @@ class Runner:
         now = self._clock.seconds()
         for lane, pending in lanes.items():
             key = (entry.number, lane)
-            if not self._leases.is_free(key) or not (pending := self._not_paused(lane, pending)):
+            if not self._leases.is_free(key) or not (pending := self._pausing.of_these(lane, pending)):
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, entry.number)
@@ -270,15 +267,6 @@ class Runner:
             work = Work(entry, lane, pending, may_repeat)
             self._leases.take(work)
             self._lanes.add(work, now)
-
-    def _not_paused(self, lane: str, pending: dict[int, Pending]) -> dict[int, Pending]:
-        """Return the recipients for whom something may be done: of a lane that is paused those whose failure is to be told."""
-        if not self._is_paused(lane):
-            return pending
-        return {ordinal: each for ordinal, each in pending.items() if each.failure is not None}
-
-    def _is_paused(self, lane: str) -> bool:
-        return bool(self._paused) and paused_as(lane, self._paused) is not None
 
     def _let_go(self, work: Work) -> None:
         self._let_go_of(work)
@@ -309,7 +297,7 @@ class Runner:
         begun = 0
         try:
             while self._is_on and (work := self._lanes.take(self._clock.seconds())):
-                if work.is_withdrawn or self._not_paused(work.lane, work.pending) != work.pending:
+                if work.is_withdrawn or self._pausing.of_these(work.lane, work.pending) != work.pending:
                     self._put_back(work)
                     continue
                 if self._moves(work.entry, work.lane, work.pending):
@@ -342,7 +330,7 @@ class Runner:
         self._let_go(work)
         if work.has_more:
             self._wake_in(0.0)
-        if was_probe and not self._is_paused(work.lane):
+        if was_probe and not self._pausing.is_paused(work.lane):
             self._run(self._wake_lane(work.lane, 1), f"spool: another probe of {work.lane}")
 
     def _begin(self, work: Work) -> None:
@@ -381,7 +369,7 @@ class Runner:
         try:
             shown = None
             try:
-                outcomes = await self._attempt(work)
+                outcomes = await self._attempting.attempt(work)
                 shown = ledger.shown_by(outcomes.values())
             finally:
                 self._ends.pop(work, None)
@@ -416,45 +404,6 @@ class Runner:
             await order()
         return has_obeyed
 
-    async def _attempt(self, work: Work) -> dict[int, Disposition]:
-        """Return an outcome for each recipient that is to be attempted, whatever the courier does."""
-        envelope = work.entry.envelope
-        recipients = {
-            ordinal: each.rerouted(envelope.recipients[ordinal])
-            for ordinal, each in work.pending.items()
-            if each.failure is None
-        }
-        if not recipients:
-            return {}
-        by = envelope.requests.deliver_by
-        if by is not None and by.is_over(self._clock.seconds()):
-            return {ordinal: ledger.too_late(ordinal) for ordinal in recipients}
-        delivery = Delivery(
-            entry=work.entry.name,
-            envelope=envelope,
-            recipients=recipients,
-            content=work.entry.content,
-            attempt=1 + max(work.pending[ordinal].attempts for ordinal in recipients),
-            may_repeat=work.may_repeat,
-            afterwards=work.afterwards,
-        )
-        dispositions: Sequence[Disposition] = ()
-        try:
-            courier = self._couriers(next(iter(recipients.values())).destination)
-            dispositions = await courier.attempt(delivery)
-        except CancelledError:
-            if self._is_cancelling:
-                raise
-            why = "The attempt took too long" if work.is_overdue else "The attempt was broken off"
-            dispositions = [delayed(ordinal, why) for ordinal in recipients]
-        except Exception as error:  # a bulkhead: unknown is temporary
-            events.unexpected(f"{work.entry.name}: attempt", Failure())
-            dispositions = [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in recipients]
-        outcomes = ledger.complete(dispositions, recipients)
-        for ordinal, disposition in outcomes.items():
-            events.attempt_finished(work.entry.name, disposition, recipients[ordinal].address)
-        return outcomes
-
     async def _settle(
         self, work: Work, outcomes: dict[int, Disposition], *, put_off_until: float | None = None, not_before: float = 0.0
     ) -> None:
@@ -464,12 +413,10 @@ class Runner:
         if settled.report is not None:
             self.accepted(settled.report)
         if not settled.is_reported:
-            if self._is_paused(lane):
+            if self._pausing.is_paused(lane):
                 self.report([(number, lane)])
-        elif (bounced := self._bounced.get(number)) is not None:
-            bounced.discard(lane)
-            if settled.is_finished or not bounced:
-                del self._bounced[number]
+        else:
+            self._pausing.told(number, lane, is_finished=settled.is_finished)
         if settled.retry_at is not None:
             self._wake_in(settled.retry_at - self._clock.seconds())
 
@@ -560,7 +507,7 @@ class Runner:
         for entry, lanes in loaded.entries:
             for lane, pending in lanes.items():
                 pause, key = self._lanes.pause_of(lane, now), (entry.number, lane)
-                if not self._leases.is_free(key) or not (pending := self._not_paused(lane, pending)):
+                if not self._leases.is_free(key) or not (pending := self._pausing.of_these(lane, pending)):
                     continue
                 if pause is None:  # the pass may have gone by meanwhile
                     self._leave(lane)
@@ -676,7 +623,7 @@ class Runner:
                 if (held := self._leases.work_at(work)) is not None and ordinal not in held.pending:
                     held.has_more = True
                 continue
-            if work in wanted or (self._is_paused(lane) and lane not in self._bounced.get(number, ())):
+            if work in wanted or not self._pausing.wants(work):
                 continue
             if self._lanes.pause_of(lane, now) is not None:
                 self._leave_alone(lane, number)
@@ -720,7 +667,7 @@ class Runner:
             self._leases.give_back(claims)
             self._wake_in(AGAIN_SECONDS)
         else:
-            self.report((number, after) for number, _, before, after in moves if before in self._bounced.get(number, ()))
+            self.report((number, after) for number, _, before, after in moves if self._pausing.is_to_tell(number, before))
             self.give_back(claims)
 
     def _note_damage(self, loaded: Loaded) -> None:

@@ -480,7 +480,7 @@ class TestPause:
         (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
         assert b"gone for good" in report.content.in_memory
         assert b"b@x.net" not in report.content.in_memory
-        assert house.spool.runner._bounced == {}
+        assert house.spool.runner._pausing._failed == {}
         house.courier.answer = all_are(Action.RELAYED)
         before = len(house.courier.deliveries)
         now(house.spool.queue.resume("x.net"))
