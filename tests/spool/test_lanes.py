@@ -89,6 +89,8 @@ class Room:
         by_way = sum(each.taken for each in remote_lanes if each.way is not None)
         assert by_way <= 4
         assert by_way == (lanes._ways[HOST].taken if HOST in lanes._ways else 0)
+        works_by_way = sum(each.works for each in remote_lanes if each.way is not None)
+        assert works_by_way == (lanes._ways[HOST].works if HOST in lanes._ways else 0)
         assert all(not each.works for each in remote_lanes if each.name in lanes._resting)
         for each in remote_lanes:  # no place is free that somebody waits for
             if each.ready and not each.taken and not each.is_throttled and lanes._may_begin(each.kind):
