@@ -436,7 +436,8 @@ class Runner:
             if self._is_cancelling:
                 raise
             why = "The attempt took too long" if work.is_overdue else "The attempt was broken off"
-            dispositions = [delayed(ordinal, why) for ordinal in recipients]
+            standing = Standing.DOWN if work.is_overdue else None
+            dispositions = [replace(delayed(ordinal, why), standing=standing) for ordinal in recipients]
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"{work.entry.name}: attempt", Failure())
             dispositions = [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in recipients]
