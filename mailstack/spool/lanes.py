@@ -462,14 +462,13 @@ class Lanes:
 
     def _let_in(self, way: _Way, now: float) -> None:
         """Let who has waited longest for a place on a way, and can have it now, wait for its turn."""
-        for _ in range(MOST_LET_IN):
-            if not way.waiting or way.taken >= self._limits.per_destination:
-                return
+        let_in = 0
+        while way.waiting and let_in < MOST_LET_IN and way.taken < self._limits.per_destination:
             first = next(iter(way.waiting))
             del way.waiting[first]
             self._offer(first, now)
-            if first.turn is not None and first.ready and self._may_begin(first.kind):
-                return
+            if first.turn is not None and first.ready:
+                let_in = MOST_LET_IN if self._may_begin(first.kind) else let_in + 1
 
     def _learn(self, lane: _Lane, work: Work, shown: Disposition, in_use: int, now: float) -> Turn | None:
         was_down = lane.reason is not None

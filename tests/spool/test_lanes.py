@@ -205,6 +205,27 @@ def test_a_place_on_a_way_that_was_for_a_lane_for_which_there_is_no_other_place_
     assert lanes.take(NOW) is waiting
 
 
+def test_however_many_lanes_that_wait_for_a_way_have_lost_their_work_the_next_has_its_place():
+    lanes = shared(2)
+    first, b = two_of_a_way_full_with_three_waiting(lanes)
+    lanes.free(first, NOW, SHOWN["remembered"])
+    for each in (*lanes.drain(first.lane), first):
+        lanes.forget(each)
+    assert lanes.take(NOW) is b
+    gone = [work(f"{number}.net by {HOST}") for number in range(40)]
+    last = work(f"last.net by {HOST}")
+    for each in (*gone, last):
+        lanes.add(each, NOW)
+    for each in gone:
+        lanes.drain(each.lane)
+        lanes.forget(each)
+    lanes.free(b, NOW, SHOWN["up"])
+    lanes.forget(b)
+    (c,) = (each for each in iter(lambda: lanes.take(NOW), None) if each)
+    lanes.free(c, NOW, SHOWN["up"])
+    assert lanes.take(NOW) is last
+
+
 def test_more_places_on_a_way_count_at_once():
     lanes = shared(1)
     for number in range(5):
