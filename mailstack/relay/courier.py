@@ -38,6 +38,8 @@ MOST_HOSTS: Final = 16
 """Of one domain, in one attempt: hosts that have addresses, or of which nobody could say."""
 MOST_NAMES: Final = 64
 """Of one domain, in one attempt: names that are looked up."""
+MOST_IN_VAIN: Final = 5
+"""Sessions with a host in which nothing came of it for anybody, one after the other; it may want one for each recipient."""
 MOST_ROUNDS: Final = 4
 """So many times `max_hosts` are the addresses that a late attempt tries."""
 
@@ -48,6 +50,7 @@ _NO_TRUSTED_WAY: Final = Trouble(
 )
 _LOCAL_ERROR: Final = Trouble(EnhancedStatus(4, 3, 0), "Local error", is_local=True)
 _BROKEN_OFF: Final = replace(_LOCAL_ERROR, text="The attempt was broken off")
+_IN_VAIN: Final = replace(_LOCAL_ERROR, text="The host takes nothing in one session after the other")
 _SMARTHOST_LOOPS: Final = EnhancedStatus(4, 4, 6)
 _NO_TRUSTED_WAY_YET: Final = replace(_NO_TRUSTED_WAY, status=EnhancedStatus(4, 7, 30))
 
@@ -241,6 +244,7 @@ class RelayCourier:
         def is_over() -> bool:
             return not attempt.open
 
+        still_open, in_vain = len(attempt.open), 0
         met = await self.sessions.do(ways, work, delivery.afterwards, is_over)
         while True:
             hop, trouble = met[-1]
@@ -250,6 +254,11 @@ class RelayCourier:
                 ways = [replace(way, chunking=False) for way in ways]
             elif trouble is not None or not attempt.left(hop):
                 return met
+            in_vain = in_vain + 1 if len(attempt.open) == still_open else 0
+            if in_vain == MOST_IN_VAIN:
+                attempt.note(hop, _IN_VAIN, attempt.left(hop))
+                return met
+            still_open = len(attempt.open)
             met = (*met[:-1], *await self.sessions.do(ways, work, delivery.afterwards, is_over))
 
     def _way(self, hop: Hop, next_hop: NextHop, tls: TLS, security: Security, delivery: Delivery) -> Way:

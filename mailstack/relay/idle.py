@@ -5,9 +5,10 @@ Opening one costs three or more round trips, a handshake and a login, and then t
 done its mailings is kept, and the next attempt takes it. It is given back for a short time only, since it costs the host as
 much as us; what is not taken in that time is ended with QUIT.
 
-A session goes on only when the outcome of its last mailing is on disk. Else a crash could find several messages taken by the
-host of which we do not know it, and send them all again; so it is one for each session. Who wants a session of a way waits for
-one that is about to be free, rather than open another beside it.
+A session that has taken a content goes on only when the outcome is on disk. Else a crash could find several messages taken by
+the host of which we do not know it, and send them all again; so it is one for each session. Who wants a session of a way waits
+for one that is about to be free, rather than open another beside it. So nobody may hold one for long: where other hosts are
+asked first it is ended, and whoever holds one waits for none.
 
 Kept within bounds: sessions in all and for each way, mailings of one session, its age, and its time of waiting.
 """

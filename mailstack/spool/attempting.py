@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from mailstack import events
-from mailstack.mail.disposition import Disposition, delayed
+from mailstack.mail.disposition import Disposition, Standing, delayed
 from mailstack.mail.envelope import Delivery
 from mailstack.spool import ledger
 from mailstack.spool.entry import Work
@@ -67,7 +68,8 @@ class Attempting:
             if self._is_stopping():
                 raise
             why = "The attempt took too long" if work.is_overdue else "The attempt was broken off"
-            return [delayed(ordinal, why) for ordinal in delivery.recipients]
+            standing = Standing.DOWN if work.is_overdue else None
+            return [replace(delayed(ordinal, why), standing=standing) for ordinal in delivery.recipients]
         except Exception as error:  # a bulkhead: unknown is temporary
             events.unexpected(f"{work.entry.name}: attempt", Failure())
             return [delayed(ordinal, "Local error", cause=repr(error)) for ordinal in delivery.recipients]

@@ -22,8 +22,8 @@ Of memory a lane may have half of what is free (and so there is always some for 
 a troubled one gets no more when these together have a quarter. What finds no room waits on disk, where nothing of it is lost.
 What is read back from there has a smaller share than what comes in, and both leave a part to local mail.
 
-Lanes of which the mail goes to the same host, since the operator has named it as their way, together have no more places than
-one destination may have.
+Lanes of which the mail goes to the same host, since the operator has named it as their way, together have no more places, and
+no more memory, than one destination may have.
 
 Turns: of all lanes with work and a free place the one with the most urgent work is next, and among equals who waits longest.
 Within a lane, too, the urgent comes first (RFC 6710 §4.1), and else who came first. A lane that may not send more now, since
@@ -108,12 +108,14 @@ class Pause:
 
 
 class _Way:
-    """A way that several lanes share: how many attempts are under way on it, and the lanes that wait for a place."""
+    """A way that several lanes share: their attempts and works together, and the lanes that wait for a place."""
 
-    __slots__ = ("taken", "waiting")
+    __slots__ = ("octets", "taken", "waiting", "works")
 
     def __init__(self) -> None:
         self.taken = 0
+        self.works = 0
+        self.octets = 0
         self.waiting: dict[_Lane, None] = {}
 
 
@@ -204,6 +206,9 @@ class Lanes:
             return False
         most = min(limits.works_per_destination * part, max(1, free // 2))
         lane = self._lanes.get(name)
+        way = lane.way if lane is not None else self._ways.get(way_of_lane(name)) if self._ways else None
+        if way is not None and (way.works - way.taken + more >= most or way.octets > free_octets):
+            return False
         if lane is None:
             return more < most
         if lane.kind is Kind.TROUBLED:
@@ -221,6 +226,9 @@ class Lanes:
         self.octets += work.octets
         lane.works += 1
         lane.octets += work.octets
+        if lane.way is not None:
+            lane.way.works += 1
+            lane.way.octets += work.octets
         if lane.kind is Kind.TROUBLED:
             self._troubled_works += 1
         _put(lane.ready, work)
@@ -236,6 +244,9 @@ class Lanes:
         lane = self._local if work.lane == LOCAL_LANE else self._lanes[work.lane]
         lane.works -= 1
         lane.octets -= work.octets
+        if lane.way is not None:
+            lane.way.works -= 1
+            lane.way.octets -= work.octets
         if lane.kind is Kind.TROUBLED:
             self._troubled_works -= 1
         if not lane.works and lane is not self._local:
@@ -451,14 +462,13 @@ class Lanes:
 
     def _let_in(self, way: _Way, now: float) -> None:
         """Let who has waited longest for a place on a way, and can have it now, wait for its turn."""
-        for _ in range(MOST_LET_IN):
-            if not way.waiting or way.taken >= self._limits.per_destination:
-                return
+        let_in = 0
+        while way.waiting and let_in < MOST_LET_IN and way.taken < self._limits.per_destination:
             first = next(iter(way.waiting))
             del way.waiting[first]
             self._offer(first, now)
-            if first.turn is not None and first.ready and self._may_begin(first.kind):
-                return
+            if first.turn is not None and first.ready:
+                let_in = MOST_LET_IN if self._may_begin(first.kind) else let_in + 1
 
     def _learn(self, lane: _Lane, work: Work, shown: Disposition, in_use: int, now: float) -> Turn | None:
         was_down = lane.reason is not None

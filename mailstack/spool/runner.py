@@ -274,7 +274,7 @@ class Runner:
             return
         if not self._lanes.works:
             self._look()
-        elif self._has_room_for_left(work.lane):
+        elif any(map(self._lanes.is_low, self._left)):  # what has left memory was perhaps of another lane
             self._wake_in(LOOK_AGAIN_SECONDS)  # each look finds many, and costs accordingly
 
     def _let_go_of(self, work: Work) -> None:
@@ -284,10 +284,6 @@ class Runner:
     def _leave(self, lane: str) -> None:
         """Leave something on disk."""
         self._left.add(lane if len(self._left) < MAX_LEFT else ANY_LANE)
-
-    def _has_room_for_left(self, lane: str) -> bool:
-        """Say whether it is time to look on disk, when something of a lane has left memory."""
-        return (lane in self._left and self._lanes.is_low(lane)) or (ANY_LANE in self._left and self._lanes.is_low(ANY_LANE))
 
     def _pump(self) -> None:
         # An attempt may end before _begin returns, and calls this again: the loop that already runs goes on then.

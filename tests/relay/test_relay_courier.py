@@ -432,6 +432,15 @@ class Hosts(Case):
         broken_off = self.failureResultOf(outcome, BrokenOffError).value
         self.assertEqual(brief(broken_off.outcomes), [("relayed", "2.0.0"), ("delayed", "4.3.0")])
 
+    def test_a_host_that_wants_a_session_for_each_recipient_and_takes_none_is_left_alone(self):
+        hello = b"250-mx\r\n250 LIMITS MAILMAX=1 RCPTMAX=1\r\n"
+        self.at_first(EHLO=hello, MAIL=b"450 4.2.0 later\r\n")
+        self.world.at("192.0.2.2", lambda: Host(greeting=b"554 5.7.1 go away\r\n"))
+        found = self.outcome(delivery(*(f"{number}@example.test" for number in range(20))))
+        self.assertEqual(len(self.world.met), 5 + 1)
+        self.assertEqual(brief(found), [("delayed", "4.2.0")] * 5 + [("delayed", "4.3.0")] * 15)
+        self.assertEqual({each.standing for each in found}, {Standing.UP, None})
+
     def test_whom_a_transaction_was_for_that_is_cancelled_between_its_answers_has_them(self):
         self.world.at("192.0.2.9", lambda: Host(LHLO=b"250 mx\r\n", dot=b"250 ok\r\n"))
         lmtp = NextHop(host="192.0.2.9", port=24, is_lmtp=True, allow_private=True)

@@ -113,6 +113,15 @@ class TestDown:
         now(house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), [(number, (0,))]))
         assert [each.attempt for each in house.courier.deliveries if each.entry == format_number(number)] == [1]
 
+    def test_a_probe_that_takes_too_long_does_not_show_that_it_is_up(self, house, logged):
+        take_down(house, messages=20)
+        house.courier.answer = None
+        house.clock.pump([60] * 6)
+        assert len(house.courier.waiting) == 1
+        house.clock.pump([60] * 61)
+        assert "destination_up" not in names(logged)
+        assert len(house.courier.waiting) <= 1
+
     def test_others_do_not_wait(self, house):
         take_down(house, messages=100)
         house.accept(remote("b@good.net"), local("c@x.org"))

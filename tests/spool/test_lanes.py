@@ -89,6 +89,8 @@ class Room:
         by_way = sum(each.taken for each in remote_lanes if each.way is not None)
         assert by_way <= 4
         assert by_way == (lanes._ways[HOST].taken if HOST in lanes._ways else 0)
+        works_by_way = sum(each.works for each in remote_lanes if each.way is not None)
+        assert works_by_way == (lanes._ways[HOST].works if HOST in lanes._ways else 0)
         assert all(not each.works for each in remote_lanes if each.name in lanes._resting)
         for each in remote_lanes:  # no place is free that somebody waits for
             if each.ready and not each.taken and not each.is_throttled and lanes._may_begin(each.kind):
@@ -201,6 +203,27 @@ def test_a_place_on_a_way_that_was_for_a_lane_for_which_there_is_no_other_place_
         pass
     lanes.free(running, NOW, SHOWN["up"])
     assert lanes.take(NOW) is waiting
+
+
+def test_however_many_lanes_that_wait_for_a_way_have_lost_their_work_the_next_has_its_place():
+    lanes = shared(2)
+    first, b = two_of_a_way_full_with_three_waiting(lanes)
+    lanes.free(first, NOW, SHOWN["remembered"])
+    for each in (*lanes.drain(first.lane), first):
+        lanes.forget(each)
+    assert lanes.take(NOW) is b
+    gone = [work(f"{number}.net by {HOST}") for number in range(40)]
+    last = work(f"last.net by {HOST}")
+    for each in (*gone, last):
+        lanes.add(each, NOW)
+    for each in gone:
+        lanes.drain(each.lane)
+        lanes.forget(each)
+    lanes.free(b, NOW, SHOWN["up"])
+    lanes.forget(b)
+    (c,) = (each for each in iter(lambda: lanes.take(NOW), None) if each)
+    lanes.free(c, NOW, SHOWN["up"])
+    assert lanes.take(NOW) is last
 
 
 def test_more_places_on_a_way_count_at_once():

@@ -74,6 +74,21 @@ class TestAWay:
         assert attempted(house)[-1] == "bob@example.org"
         assert len(house.courier.waiting) == 5 + 1, "it is a destination that nobody knows yet"
 
+    def test_that_hangs_leaves_memory_to_others_however_many_domains_it_serves(self, tmp_path):
+        def way_of(recipient):
+            return SLOW if "slow" in recipient.address.domain else None
+
+        house = House(tmp_path / "spool", way_of=way_of, limits=Limits(works=100, per_destination=5)).open()
+        for number in range(200):
+            house.accept(remote(f"bob@{number}.slow.net"))
+        house.accept(remote("bob@x.net"))
+        assert len(attempted(house)) == 5 + 1
+        assert attempted(house)[-1] == "bob@x.net"
+        while house.courier.waiting:
+            house.courier.finish(Action.RELAYED)
+            house.clock.advance(0.05)
+        assert house.counts().entries == 0
+
     def test_of_some_of_a_domain_is_a_lane_of_its_own(self, tmp_path):
         def way_of(recipient):
             return SLOW if recipient.address.local_part == "slow" else None

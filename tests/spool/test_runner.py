@@ -314,6 +314,17 @@ class TestLimits:
         house.clock.advance(3_000)
         assert len(house.courier.deliveries) == 1
 
+    def test_what_found_none_is_taken_up_when_others_have_left_some(self, tmp_path):
+        house = self.make(tmp_path, works=16)
+        for number in range(12):
+            house.accept(remote(f"a@{number}.net"))
+        house.accept(remote("b@late.net"))
+        assert len(house.courier.deliveries) == 12
+        while len(house.courier.waiting) > 5:
+            house.courier.finish(Action.RELAYED)
+        house.clock.advance(1)
+        assert len(house.courier.deliveries) == 13
+
 
 class TestStop:
     def test_lets_attempts_end_and_begins_none(self, house):
