@@ -188,14 +188,14 @@ def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: 
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
         honours=result.honours,
         tls=tls or "none",
-        standing=None if result.is_local else _standing(result, action),
+        standing=None if result.is_local else _standing(result),
         address=hop.address,
     )
 
 
-def _standing(result: Result, action: Action) -> Standing:
-    """Say what a reply shows: a host that takes no MAIL before something else changes cannot be used."""
-    is_wanting = result.phase is Phase.MAIL and result.reply.is_permanent and action is Action.DELAYED
+def _standing(result: Result) -> Standing:
+    """Say what a reply shows: a host that takes no MAIL before it has TLS or a login cannot be used."""
+    is_wanting = result.phase is Phase.MAIL and result.reply.code in _WANTS_TLS_OR_LOGIN
     return Standing.DOWN if is_wanting else standing_of_reply(result.reply)
 
 

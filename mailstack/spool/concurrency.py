@@ -116,7 +116,7 @@ class Bucket:
     Shape:   a token bucket, kept as the time at which it will be full (GCRA): one number, and nothing to refill.
     """
 
-    __slots__ = ("_each_seconds", "_full_at", "_slack_seconds", "rate")
+    __slots__ = ("__weakref__", "_each_seconds", "_full_at", "_slack_seconds", "rate")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate

@@ -38,6 +38,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 from mailstack.mail.disposition import Disposition, Standing
 from mailstack.spool.concurrency import Bucket, Pauses, Rate, Window
@@ -162,6 +163,7 @@ class Lanes:
         self._ways: dict[str, _Way] = {}  # the operator names them: they are few
         self._local = _Lane(LOCAL_LANE, Kind.PROVEN, Window(1, 1), None, None)
         self._turns: dict[Kind, list[tuple[int, int, _Lane]]] = {kind: [] for kind in Kind}
+        self._buckets: WeakValueDictionary[str, Bucket] = WeakValueDictionary()  # by domain, while a lane has one
         self._last_turn = 0
         self._later: list[tuple[float, int, _Lane]] = []
         self._begun: dict[Work, float] = {}  # attempts that are not slow yet; oldest first
@@ -175,7 +177,7 @@ class Lanes:
         self._limits = limits
         for lane in self._lanes.values():
             lane.window.limit(limits.per_destination)
-            lane.bucket = self._bucket_for(lane.name, lane.bucket)
+            lane.bucket = self._bucket_for(lane.name)
         # Who waits for a rate is looked at in the next turn: it may be another now, or none.
         self._later = [(0.0, turn, lane) for _, turn, lane in sorted(self._later, key=lambda later: later[:2])]
         for way in self._ways.values():
@@ -272,11 +274,16 @@ class Lanes:
         way = way_of_lane(name)
         return self._ways.setdefault(way, _Way()) if way else None
 
-    def _bucket_for(self, name: str, before: Bucket | None = None) -> Bucket | None:
-        rate = self._limits.rates.get(domain_of(name)) or self._limits.rates.get(ANY_DESTINATION)
-        if rate is None or (before is not None and before.rate == rate):
-            return before if rate is not None else None
-        return Bucket(rate)
+    def _bucket_for(self, name: str) -> Bucket | None:
+        """Return what counts the messages of a domain, whichever way they go."""
+        domain = domain_of(name)
+        rate = self._limits.rates.get(domain) or self._limits.rates.get(ANY_DESTINATION)
+        if rate is None:
+            return None
+        bucket = self._buckets.get(domain)
+        if bucket is None or bucket.rate != rate:
+            bucket = self._buckets[domain] = Bucket(rate)
+        return bucket
 
     def _rest(self, lane: _Lane) -> None:
         if lane.kind is Kind.UNPROVEN and lane.bucket is None:

@@ -113,6 +113,18 @@ class TestAWay:
         now(house.spool.queue.resume("x.net"))
         assert len(house.courier.deliveries) == 2
 
+    def test_has_one_rate_with_all_other_ways_to_its_domain(self, tmp_path):
+        def way_of(recipient):
+            return SLOW if recipient.address.local_part == "slow" else None
+
+        house = House(tmp_path / "spool", way_of=way_of, limits=Limits(rates={"x.net": Rate(1, 60.0)})).open()
+        house.courier.answer = all_are(Action.RELAYED)
+        house.accept(remote("slow@x.net"))
+        house.accept(remote("fast@x.net"))
+        assert len(house.courier.deliveries) == 1
+        house.clock.advance(60)
+        assert len(house.courier.deliveries) == 2
+
     def test_is_kept_for_what_is_reported(self, house, ways):
         ways.by_domain["example.org"] = SLOW  # where the sender has his mail
         house.accept(remote("bob@x.net"))
