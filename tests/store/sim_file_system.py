@@ -101,6 +101,15 @@ class SimFileSystem:
             else:
                 node.octets = node.durable
 
+    def copy(self) -> SimFileSystem:
+        """Return another with the same in it, after a crash."""
+        assert not self._handles, "no program has anything open"
+        other = SimFileSystem(self._root_path, None, self.can_sync_system)
+        root = _copied(self._root, {})
+        assert isinstance(root, SimFolder)
+        other._root, other._next_handle, other.now = root, self._next_handle, self.now
+        return other
+
     def tree(self, path: str = "") -> dict[str, bytes]:
         """Every file by its path below the root."""
         return dict(_walk(self.folder(path)))
@@ -279,6 +288,20 @@ class FailingFileSystem:
             except OSError as error:
                 errors.append(error)
         return errors
+
+
+def _copied(node: SimFile | SimFolder, known: dict[int, SimFile | SimFolder]) -> SimFile | SimFolder:
+    """Copy what is below a node, in both its states; what has two names is still one."""
+    other = known.get(id(node))
+    if other is None:
+        if isinstance(node, SimFile):
+            other = known[id(node)] = SimFile(node.octets, node.durable, node.modified_at)
+        else:
+            other = known[id(node)] = SimFolder(modified_at=node.modified_at)
+            other.names = {name: _copied(each, known) for name, each in node.names.items()}
+            other.durable = {name: _copied(each, known) for name, each in node.durable.items()}
+            other.pending = [(name, None if each is None else _copied(each, known)) for name, each in node.pending]
+    return other
 
 
 def _sync_all(folder: SimFolder) -> None:
