@@ -62,14 +62,14 @@ def test_every_module_says_what_it_is(modules: list[Module]) -> None:
     assert [module.name for module in modules if not module.docstring] == []
 
 
-class TestRooms:
-    def test_take_clock_reactor_and_chance_as_arguments(self, rooms: list[Module]) -> None:
+class TestRoom:
+    def test_takes_clock_reactor_and_chance_as_arguments(self, rooms: list[Module]) -> None:
         assert len(rooms) > 150
         from_the_world = {"time.time", "time.monotonic", "time.sleep", "random.random", "random.choice", "random.uniform"}
         assert [module.name for module in rooms if "twisted.internet.reactor" in module.imports] == []
         assert [(module.name, found) for module in rooms if (found := module.calls & from_the_world)] == []
 
-    def test_reach_no_shell_and_run_no_text(self, rooms: list[Module]) -> None:
+    def test_reaches_no_shell_and_runs_no_text(self, rooms: list[Module]) -> None:
         imports = {"pickle", "marshal", "shelve", "pty"}
         shells = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
         calls = shells | {"eval", "exec", "compile", "__import__"}
@@ -77,14 +77,14 @@ class TestRooms:
         assert [(module.name, found) for module in rooms if (found := module.calls & calls)] == []
         assert [module.name for module in rooms if "shell" in module.keywords] == []
 
-    def test_read_no_mime_but_where_binary_parts_come_in(self, rooms: list[Module]) -> None:
+    def test_reads_no_mime_but_where_binary_parts_come_in(self, rooms: list[Module]) -> None:
         of_email = [(module.name, name) for module in rooms for name in module.imports if name.split(".")[0] == "email"]
         assert [each for each in of_email if each[1].split(".")[:2] != ["email", "utils"]] == []
         assert [module.name for module in rooms if "mailstack.mail.mime" in module.imports] == ["mail/binary.py"]
         converter = "mailstack.mail.binary.BinaryConverter"
         assert [module.name for module in rooms if converter in module.imports] == ["wire/chunks.py"]
 
-    def test_do_not_split_octets_of_the_wire_by_python_s_idea_of_a_line(self, rooms: list[Module]) -> None:
+    def test_does_not_split_octets_of_the_wire_by_python_s_idea_of_a_line(self, rooms: list[Module]) -> None:
         found = [module.name for module in rooms if "splitlines" in module.attributes]
         assert found == [], "splitlines() breaks at a bare CR, a bare LF and six others"
 

@@ -36,7 +36,7 @@ def singly(octets: bytes) -> list[bytes]:
 class TestAnyTree:
     @given(TREES)
     @settings(max_examples=400, deadline=None)
-    def test_its_leaves_are_what_they_were_and_nothing_is_called_binary(self, tree: Tree) -> None:
+    def test_its_leaves_are_what_they_were(self, tree: Tree) -> None:
         octets, problem = converted(tree.octets)
         assert problem == ""
         assert [found for _, found in leaves(octets)] == list(tree.leaves)
@@ -51,9 +51,7 @@ class TestAnyTree:
 
     @given(TREES, st.data())
     @settings(max_examples=100, deadline=None)
-    def test_the_cut_does_not_matter_nor_does_it_for_what_has_been_given_at_any_octet(
-        self, tree: Tree, data: st.DataObject
-    ) -> None:
+    def test_the_cut_does_not_matter(self, tree: Tree, data: st.DataObject) -> None:
         whole = converted(tree.octets)
         assert converted(*singly(tree.octets)) == whole
         for _ in range(5):
@@ -199,7 +197,7 @@ class TestHostile:
         assert time.process_time() - began < 4  # takes 0.5 s at most
 
     @pytest.mark.parametrize("piece", LIKE_DELIMITERS)
-    def test_and_little_memory(self, piece: bytes) -> None:
+    def test_what_looks_like_delimiters_without_end_takes_little_memory(self, piece: bytes) -> None:
         octets = (piece * (65_536 // len(piece) + 1))[:65_536]
         converter = in_binary_part()
         converter.feed(octets)
