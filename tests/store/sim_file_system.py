@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,10 @@ class SimFileSystem:
         assert isinstance(root, SimFolder)
         other._root, other._next_handle, other.now = root, self._next_handle, self.now
         return other
+
+    def state(self) -> Hashable:
+        """All that can make a difference to a program that is started now."""
+        return _state(self._root, {})
 
     def tree(self, path: str = "") -> dict[str, bytes]:
         """Every file by its path below the root."""
@@ -302,6 +306,17 @@ def _copied(node: SimFile | SimFolder, known: dict[int, SimFile | SimFolder]) ->
             other.durable = {name: _copied(each, known) for name, each in node.durable.items()}
             other.pending = [(name, None if each is None else _copied(each, known)) for name, each in node.pending]
     return other
+
+
+def _state(node: SimFile | SimFolder | None, known: dict[int, int]) -> Hashable:
+    """Describe a node in both its states; what has two names, or has been described, is a number."""
+    if node is None or id(node) in known:
+        return None if node is None else known[id(node)]
+    known[id(node)] = len(known)
+    if isinstance(node, SimFile):
+        return node.octets, node.durable, node.modified_at
+    parts = (node.names.items(), node.durable.items(), node.pending)
+    return node.modified_at, *(tuple((name, _state(each, known)) for name, each in part) for part in parts)
 
 
 def _sync_all(folder: SimFolder) -> None:

@@ -7,7 +7,7 @@ The table of states in `mailstack.store.maildir` is what these tests walk throug
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 
 import pytest
@@ -112,17 +112,29 @@ def with_neighbours() -> SimFileSystem:
     return sim
 
 
+def is_known(sim: SimFileSystem, seen: set[Hashable]) -> bool:
+    """Say whether a crash has left this before: what follows is the same again. Of some steps nothing is left."""
+    state = sim.state()
+    if state in seen:
+        return True
+    seen.add(state)
+    return False
+
+
 @pytest.mark.parametrize("prepare", [SimFileSystem, by_file, with_neighbours])
 @pytest.mark.parametrize("after", AFTERS)
 def test_once_and_whole_after_a_crash_anywhere(prepare: Callable[[], SimFileSystem], after: After) -> None:
     items = items_of()
     before = expected(items_of(100)[:1]) if prepare is with_neighbours else {}
     all_steps = steps(prepare, items)
+    seen: set[Hashable] = set()
     for step in all_steps:
         sim = prepare()
         survived = deliver(sim, items, crash_at=step)
         assert survived is (step == all_steps[-1])
         after(sim)
+        if not survived and is_known(sim, seen):
+            continue
         wanted = expected(items) | before
         there = messages(sim)
         assert there == {path: wanted[path] for path in there}, f"something half-written after step {step}"
@@ -142,10 +154,14 @@ def test_once_and_whole_after_a_crash_anywhere(prepare: Callable[[], SimFileSyst
 def test_once_and_whole_after_two_crashes_anywhere(first: After, second: After) -> None:
     items = items_of()
     wanted = expected(items)
+    seen: set[Hashable] = set()
     for step in steps(SimFileSystem, items):
         crashed = SimFileSystem()
         deliver(crashed, items, crash_at=step)
         first(crashed)
+        if is_known(crashed, seen):
+            continue
+        seen_again: set[Hashable] = set()
         for again in range(1, 1000):
             sim = crashed.copy()
             survived = deliver(sim, items_of(may_repeat=True), crash_at=again)
@@ -153,6 +169,8 @@ def test_once_and_whole_after_two_crashes_anywhere(first: After, second: After) 
             if survived:
                 assert messages(sim) == wanted
                 break
+            if is_known(sim, seen_again):
+                continue
             assert messages(sim).items() <= wanted.items()
             assert deliver(sim, items_of(may_repeat=True))
             assert messages(sim) == wanted
