@@ -187,14 +187,14 @@ class TestHostile:
         assert converted(octets[:HEADER_OCTETS], *singly(octets[HEADER_OCTETS:]))[1] == expected
 
     @pytest.mark.parametrize("piece", LIKE_DELIMITERS)
-    @pytest.mark.parametrize(("size", "total"), [(1, 100_000), (100, 1_000_000), (65_536, 4_000_000)])
+    @pytest.mark.parametrize(("size", "total"), [(1, 50_000), (100, 500_000), (65_536, 2_000_000)])
     def test_what_looks_like_delimiters_without_end_takes_linear_time(self, piece: bytes, size: int, total: int) -> None:
         octets = piece * (total // len(piece))
         converter = in_binary_part()
         began = time.process_time()
         for at in range(0, len(octets), size):
             converter.feed(octets[at : at + size])
-        assert time.process_time() - began < 4  # takes 0.5 s at most
+        assert time.process_time() - began < 2  # takes 0.2 s at most
 
     @pytest.mark.parametrize("piece", LIKE_DELIMITERS)
     def test_what_looks_like_delimiters_without_end_takes_little_memory(self, piece: bytes) -> None:
