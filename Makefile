@@ -42,7 +42,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
-	$(PYTEST) tests --numprocesses=2 --dist=loadfile --ignore=tests/peers --ignore=tests/bench --ignore=tests/crash $(RELEASE:%=--ignore=%)
+	$(PYTEST) tests --numprocesses=2 --dist=loadfile --no-loadscope-reorder --ignore=tests/peers --ignore=tests/bench --ignore=tests/crash $(RELEASE:%=--ignore=%)
 
 fuzz: $(VENV)/fuzz.stamp ## Fuzz the parsers and the protocol cores, each for SECONDS, two at a time
 	$(BIN)/python -m fuzz --seconds $(SECONDS)

@@ -12,10 +12,19 @@ from harness.programs import missing
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
-def pytest_collection_finish() -> None:
-    """Take the thousands of tests, which stay to the end, out of what the collector of garbage looks through each time."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """
+    Let the collector of garbage rest while thousands of tests are made, and take them, which stay to the end, out of what it
+    looks through each time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

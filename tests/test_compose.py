@@ -7,6 +7,7 @@ import hashlib
 import json
 import poplib
 import re
+import shutil
 import smtplib
 import ssl
 import tempfile
@@ -14,6 +15,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,15 @@ ALICE, BOB = "alice@example.test", "bob@example.test"
 CONTENT = b"Subject: the road\r\n\r\n.dots\r\n..\r\n.\r\nlast line\r\n"
 
 
+@cache
+def a_demo() -> tempfile.TemporaryDirectory[str]:
+    """Make an installation that is only copied; it goes when this process does."""
+    folder = tempfile.TemporaryDirectory()
+    made = CliRunner().invoke(main, ["init", f"{folder.name}/house", "--demo"])
+    assert made.exit_code == 0, made.output
+    return folder
+
+
 @dataclass(frozen=True)
 class Installation:
     """What `mailstack init --demo` made, but on ports that the system chooses, and with an alias."""
@@ -70,8 +81,10 @@ class Installation:
     folder: Path
 
     def __post_init__(self) -> None:
-        made = CliRunner().invoke(main, ["init", str(self.folder), "--demo"])
-        assert made.exit_code == 0, made.output
+        made = Path(a_demo().name) / "house"
+        shutil.copytree(made, self.folder)
+        demo = self.folder / "demo.json"
+        demo.write_text(demo.read_text().replace(str(made), str(self.folder)))
         self.change(lambda text: re.sub(r'"127\.0\.0\.1:\d+"', '"127.0.0.1:0"', text))
         editing.add_alias(self.folder / "directory.db", "sales@example.test", [ALICE])
 

@@ -33,7 +33,19 @@ def told(tmp_path: Path, *, in_ci: bool) -> str:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = peer\n")
     env = {**os.environ, "PATH": str(tmp_path / "empty"), "PYTHONPATH": str(HERE / "peers"), "CI": "true" if in_ci else ""}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rsf", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-rsf",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+            "--rootdir",
+            tmp_path,
+            tmp_path,
+        ],
         cwd=tmp_path,
         env=env,
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,16 @@ from mailstack.tap import _logs_to_stdout, makeService
 from mailstack.workers.parent import Workers
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tap") / "house"
+    assert CliRunner().invoke(main, ["init", str(folder), "--demo"]).exit_code == 0
+    return folder
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    assert CliRunner().invoke(main, ["init", str(tmp_path / "house"), "--demo"]).exit_code == 0
-    return tmp_path / "house" / "mailstack.toml"
+def config(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "house") / "mailstack.toml"
 
 
 @pytest.mark.parametrize(

@@ -42,22 +42,12 @@ class TestAnyTree:
         assert [found for _, found in leaves(octets)] == list(tree.leaves)
         assert not BARE.search(octets)
         assert octets == slowly(tree.octets)
-
-    @given(TREES)
-    @settings(max_examples=200, deadline=None)
-    def test_nothing_in_it_is_called_binary_and_no_part_has_a_defect(self, tree: Tree) -> None:
-        octets, _ = converted(tree.octets)
-        message = email.message_from_bytes(octets)
-        assert not [part for part in message.walk() if (part["Content-Transfer-Encoding"] or "").strip().lower() == "binary"]
-        assert not [defect for part in message.walk() for defect in part.defects]
-
-    @given(TREES)
-    @settings(max_examples=100, deadline=None)
-    def test_without_a_binary_part_nothing_changes(self, tree: Tree) -> None:
-        once, _ = converted(tree.octets)
-        assert converted(once) == (once, "")
+        assert converted(octets) == (octets, "")
         if not tree.is_binary:
-            assert once == tree.octets
+            assert octets == tree.octets
+        parts = list(email.message_from_bytes(octets).walk())
+        assert not [part for part in parts if (part["Content-Transfer-Encoding"] or "").strip().lower() == "binary"]
+        assert not [defect for part in parts for defect in part.defects]
 
     @given(TREES, st.data())
     @settings(max_examples=100, deadline=None)
@@ -67,10 +57,6 @@ class TestAnyTree:
         for _ in range(5):
             at = data.draw(st.integers(0, len(tree.octets)))
             assert converted(tree.octets[:at], tree.octets[at:]) == whole
-
-    @given(TREES, st.data())
-    @settings(max_examples=100, deadline=None)
-    def test_nor_does_what_has_been_given_at_any_octet(self, tree: Tree, data: st.DataObject) -> None:
         begun = tree.octets[: data.draw(st.integers(0, len(tree.octets)))]
         one, other = BinaryConverter(), BinaryConverter()
         assert one.feed(begun) == b"".join(map(other.feed, singly(begun)))
@@ -144,6 +130,26 @@ def nested(depth: int, kind: bytes) -> bytes:
     return b"".join(b"Content-Type: multipart/x; boundary=b%d\r\n\r\n--b%d\r\n" % (number, number) for number in range(depth))
 
 
+LIKE_DELIMITERS = [
+    b"\r\n--c",
+    b"\r\n--",
+    b"\r\n--bx\r\n",
+    b"\r\n--b--x\r\n",
+    b"\r",
+    b"\r\n",
+    b"-",
+    b"\r\n--b x",
+    b"\r\n--" + b"b" * 300,
+    b"\n",
+]
+
+
+def in_binary_part() -> BinaryConverter:
+    converter = BinaryConverter()
+    converter.feed(b"Content-Type: multipart/x; boundary=b\r\n\r\n--b\r\n" + BINARY)
+    return converter
+
+
 class TestHostile:
     @pytest.mark.parametrize("kind", [b"message", b"multipart"])
     def test_depth(self, kind: bytes) -> None:
@@ -180,33 +186,29 @@ class TestHostile:
             assert converted(octets[:-cut], octets[-cut:])[1] == expected
         assert converted(octets[:HEADER_OCTETS], *singly(octets[HEADER_OCTETS:]))[1] == expected
 
-    @pytest.mark.parametrize(
-        "piece",
-        [
-            b"\r\n--c",
-            b"\r\n--",
-            b"\r\n--bx\r\n",
-            b"\r\n--b--x\r\n",
-            b"\r",
-            b"\r\n",
-            b"-",
-            b"\r\n--b x",
-            b"\r\n--" + b"b" * 300,
-            b"\n",
-        ],
-    )
-    @pytest.mark.parametrize("size", [1, 100, 65_536])
-    def test_what_looks_like_delimiters_without_end_takes_linear_time_and_little_memory(self, piece: bytes, size: int) -> None:
-        octets = piece * ((200_000 if size == 1 else 4_000_000) // len(piece))
-        converter = BinaryConverter()
-        converter.feed(b"Content-Type: multipart/x; boundary=b\r\n\r\n--b\r\n" + BINARY)
+    @pytest.mark.parametrize("piece", LIKE_DELIMITERS)
+    @pytest.mark.parametrize(("size", "total"), [(1, 50_000), (100, 500_000), (65_536, 2_000_000)])
+    def test_what_looks_like_delimiters_without_end_takes_linear_time(self, piece: bytes, size: int, total: int) -> None:
+        octets = piece * (total // len(piece))
+        converter = in_binary_part()
         began = time.process_time()
-        tracemalloc.start() if size == 65_536 else None
         for at in range(0, len(octets), size):
             converter.feed(octets[at : at + size])
-        most = tracemalloc.get_traced_memory()[1] if size == 65_536 else 0
-        tracemalloc.stop()
-        assert time.process_time() - began < 10  # takes 0.5 s at most
+        assert time.process_time() - began < 2  # takes 0.2 s at most
+
+    @pytest.mark.parametrize("piece", LIKE_DELIMITERS)
+    def test_what_looks_like_delimiters_without_end_takes_little_memory(self, piece: bytes) -> None:
+        octets = (piece * (65_536 // len(piece) + 1))[:65_536]
+        converter = in_binary_part()
+        converter.feed(octets)
+        tracemalloc.start()
+        try:
+            for _ in range(4):
+                converter.feed(octets)
+            kept, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 10_000
         assert most < 1_000_000
 
     @pytest.mark.parametrize("size", [1, 100, 65_536])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from functools import cache
 
 import pytest
 from twisted.internet import reactor
@@ -14,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from mailstack.mail.answers import TLSA, Empty, Exchange, Failed, Found, NoSuchDomain
 from mailstack.net.dns_exchange import Server
 from mailstack.net.resolver import Resolver, system_nameservers
-from mailstack.testing.dns import FakeResolver, Nameserver, parse_zone
+from mailstack.testing.dns import FakeResolver, Nameserver, Zone, parse_zone
 
 ZONE = (
     """
@@ -54,6 +55,11 @@ ZONE = (
     + "\n".join(f"    huge.test MX 20 m{n}.test" for n in range(1000))
     + "\n    huge.test MX 10 best.test\n"
 )
+
+
+@cache
+def the_zone() -> Zone:
+    return parse_zone(ZONE)
 
 
 class Contract:
@@ -141,7 +147,7 @@ class Contract:
 
 class FakeResolverTests(Contract, TestCase):
     def setUp(self):
-        self.resolver = FakeResolver(ZONE)
+        self.resolver = FakeResolver(the_zone())
 
     def vouch(self):
         self.resolver.authenticated = True
@@ -151,7 +157,7 @@ class Served(TestCase):
     timeout = 20
 
     def setUp(self):
-        self.nameserver = Nameserver(ZONE)
+        self.nameserver = Nameserver(the_zone())
         self.port = self.nameserver.listen(reactor)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.nameserver.stop()))
         self.resolver = self.make()
@@ -277,7 +283,7 @@ class ClockTests(SynchronousTestCase):
 
     def setUp(self):
         self.reactor = Datagrams()
-        self.nameserver = Nameserver(ZONE)
+        self.nameserver = Nameserver(the_zone())
         self.resolver = Resolver(self.reactor, [Server("127.0.0.1"), Server("::1")], timeout_seconds=3, rounds=2)
 
     def test_silence_ends(self):

@@ -79,6 +79,11 @@ def in_binary(begin: bytes) -> tuple[House, Session]:
     return house, session
 
 
+def in_binary_part() -> tuple[House, Session]:
+    """Begin what takes long while memory is traced: every five octets are looked at by themselves."""
+    return in_binary(b"Content-Transfer-Encoding: binary\r\n\r\n")
+
+
 def with_slow_judge() -> tuple[House, Session]:
     house, session = greeted("EHLO c")
     house.judge.answers = {"mail": Deferred()}
@@ -104,10 +109,10 @@ def kept() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-def flood(session: Session, octets: bytes) -> None:
+def flood(session: Session, octets: bytes, sent_octets: int) -> None:
     """Send the same again and again, as fast as a transport that obeys would read it."""
     piece = (octets * (READ_OCTETS // len(octets) + 1))[:READ_OCTETS]
-    for _ in range(SENT_OCTETS // READ_OCTETS):
+    for _ in range(sent_octets // READ_OCTETS):
         if session.transport.producerState != "producing" or not session.is_connected:
             return
         session.protocol.dataReceived(piece)
@@ -135,7 +140,7 @@ def flood(session: Session, octets: bytes) -> None:
         (in_chunk, b"\r\nx", WINDOW_OCTETS * 2),
         (lambda: in_binary(b""), b"X: y\r\n", HEADER_OCTETS * 2),
         (lambda: in_binary(b"X: "), b"x", HEADER_OCTETS * 2),
-        (lambda: in_binary(b"Content-Transfer-Encoding: binary\r\n\r\n"), b"\r\n--x", WINDOW_OCTETS),
+        (in_binary_part, b"\r\n--x", WINDOW_OCTETS),
         (lambda: in_binary(b"Content-Type: multipart/x; boundary=b\r\n\r\n"), b"--b\r\nX: y\r\n", HEADER_OCTETS),
         (lambda: in_binary(b""), b"Content-Type: multipart/x; boundary=b\r\n\r\n--b\r\n", WINDOW_OCTETS),
     ],
@@ -144,7 +149,7 @@ def test_what_waits_is_bounded(begin: Begin, octets: bytes, most_octets: int) ->
     begin()  # what is made once, for all
     with kept() as octets_kept:
         _, session = begin()
-        flood(session, octets)
+        flood(session, octets, SENT_OCTETS // 4 if begin is in_binary_part else SENT_OCTETS)
         assert octets_kept() < OBJECTS_OCTETS + most_octets, f"{octets_kept()} octets"
 
 

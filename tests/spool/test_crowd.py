@@ -44,6 +44,7 @@ class TestLanesAlone:
         for number in range(int(per_second * seconds)):
             heapq.heappush(events, (NOW + number / per_second, number, "arrives", None))
         number = len(events)
+        entry = Entry(number=1, envelope=envelope(), content=MemoryContent(b"x" * 20_000), expires_at=0.0)
         while events:
             now, _, what, work = heapq.heappop(events)
             if what == "arrives":
@@ -51,7 +52,6 @@ class TestLanesAlone:
                 lane = f"{which}.example"
                 is_good = not is_bad(which, now)
                 if lanes.pause_of(lane, now) is None and lanes.has_room_for(lane):
-                    entry = Entry(number=1, envelope=envelope(), content=MemoryContent(b"x" * 20_000), expires_at=0.0)
                     fresh = Work(entry, lane, {0: Pending()}, may_repeat=False)
                     arrived[fresh] = now
                     lanes.add(fresh, now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,19 @@ class SimFileSystem:
                 node.octets = node.durable = torn
             else:
                 node.octets = node.durable
+
+    def copy(self) -> SimFileSystem:
+        """Return another with the same in it, after a crash."""
+        assert not self._handles, "no program has anything open"
+        other = SimFileSystem(self._root_path, None, self.can_sync_system)
+        root = _copied(self._root, {})
+        assert isinstance(root, SimFolder)
+        other._root, other._next_handle, other.now = root, self._next_handle, self.now
+        return other
+
+    def state(self) -> Hashable:
+        """All that can make a difference to a program that is started now."""
+        return _state(self._root, {})
 
     def tree(self, path: str = "") -> dict[str, bytes]:
         """Every file by its path below the root."""
@@ -279,6 +292,31 @@ class FailingFileSystem:
             except OSError as error:
                 errors.append(error)
         return errors
+
+
+def _copied(node: SimFile | SimFolder, known: dict[int, SimFile | SimFolder]) -> SimFile | SimFolder:
+    """Copy what is below a node, in both its states; what has two names is still one."""
+    other = known.get(id(node))
+    if other is None:
+        if isinstance(node, SimFile):
+            other = known[id(node)] = SimFile(node.octets, node.durable, node.modified_at)
+        else:
+            other = known[id(node)] = SimFolder(modified_at=node.modified_at)
+            other.names = {name: _copied(each, known) for name, each in node.names.items()}
+            other.durable = {name: _copied(each, known) for name, each in node.durable.items()}
+            other.pending = [(name, None if each is None else _copied(each, known)) for name, each in node.pending]
+    return other
+
+
+def _state(node: SimFile | SimFolder | None, known: dict[int, int]) -> Hashable:
+    """Describe a node in both its states; what has two names, or has been described, is a number."""
+    if node is None or id(node) in known:
+        return None if node is None else known[id(node)]
+    known[id(node)] = len(known)
+    if isinstance(node, SimFile):
+        return node.octets, node.durable, node.modified_at
+    parts = (node.names.items(), node.durable.items(), node.pending)
+    return node.modified_at, *(tuple((name, _state(each, known)) for name, each in part) for part in parts)
 
 
 def _sync_all(folder: SimFolder) -> None:

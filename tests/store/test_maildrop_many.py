@@ -9,7 +9,7 @@ from pathlib import Path
 from mailstack.store.maildrop import Maildrop
 from mailstack.store.names import delivery_name
 
-MESSAGES = 20_000
+MESSAGES = 8_000
 OCTETS = b"Subject: one of many\r\n\r\n"
 
 

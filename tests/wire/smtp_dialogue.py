@@ -20,6 +20,7 @@ import base64
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from mailstack.mail import reply as replies
@@ -67,6 +68,9 @@ TOKENS = {
 # Alice's, and that of the examples of RFC 4954 §4.
 PASSWORDS = (b"secret", b"1234")
 BINDINGS = {"tls-exporter": b"what only the two ends know", "tls-server-end-point": b"hash of the certificate"}
+
+
+Cut = Callable[[bytes], list[bytes]]
 
 
 class Session:
@@ -177,6 +181,10 @@ class Dialogue:
     options: dict[str, str] = field(default_factory=dict)
     pipelined: bool = True
 
+    def octets(self) -> bytes:
+        """All that the client says."""
+        return b"".join(octets_of(*step) for step in self.steps if step[0] in "CR")
+
     def core(self) -> SMTPServerCore:
         limits = Limits(
             message_octets=int(self.options.get("size", "10000000")),
@@ -203,6 +211,7 @@ class Dialogue:
         return core
 
 
+@lru_cache(maxsize=10_000)
 def octets_of(kind: str, text: str) -> bytes:
     if kind == "R":
         octets = ast.literal_eval('b"' + text.replace('"', '\\"') + '"')
@@ -253,38 +262,46 @@ def split_replies(octets: bytes) -> list[list[str]]:
     return whole[:-1]
 
 
-def run(dialogue: Dialogue, cut: Callable[[bytes], list[bytes]], *, pipelined: bool = False, is_slow: bool = False) -> Session:
+def run(dialogue: Dialogue, cut: Cut, *, pipelined: bool = False, is_slow: bool = False) -> Session:
     """
     Run a dialogue, with the client's octets cut by `cut`; pipelined means that the client does not wait at all, and is_slow
     that the server lets octets come before it answers.
     """
     session = Session(dialogue.core())
+    pieces = cut(dialogue.octets())
     if pipelined:
-        pieces = cut(b"".join(octets_of(*step) for step in dialogue.steps if step[0] in "CR"))
         if is_slow:
             session.feed_ahead(pieces)
         else:
             for piece in pieces:
                 session.feed(piece)
     seen = 0
+    found = split_replies(session.output)
+
+    def where() -> str:
+        way = f"pipelined: {pipelined}, slow: {is_slow}, in {len(pieces)} pieces, the first of {len(pieces[0])} octets"
+        return f"{dialogue.name}, step {step}\n{way}\n{session.output.decode()}"
+
+    step = ""
     for number, (kind, text) in enumerate(dialogue.steps):
-        where = f"{dialogue.name}, step {number}: {kind}: {text}\n{session.output.decode()}"
+        step = f"{number}: {kind}: {text}"
         if kind in ("C", "R"):
-            for piece in [] if pipelined else cut(octets_of(kind, text)):
-                session.feed(piece)
+            if not pipelined:
+                for piece in cut(octets_of(kind, text)):
+                    session.feed(piece)
+                found = split_replies(session.output)
         elif kind == "TLS":
             session.core.tls_started()
         elif kind == "CLOSED":
-            assert session.core.closed, where
+            assert session.core.closed, where()
         elif kind == "CONTENT":
-            assert octets_of("R", text) in session.messages, where + repr(session.messages)
+            assert octets_of("R", text) in session.messages, where() + repr(session.messages)
         elif kind == "S":
-            found = split_replies(session.output)
-            assert len(found) > seen, where
-            assert found[seen][0].replace("-", " ", 1).startswith(text), where
+            assert len(found) > seen, where()
+            assert found[seen][0].replace("-", " ", 1).startswith(text), where()
             seen += 1
         else:
-            lines = [line[4:] for line in split_replies(session.output)[seen - 1]]
-            assert (text in lines) if kind == "S+" else not any(line.startswith(text) for line in lines), where
-    assert len(split_replies(session.output)) == seen, session.output.decode()
+            lines = [line[4:] for line in found[seen - 1]]
+            assert (text in lines) if kind == "S+" else not any(line.startswith(text) for line in lines), where()
+    assert len(found) == seen, where()
     return session
