@@ -51,7 +51,7 @@ release: $(VENV)/dev.stamp ## Packages, the README's commands in a fresh clone, 
 	$(PYTEST) $(RELEASE)
 
 peers: $(VENV)/dev.stamp ## The tests against real programs (swaks, Postfix, Dovecot ...), the bench in short, and a few crashes
-	$(PYTEST) tests/peers tests/bench tests/crash
+	$(PYTEST) tests/peers tests/bench tests/crash --numprocesses=2 --dist=loadfile
 
 crash: $(VENV)/dev.stamp ## Kill the server CRASH_ROUNDS times under load, and count what it had accepted
 	MAILSTACK_CRASH_ROUNDS=$(CRASH_ROUNDS) $(PYTEST) tests/crash -s --timeout=7200
