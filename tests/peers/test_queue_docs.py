@@ -53,6 +53,17 @@ def test_a_command_of_the_page(command: str, house: House) -> None:
     assert done.stdout or is_nothing or "no mail" in done.stderr.decode().lower()
 
 
+def test_what_is_found_is_handed_on(house: House) -> None:
+    """The line for a shell; here all mail came from this machine."""
+    submit(house, "bob@example.net")
+    wait_for(lambda: listed(house, "--domain", "example.net", "--state", "delayed"), "a message waits")
+    (line,) = re.findall(r"^```sh\n(.*)\n```$", PAGE, re.MULTILINE)
+    env = {**house.env, "MAILSTACK_CONFIG": str(house.config), "PATH": f"{BIN}:/usr/bin:/bin"}
+    done = run(["sh", "-c", line.replace("192.0.2.0/24", "127.0.0.0/8")], env=env)
+    assert b"held" in done.stdout
+    assert not listed(house, "--state", "delayed")
+
+
 def test_the_page_names_every_command_and_every_state(house: House) -> None:
     help_text = run([BIN / "mailstack", "queue", "--help"]).stdout.decode()
     names = re.findall(r"^  (\w+) ", help_text.partition("Commands:\n")[2].partition("\n\n")[0], re.MULTILINE)
