@@ -15,8 +15,9 @@ import click
 
 from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
 from mailstack.console.queue_acts import add_acts
-from mailstack.console.queue_asking import asking, found_by, progress_bar, sum_up, with_all_recipients
+from mailstack.console.queue_asking import asking, found_by, progress_bar, with_all_recipients
 from mailstack.console.queue_selecting import check_id, check_pausable, select_fields, selecting
+from mailstack.console.queue_sums import sum_up
 from mailstack.console.queue_views import (
     BY,
     LIST_COLUMNS,

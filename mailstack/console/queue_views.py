@@ -18,7 +18,7 @@ from mailstack.console.sums import recipients
 from mailstack.spool.entry import LOCAL_LANE, domain_of, parts_of_lane, paused_as
 
 if TYPE_CHECKING:
-    from mailstack.console.queue_asking import Sums
+    from mailstack.console.queue_sums import Sums
 
 SHOWN_RECIPIENTS: Final = 3
 """So many of each message in a list."""

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from mailstack.console import control_client, desk, desks, queue, queue_asking, queue_views
+from mailstack.console import control_client, desk, desks, queue, queue_asking, queue_sums, queue_views
 from mailstack.console.command import main
 from mailstack.console.control import Answer, ControlError, Desk, decode, encode
 from mailstack.console.desk import LISTED_RECIPIENTS, MORE_RECIPIENTS, QueueDesk
@@ -741,11 +741,11 @@ class TestPauseAndStats:
 
     def test_stats_of_a_flood(self, run: Run, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of very many senders those that send most are told, and what is in memory and in an answer has its bounds."""
-        monkeypatch.setattr(queue_asking, "KEPT", 200)
+        monkeypatch.setattr(queue_sums, "KEPT", 200)
         monkeypatch.setattr(desk, "GROUPS", 100)
         monkeypatch.setattr(desks, "GROUPS", 100)
         most = [0, 0]
-        add, answer = queue_asking.Sums.add, FakeClient.ask
+        add, answer = queue_sums.Sums.add, FakeClient.ask
 
         def watch(self: Any, more: Any) -> None:
             add(self, more)
@@ -756,7 +756,7 @@ class TestPauseAndStats:
             most[1] = max(most[1], len(answered.get("groups", ())))
             return answered
 
-        monkeypatch.setattr(queue_asking.Sums, "add", watch)
+        monkeypatch.setattr(queue_sums.Sums, "add", watch)
         monkeypatch.setattr(FakeClient, "ask", ask)
         house.spool.runner.pause(["example.net"])
         for number in range(3_000):
