@@ -281,6 +281,8 @@ class SMTPClientCore:
     def _take(self, reply: Reply) -> None:
         self._replies_taken += 1
         if not self._awaited:
+            if reply.code == 421 and self._idle is Phase.OUT_OF_STEP:
+                return  # the outcome is known, and QUIT comes next
             if reply.code == 421:
                 self._refuse(self._idle, reply)
                 return

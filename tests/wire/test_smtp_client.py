@@ -862,6 +862,15 @@ class TestChunks:
         assert session.seen[-1] == Closed()
         assert session.codes_of_results() == [552]
 
+    def test_nor_does_a_421_that_comes_with_it_end_the_session_once_more(self):
+        session = self.in_chunk()
+        session.core.content(b"x\r\n") + session.core.end_content()
+        session.core.receive(b"552 too big\r\n")
+        assert session.core.next_event() == Finished(session.core.results, is_open=False)
+        session.core.receive(b"421 4.3.2 x\r\n")
+        session.look()
+        assert not any(isinstance(event, Refused) for event in session.seen)
+
     def test_nor_does_one_that_came_before_its_end(self):
         session = self.in_chunk()
         written = session.core.content(b"x\r\n")
