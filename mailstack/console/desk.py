@@ -60,19 +60,19 @@ class Queue(Protocol):
         ...
 
     async def paused(self) -> dict[str, float]:
-        """Return the lanes that are paused, and since when."""
+        """Return the domains that are paused, and since when."""
         ...
 
     async def obey(self, order: Order, targets: Sequence[Target]) -> Obeyed:
         """Do what is ordered."""
         ...
 
-    async def pause(self, lane: str, by: str = "") -> bool:
-        """Attempt nothing more of a lane."""
+    async def pause(self, domain: str, by: str = "") -> bool:
+        """Attempt nothing more of a domain."""
         ...
 
-    async def resume(self, lane: str, by: str = "") -> bool:
-        """Attempt what waits in a lane again."""
+    async def resume(self, domain: str, by: str = "") -> bool:
+        """Attempt what waits for a domain again."""
         ...
 
     def place_of(self, number: int, lane: str, ordinal: int) -> str:

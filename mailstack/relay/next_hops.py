@@ -93,7 +93,7 @@ class NextHops:
         ipv4: Deferred[Answer[str]] = Deferred.fromCoroutine(self._resolver.ipv4(host))
         try:
             return await self._resolver.ipv6(host), await ipv4
-        except BaseException:
+        except BaseException:  # whatever ends it, nobody wants the other answer any more
             ipv4.addErrback(lambda _: None)
             ipv4.cancel()
             raise

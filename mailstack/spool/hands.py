@@ -267,16 +267,15 @@ def _remove(connection: sqlite3.Connection, number: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pause(_Writes):
-    """Note that nothing of a lane is to be attempted, or that it may be again; return whether that is new."""
+    """Note that nothing of a domain is to be attempted, or that it may be again; return whether that is new."""
 
-    lane: str
+    domain: str
     since: float | None
     octets: ClassVar[int] = ROW_OCTETS
 
     def apply(self, connection: sqlite3.Connection) -> bool:
         """Do it."""
         if self.since is None:
-            return connection.execute("DELETE FROM paused WHERE lane = ?", (self.lane,)).rowcount > 0
-        return (
-            connection.execute("INSERT OR IGNORE INTO paused (lane, since) VALUES (?, ?)", (self.lane, self.since)).rowcount > 0
-        )
+            return connection.execute("DELETE FROM paused WHERE lane = ?", (self.domain,)).rowcount > 0
+        insert = "INSERT OR IGNORE INTO paused (lane, since) VALUES (?, ?)"
+        return connection.execute(insert, (self.domain, self.since)).rowcount > 0

@@ -218,8 +218,8 @@ class Unreported(Reads):
 
 
 @dataclass(frozen=True, slots=True)
-class PausedLanes(Reads):
-    """Return the lanes of which nothing is to be attempted, and since when."""
+class PausedDomains(Reads):
+    """Return the domains of which nothing is to be attempted, and since when."""
 
     def apply(self, connection: sqlite3.Connection) -> dict[str, float]:
         """Do it."""

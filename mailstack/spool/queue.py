@@ -25,7 +25,7 @@ from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.leases import Key
 from mailstack.spool.ports import Clock
-from mailstack.spool.queries import FoundPage, Lanes, PausedLanes, Select, Show, Shown, Span, Unreported
+from mailstack.spool.queries import FoundPage, Lanes, PausedDomains, Select, Show, Shown, Span, Unreported
 from mailstack.spool.reading import Part, Reading
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
@@ -101,8 +101,8 @@ class Queue:
         return await self._reading.read(number, after=after, what=what, by=by)
 
     async def paused(self) -> dict[str, float]:
-        """Return the lanes that are paused, and since when."""
-        return await self._database.do(PausedLanes())
+        """Return the domains that are paused, and since when."""
+        return await self._database.do(PausedDomains())
 
     def place_of(self, number: int, lane: str, ordinal: int) -> str:
         """Say where a recipient is: in an "attempt", in "memory", or "" on disk."""
@@ -211,25 +211,25 @@ class Queue:
         removed = self._contents.remove(self._contents.path / name)
         removed.addErrback(lambda failure: events.unexpected(f"{name}: content cannot be removed", failure))
 
-    async def pause(self, lane: str, by: str = "") -> bool:
+    async def pause(self, domain: str, by: str = "") -> bool:
         """
-        Attempt nothing more of a lane, and return whether that is new.
+        Attempt nothing more of a domain, or of ALL_DOMAINS, and return whether that is new.
 
         Raises:  QueueError: there are so many already.
         """
         if len(self._runner.paused) >= MOST_PAUSED:
             raise QueueError(f"no more than {MOST_PAUSED} domains can be paused")
-        is_new = await self._database.do(Pause(lane, self._clock.seconds()))
-        self._runner.pause([lane])
-        self._runner.report(await self._database.do(Unreported(lane)))
-        events.queue_paused(lane, by, is_paused=True)
+        is_new = await self._database.do(Pause(domain, self._clock.seconds()))
+        self._runner.pause([domain])
+        self._runner.report(await self._database.do(Unreported(domain)))
+        events.queue_paused(domain, by, is_paused=True)
         return is_new
 
-    async def resume(self, lane: str, by: str = "") -> bool:
-        """Attempt what waits in a lane again, and return whether that is new."""
-        is_new = await self._database.do(Pause(lane, None))
-        self._runner.resume(lane)
-        events.queue_paused(lane, by, is_paused=False)
+    async def resume(self, domain: str, by: str = "") -> bool:
+        """Attempt what waits for a domain again, and return whether that is new."""
+        is_new = await self._database.do(Pause(domain, None))
+        self._runner.resume(domain)
+        events.queue_paused(domain, by, is_paused=False)
         return is_new
 
 

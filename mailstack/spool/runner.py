@@ -9,10 +9,10 @@ The runner: from an accepted entry to the end of each of its recipients.
 A fresh entry goes from memory to its attempts; nothing is read back. What finds no room in memory waits on disk, where it
 is due already, and is looked for as soon as there is room.
 
-Who has what: a work (recipients of one entry in one lane) is held from when it enters memory until the ledger has its
-outcome, and while it is held nothing else touches those recipients. That is the lease. It is in memory only (see the
-charter), and an attempt that takes longer than `lease_seconds` is cancelled and counts as delayed. The operator's hands claim a
-lease like this, and get one of what is in memory, but not of what is in an attempt.
+Who has what is known by the leases (`leases`): a work (recipients of one entry in one lane) has its recipients from when it
+enters memory until the ledger has their outcomes, and nothing else touches them. An attempt that takes longer than
+`lease_seconds` is cancelled and counts as delayed. The attempt itself, the entering of its outcomes, and what is paused, are in
+files of their own (`attempting`, `settlement`, `pausing`).
 
 A destination that is down (`lanes`) is asked by one message at a time. The others wait on disk: they are put off in one
 statement, with what the last attempt said as their reason, and made due in one when the destination answers. Only those whose
