@@ -33,7 +33,7 @@ from mailstack.serving import Listening, Serving, describe_change
 from mailstack.settings import Settings, SettingsError, SocketFile
 from mailstack.spool.failures import SpoolError
 
-__all__ = ["MailSystem", "RefusedError", "bind_all", "close_all", "open_control", "refuse_start"]
+__all__ = ["MailSystem", "RefusedError", "bind_all", "close_all", "open_control", "refuse_start", "stop_at_sigterm"]
 
 
 class StartRefused(Exception):  # noqa: N818 (it is an answer, named as such)
@@ -90,6 +90,7 @@ class MailSystem(TwistedService):
             refuse_start(error, is_daemon=self._is_daemon)
         self._serving.listen(self._sockets)
         self._control = open_control(self._settings, self._reactor, self._serving.desk)
+        stop_at_sigterm(self._reactor)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 
@@ -150,6 +151,16 @@ def open_control(settings: Settings, reactor: Any, desk: Desk) -> ControlSocket 
     except ListenError as error:
         events.control_missing(error.strerror or str(error))
         return None
+
+
+def stop_at_sigterm(reactor: Any) -> None:
+    """
+    Stop in good order at a SIGTERM, from now on and not only when the reactor runs.
+
+    Who looks at the log, or waits for twistd to leave the terminal, may take us to be up a moment before it does.
+    """
+    if not reactor.running:
+        signal.signal(signal.SIGTERM, reactor.sigTerm)
 
 
 def close_all(sockets: Sequence[Listening]) -> None:

@@ -6,6 +6,9 @@ Twisted's own makes a logging context around each call, with the name of the con
 
 Nothing to do means more than that no event is there: those who will make the next ones, clients on the same machine or other
 workers, may wait for the processor that we hold. So others are let in first, and then it is looked once more.
+
+And a signal is only noted when it comes: Twisted's own logs it at once, wherever we were just then. If that was in the middle
+of writing a line of the log, with its lock held, we would wait for ourselves for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable
 from time import monotonic
+from types import FrameType
 from typing import Any, Final
 
 from twisted.python import log
@@ -86,6 +90,12 @@ def _lean() -> type[Any]:
                 if events:
                     break
             return events
+
+        def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
+            self.callFromThread(super().sigTerm, number, None)
+
+        def sigInt(self, number: int, frame: FrameType | None = None) -> None:
+            self.callFromThread(super().sigInt, number, None)
 
         def _be_idle(self) -> None:
             functions, self._waiting = self._waiting, ()

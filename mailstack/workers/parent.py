@@ -33,12 +33,13 @@ from mailstack.console.control import Desk
 from mailstack.console.control_server import ControlSocket
 from mailstack.console.desks import Desks, share_pauses
 from mailstack.net.descriptors import raise_descriptor_limit
+from mailstack.net.lean_reactor import make_lean
 from mailstack.net.listeners import ListenError
 from mailstack.net.shared_counts import KEY_OCTETS, SharedMemory
 from mailstack.net.tls import CertificateError
 from mailstack.serving import Listening, describe_change, kept_until_restart
 from mailstack.settings import Settings, SettingsError
-from mailstack.system import bind_all, close_all, open_control, refuse_start
+from mailstack.system import bind_all, close_all, open_control, refuse_start, stop_at_sigterm
 from mailstack.workers.desk import WorkerDesk
 from mailstack.workers.errand import Conditions, Errand, Socket
 from mailstack.workers.line import LineError, Message
@@ -77,6 +78,7 @@ class Workers(TwistedService):
         self._is_daemon = is_daemon
         self._read_settings = read_settings
         self._reactor = reactor
+        make_lean(reactor)
         self._is_log_shared = is_log_shared
         self._key = random_octets(KEY_OCTETS)
         self._count = settings.worker_count
@@ -136,6 +138,7 @@ class Workers(TwistedService):
         desk = Desks([WorkerDesk(seat) for seat in self._seats])
         self._control = open_control(self._settings, self._reactor, desk)
         self._reactor.callWhenRunning(self._share_pauses, desk)
+        stop_at_sigterm(self._reactor)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 

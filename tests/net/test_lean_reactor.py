@@ -130,6 +130,35 @@ print(type(reactor).__name__, len(turns) > 20, 0.09 < called[-1] < 5)
 """
 
 
+SIGNALLED = """
+import os, signal, sys
+from mailstack.loglines import LineObserver
+from mailstack.net.lean_reactor import make_lean
+from twisted.internet import reactor
+from twisted.logger import Logger, globalLogBeginner
+make_lean(reactor)
+
+def write(octets):  # as the observer does it: with its lock held
+    os.write(1, octets)
+    if b"is up" in octets:
+        os.kill(os.getpid(), number)
+
+number = signal.Signals[sys.argv[1]]
+globalLogBeginner.beginLoggingTo([LineObserver(write, reactor.callLater)], redirectStandardIO=False)
+reactor.callWhenRunning(Logger().info, "it is up")
+reactor.run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_that_comes_while_a_line_of_the_log_is_written_stops_it(name: str) -> None:
+    program = [sys.executable, "-c", SIGNALLED, name]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Received {name}, shutting down." in done.stdout
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 def test_it_knows_when_there_is_nothing_to_do_and_gives_up_waiting_for_that() -> None:
     done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=60, check=False)

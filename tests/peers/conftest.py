@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,18 @@ import pytest
 from harness.house import House, Person
 from harness.programs import open_folder
 
+HOUSES = pytest.StashKey[list[House]]()
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the houses of the test had logged until then."""
+    report = yield
+    if report.failed:
+        for house in item.stash.get(HOUSES, []):
+            report.sections.append((f"the log of {house.folder}", house.log()[-8_000:]))
+    return report
 
 
 @pytest.fixture
@@ -23,13 +34,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def make_house() -> Iterator[Callable[..., House]]:
+def make_house(request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]:
     """Make houses (arguments of House) that are stopped in the end; they are not started yet."""
+    houses = request.node.stash.setdefault(HOUSES, [])
     with ExitStack() as stack:
 
         def make(**options: Any) -> House:
             house = House(stack.enter_context(open_folder("house")) / "var", **options)
             stack.callback(house.kill)
+            houses.append(house)
             return house.prepare()
 
         yield make

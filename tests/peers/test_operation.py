@@ -9,6 +9,7 @@ import signal
 import smtplib
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,32 @@ def test_as_a_daemon_it_starts_stops_and_says_why_it_does_not(make_house: MakeHo
         os.kill(pid, signal.SIGTERM)
         wait_for(lambda: not is_alive(pid), "it has ended")
     assert "[mailstack#info] stopped\n" in house.log()
+
+
+TERMINATED_BEFORE_IT_RUNS = """
+import os, signal, sys
+from mailstack.tap import Options, makeService
+from twisted.internet import reactor
+from twisted.logger import globalLogBeginner, textFileLogObserver
+
+globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
+options = Options()
+options.parseOptions(["--config", sys.argv[1]])
+service = makeService(options)
+service.privilegedStartService()
+service.startService()
+os.kill(os.getpid(), signal.SIGTERM)
+reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+reactor.run()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_ends_it_as_soon_as_it_says_that_it_listens_ends_it_in_good_order(make_house: MakeHouse, workers: int) -> None:
+    house = make_house(change=with_lines("", f"workers = {workers}"))
+    done = run([sys.executable, "-c", TERMINATED_BEFORE_IT_RUNS, house.config], cwd=house.folder, env=house.env)
+    said = done.stdout.decode()
+    assert said.index("pop3s listens on") < said.index("Received SIGTERM") < said.index("stopped\n"), said
 
 
 def test_nothing_listens_beyond_loopback(house: House) -> None:
