@@ -34,7 +34,6 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from mailstack.compose.judge import House
 from mailstack.compose.limits import lane_limits
 from mailstack.compose.place import Place
-from mailstack.compose.routing import Routing
 from mailstack.console.certificates import make_authority
 from mailstack.console.command import main
 from mailstack.directory import editing
@@ -48,7 +47,7 @@ from mailstack.net.dns_exchange import Server
 from mailstack.net.listeners import bind
 from mailstack.reports.counts import CountsFile, day_of
 from mailstack.retrieve.limits import POP3Limits
-from mailstack.settings import Limits, Settings, load
+from mailstack.settings import Limits, load
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.hands import Act, Order
 from mailstack.spool.lanes import Limits as LanesLimits
@@ -793,22 +792,3 @@ class TestLimitsOfTheRelay:
         limits = self.limits(tmp_path, relay, Place(1, 4))
         assert (limits.attempts_at_once, limits.per_destination, limits.initial_per_destination) == (25, 3, 2)
         assert limits.rates == {"*": Rate(8, 4.0), "example.net": Rate(100, 240.0)}
-
-
-class OursDirectory:
-    """Knows three domains of ours, and nobody in them."""
-
-    async def is_local_domain(self, domain: str) -> bool:
-        return domain in ("here.test", "away.test", "part.test")
-
-
-@pytest.mark.parametrize(
-    ("domain", "stays"), [("here.test", True), ("away.test", False), ("part.test", False), ("elsewhere.test", False)]
-)
-def test_whether_all_mail_for_a_domain_stays_here(domain: str, stays: bool) -> None:
-    transport = {"away.test": "mx", "shop@part.test": "lmtp:unix:/run/shop", "*": "smtp:[192.0.2.1]"}
-    settings = Settings.model_validate({"hostname": "mail.here.test", "transport": transport})
-    routing = Routing(settings, OursDirectory(), None, seconds=lambda: 0.0)
-    answers: list[bool] = []
-    Deferred.fromCoroutine(routing.stays_here(domain)).addCallback(answers.append)
-    assert answers == [stays]

@@ -61,7 +61,6 @@ class Composition:
             self.place,
             machine,
             route=self._routing.returns.route,
-            stays_here=self._routing.stays_here,
             courier=self._outgoing.courier,
             forget_hosts=self._outgoing.forget_hosts,
         )

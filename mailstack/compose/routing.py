@@ -33,10 +33,6 @@ class Routing:
         )
         self.returns = ReturnPaths(self.expander, directory, rewriting=rewriting, seconds=seconds, too_long=events.sender_kept)
 
-    async def stays_here(self, domain: str) -> bool:
-        """Say whether a domain is ours and no address of it has mail that [transport] sends elsewhere."""
-        return await self._directory.is_local_domain(domain) and not self.expander.transports.leads_away(domain)
-
     def change(self, transports: TransportMap, rewriting: SenderRewriting | None) -> None:
         """Go by these from now on."""
         self.expander.transports = transports

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from twisted.internet.defer import DeferredList
 
@@ -29,8 +29,7 @@ class Spools:
     """
     Where accepted mail waits.
 
-    Shape:   `own` takes mail, the others only deliver theirs. `stays_here(domain)` says whether all of its mail is delivered
-             here; `courier` takes it on; `forget_hosts` has every host asked again.
+    Shape:   `own` takes mail, the others only deliver theirs. `courier` takes it on; `forget_hosts` has every host asked again.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class Spools:
         machine: Machine,
         *,
         route: Route,
-        stays_here: Callable[[str], Awaitable[bool]],
         courier: TransportCourier,
         forget_hosts: Callable[[], None],
     ) -> None:
@@ -48,7 +46,6 @@ class Spools:
         self._place = place
         self._machine = machine
         self._route = route
-        self._stays_here = stays_here
         self._courier = courier
         self._forget_hosts = forget_hosts
         self.own = self._make(place.worker, self._limits())
@@ -69,10 +66,8 @@ class Spools:
 
     def make_desk(self) -> Desk:
         """Make the desk at which the operator's requests are answered; to be said when all are open."""
-        seconds, stays_here = self._machine.seconds, self._stays_here
-        return Desks(
-            [QueueDesk(each.queue, seconds=seconds, check_via=_check_via, stays_here=stays_here) for each in self._all()]
-        )
+        seconds = self._machine.seconds
+        return Desks([QueueDesk(each.queue, seconds=seconds, check_via=_check_via) for each in self._all()])
 
     def start(self) -> None:
         """Begin to deliver what waits."""

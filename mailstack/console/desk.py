@@ -7,7 +7,7 @@ Everything in a request comes from outside and is read strictly. Times are in se
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
@@ -89,22 +89,13 @@ class QueueDesk:
     """
     Answers for one queue.
 
-    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError;
-             `stays_here(domain)` says whether all mail for a domain is delivered into our own maildirs.
+    Shape:   `check_via(text)` returns a way by which mail can go, in the form in which it is kept, or raises a ValueError.
     """
 
-    def __init__(
-        self,
-        queue: Queue,
-        *,
-        seconds: Callable[[], float],
-        check_via: Callable[[str], str],
-        stays_here: Callable[[str], Awaitable[bool]],
-    ) -> None:
+    def __init__(self, queue: Queue, *, seconds: Callable[[], float], check_via: Callable[[str], str]) -> None:
         self._queue = queue
         self._seconds = seconds
         self._check_via = check_via
-        self._stays_here = stays_here
 
     async def answer(self, request: Request) -> Answer:
         """
@@ -261,10 +252,7 @@ class QueueDesk:
         return Order(act=act, text=text, by=_by(request), is_named=request.get("named") is True)
 
     async def _pause(self, request: Request) -> Answer:
-        domain = _domain(request)
-        if domain != ALL_DOMAINS and await self._stays_here(domain):
-            raise ControlError(f"mail for {domain} is delivered here, and is not paused. What waits can be held")
-        return {"changed": await self._queue.pause(domain, _by(request))}
+        return {"changed": await self._queue.pause(_domain(request), _by(request))}
 
     async def _resume(self, request: Request) -> Answer:
         is_new = await self._queue.resume(_domain(request), _by(request))

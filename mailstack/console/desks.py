@@ -65,7 +65,7 @@ async def share_pauses(desk: Desk) -> None:
     """
     Have all parts of a desk pause what one of them has paused.
 
-    Raises:  ControlError: of one domain, that was ours meanwhile perhaps, when all others are paused.
+    Raises:  ControlError: of one domain, when all others are paused.
     """
     failure: ControlError | None = None
     for lane in (await desk.answer({"ask": "stats", "after": None}))["paused"]:

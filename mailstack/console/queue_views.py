@@ -15,7 +15,7 @@ import click
 
 from mailstack.console.asking import date_of
 from mailstack.console.sums import recipients
-from mailstack.spool.entry import LOCAL_LANE, domain_of, parts_of_lane, paused_as
+from mailstack.spool.entry import domain_of, is_own, parts_of_lane, paused_as
 
 if TYPE_CHECKING:
     from mailstack.console.queue_sums import Sums
@@ -185,7 +185,7 @@ def lane_fields(lane: str, paused: Mapping[str, float]) -> dict[str, Any]:
     return {
         "domain": domain or None,
         "way": way or None,
-        "is_local": lane == LOCAL_LANE,
+        "is_local": is_own(lane),
         "paused_since": paused.get(paused_as(lane, paused) or ""),
     }
 

@@ -43,6 +43,9 @@ MOST_IN_VAIN: Final = 5
 MOST_ROUNDS: Final = 4
 """So many times `max_hosts` are the addresses that a late attempt tries."""
 
+HUNG_SECONDS: Final = 600.0, 14_400.0
+"""For so long at first, and at most, mail goes in clear at once to a host that hung at STARTTLS, where it may."""
+
 _NO_TRUSTED_WAY: Final = Trouble(
     EnhancedStatus(5, 7, 30),
     "The message may only go by verified TLS (REQUIRETLS), which cannot be had to its domain",
@@ -102,6 +105,7 @@ class RelayCourier:
         self._witness = witness
         self._memory = memory
         self._hosts = HostMemory(surroundings.clock.seconds, *self._settings.remembered_seconds)
+        self._hung = HostMemory(surroundings.clock.seconds, *HUNG_SECONDS)
         self.sessions = Sessions(
             hostname, connect, surroundings, contexts or TLSContexts(), self._settings, self._hosts, witness, memory
         )
@@ -132,6 +136,7 @@ class RelayCourier:
     def forget_hosts(self) -> None:
         """Ask every host again, also those that could not be used a moment ago, and the DNS for what it did not say."""
         self._hosts.forget_all()
+        self._hung.forget_all()
         self._resolver.forget_failures()
 
     async def close(self) -> None:
@@ -222,21 +227,33 @@ class RelayCourier:
     ) -> Sequence[Hop]:
         """Try the first address of a host that can be connected to; return those that were tried."""
 
+        may_be_clear = tls is TLS.MAY and not next_hop.is_implicit_tls
+        hung = {hop for hop in hops if may_be_clear and self._hung.obstacle((hop.address, next_hop.port)) is not None}
+
         async def hand_over(sender: Sender, hop: Hop, *, is_second: bool = False) -> Trouble | None:
-            lost_tls = tls is TLS.MAY and (is_second or sender.lacks_tls)
+            lost_tls = tls is TLS.MAY and (is_second or hop in hung or sender.lacks_tls)
             return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp, lost_tls=lost_tls)
 
-        ways = [self._way(hop, next_hop, tls, security, delivery) for hop in hops]
+        ways = [self._way(hop, next_hop, TLS.NEVER if hop in hung else tls, security, delivery) for hop in hops]
         met = await self._in_sessions(ways, hand_over, delivery, attempt)
         *unreached, (hop, trouble) = met
         for each, why in unreached:
             _note(attempt, next_hop, each, why)
-        if trouble is not None and trouble.is_tls and tls is TLS.MAY and not next_hop.is_implicit_tls:
+        if may_be_clear and hop not in hung:
+            self._note_hang((hop.address, next_hop.port), trouble)
+        if may_be_clear and trouble is not None and trouble.is_tls:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
             ((_, trouble),) = await self._in_sessions(ways, partial(hand_over, is_second=True), delivery, attempt)
         _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
+
+    def _note_hang(self, host: tuple[str, int], trouble: Trouble | None) -> None:
+        """Note whether a host hangs at STARTTLS: not every message should wait minutes for that."""
+        if trouble is None:
+            self._hung.worked(host)
+        elif trouble.is_tls and trouble.is_late:
+            self._hung.failed(host, trouble)
 
     async def _in_sessions(self, ways: Sequence[Way], work: Work, delivery: Delivery, attempt: Attempt) -> Met:
         """Do work in a session with one of several addresses, and in as many more with that as the host wants."""

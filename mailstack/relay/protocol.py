@@ -69,8 +69,9 @@ class Trouble:
     Why a host took nothing, or nothing more.
 
     Shape:  `text` may be shown to the sender; `is_remote` says that it is the host's own; `is_tls` that TLS could not be had;
-            `is_chunkless` that the message may go by DATA. `tls` is what the session was within then. With `wait_seconds` it is
-            from an earlier attempt: the host was not asked, and for so long need not be.
+            `is_late` that the host did not answer; `is_chunkless` that the message may go by DATA. `tls` is what the session
+            was within then. With `wait_seconds` it is from an earlier attempt: the host was not asked, and for so long need not
+            be.
     """
 
     status: EnhancedStatus
@@ -78,6 +79,7 @@ class Trouble:
     cause: str = ""
     is_remote: bool = False
     is_tls: bool = False
+    is_late: bool = False
     is_chunkless: bool = False
     is_local: bool = False
     tls: str = ""
@@ -406,7 +408,7 @@ class Sender(Protocol):
         is_tls = phase in (Phase.STARTTLS, Phase.HANDSHAKE)
         if is_tls:
             self._note_failure(TLSFailure.VALIDATION_FAILURE, f"no answer to the {phase.value}")
-        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=is_tls))
+        self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=is_tls, is_late=True))
 
     # The content
 

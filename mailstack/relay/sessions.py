@@ -97,7 +97,7 @@ class Sessions:
         """
         Do work in one session, if possible one that is open already.
 
-        Shape:   the ways differ in their hop and source only; the first to which a connection comes about is taken. To
+        Shape:   the ways differ only by what depends on their hop; the first to which a connection comes about is taken. To
                  `afterwards` is added what lets the session go on, if that must wait. `is_over` says whether other hosts are
                  asked before that.
         """

@@ -287,12 +287,6 @@ class TransportMap:
                 return found
         return None if is_ours else self._entries.get(ANY)
 
-    def leads_away(self, domain: str) -> bool:
-        """Say whether mail for a domain of ours, or for some addresses of it, goes elsewhere."""
-        of_all = self.of(Address("", domain), is_ours=True)
-        of_some = (to for pattern, to in self._entries.items() if pattern.endswith(f"@{domain}"))
-        return any(not isinstance(to, Local | Error | None) for to in (of_all, *of_some))
-
     def is_taken(self, address: Address) -> bool:
         """
         Say whether an address of ours is accepted although the directory does not know it.

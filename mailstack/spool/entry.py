@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # the names of lanes are known to the operator's command, too
 LOCAL_LANE: Final = ""
 """All accounts share a lane, since one delivery goes to all accounts of an entry; no domain has this name."""
 
+OWN_WAY: Final = "local"
+"""The way of mail for accounts in a domain that is paused: none, until that ends."""
+
 ALL_DOMAINS: Final = "*"
 """Among the domains that are paused: all that goes elsewhere, also what the operator has put on another way."""
 
@@ -38,7 +41,8 @@ def lane_of(recipient: Recipient, way_of: WayOf = as_usual) -> str:
         ""                        accounts of ours
         example.net               a domain
         example.net by WAY        a domain, ours or not, whose mail goes another way as long as the configuration says so
-        example.net via WAY       the same for as long as the operator says so of this recipient
+        example.net by local      accounts in a domain that is paused (`pausing`)
+        example.net via WAY       a domain, ours or not, of which the operator has put this recipient on another way
 
     A delivery is to one domain, also where one way serves several: what is slow, or paused, is a domain.
     """
@@ -71,11 +75,16 @@ def lanes_by_way(domain: str) -> tuple[str, str]:
     return f"{domain}{_BY}", f"{domain}{_BY[:-1]}{chr(ord(_BY[-1]) + 1)}"
 
 
+def is_own(lane: str) -> bool:
+    """Say whether a lane is of accounts of ours."""
+    return lane == LOCAL_LANE or way_of_lane(lane) == OWN_WAY
+
+
 def paused_as(lane: str, paused: Container[str]) -> str | None:
-    """Return as what a lane is paused: its domain, or ALL_DOMAINS for every one but that of our accounts; None: it is not."""
+    """Return as what a lane is paused: its domain, or ALL_DOMAINS for every one but those of our accounts; None: it is not."""
     if (domain := domain_of(lane)) in paused:
         return domain
-    return ALL_DOMAINS if lane != LOCAL_LANE and ALL_DOMAINS in paused else None
+    return ALL_DOMAINS if ALL_DOMAINS in paused and not is_own(lane) else None
 
 
 def parts_of_lane(lane: str) -> tuple[str, str]:

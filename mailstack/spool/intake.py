@@ -170,9 +170,10 @@ class Draft:
         outcome.callback(refused)
 
     async def _store(self, envelope: Envelope) -> Refuse | None:
-        straight = self._intake.straight
+        straight, lanes = self._intake.straight, lanes_of(envelope, self._intake.way_of)
         # After a failed commit the next message goes into the database, or what was refused then could still come to light.
-        was_tried = straight is not None and straight.takes(envelope) and not self._intake.database.has_ghosts
+        may_try = not any(lanes) and not self._intake.database.has_ghosts
+        was_tried = may_try and straight is not None and straight.takes(envelope)
         if straight is not None and was_tried and await self._written_out() and await straight.deliver(self._entry(envelope)):
             self._chunks.clear()
             self._discard()
@@ -180,7 +181,7 @@ class Draft:
         if self._file is not None:
             await self._seal(self._file)
         if self._failure is None:
-            accept = Accept(self._entry(envelope), lanes_of(envelope, self._intake.way_of))
+            accept = Accept(self._entry(envelope), lanes)
             try:
                 await self._intake.database.do(accept)
             except CancelledError:

@@ -25,7 +25,8 @@ What is read back from there has a smaller share than what comes in, and both le
 Lanes of which the mail goes to the same host, since the operator has named it as their way, together have no more places, and
 no more memory, than one destination may have.
 
-Turns: of all lanes with work and a free place the one with the most urgent work is next, and among equals who waits longest.
+Turns: of all lanes with work and a free place the one with the most urgent work is next, and among equals who waits longest;
+so it is also among those that wait for a place on the same way.
 Within a lane, too, the urgent comes first (RFC 6710 §4.1), and else who came first. A lane that may not send more now, since
 its rate is used up, waits outside of the turns until it may.
 """
@@ -42,6 +43,7 @@ from weakref import WeakValueDictionary
 from mailstack.mail.disposition import Disposition, Standing
 from mailstack.spool.concurrency import Bucket, Pauses, Rate, Window
 from mailstack.spool.entry import LOCAL_LANE, Work, domain_of, way_of_lane
+from mailstack.spool.waiting import Waiting
 
 REMOTE_SHARE: Final = 0.75  # of memory; so slow hosts never keep local mail waiting on disk
 OLD_SHARE: Final = 0.5  # of memory, for what is read back
@@ -116,7 +118,7 @@ class _Way:
         self.taken = 0
         self.works = 0
         self.octets = 0
-        self.waiting: dict[_Lane, None] = {}
+        self.waiting: Waiting[_Lane] = Waiting()
 
 
 class _Lane:
@@ -389,11 +391,11 @@ class Lanes:
         heapq.heappush(self._turns[lane.kind], (-lane.urgency, turn, lane))
 
     def _must_wait_for_way(self, lane: _Lane) -> bool:
-        """Say whether the way of a lane has no place left; then the lane waits for one."""
+        """Say whether the way of a lane that has work has no place left; then the lane waits for one."""
         way = lane.way
         if way is None or way.taken < self._limits.per_destination:
             return False
-        way.waiting[lane] = None
+        way.waiting.put(lane, lane.ready[0].priority)
         return True
 
     def _places(self, lane: _Lane, now: float) -> int:
@@ -467,11 +469,10 @@ class Lanes:
         self._offer(lane, now)
 
     def _let_in(self, way: _Way, now: float) -> None:
-        """Let who has waited longest for a place on a way, and can have it now, wait for its turn."""
+        """Let who is next for a place on a way, and can have it now, wait for its turn."""
         let_in = 0
         while way.waiting and let_in < MOST_LET_IN and way.taken < self._limits.per_destination:
-            first = next(iter(way.waiting))
-            del way.waiting[first]
+            first = way.waiting.pop()
             self._offer(first, now)
             if first.turn is not None and first.ready:
                 let_in = MOST_LET_IN if self._may_begin(first.kind) else let_in + 1

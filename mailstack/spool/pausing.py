@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mailstack.spool.entry import Pending, paused_as
+from mailstack.mail.envelope import Account, Recipient
+from mailstack.spool.entry import OWN_WAY, Pending, WayOf, paused_as
 from mailstack.spool.leases import Key
 
 
 class Pausing:
-    """Knows what is paused, and whose failures are to be told all the same."""
+    """
+    Knows what is paused, and whose failures are to be told all the same.
 
-    def __init__(self) -> None:
+    Shape:   `usual` names the way of a recipient as long as nothing is paused.
+    """
+
+    def __init__(self, usual: WayOf) -> None:
+        self._usual = usual
         self._domains: set[str] = set()
         self._failed: dict[int, set[str]] = {}  # lanes, by entry
 
@@ -35,6 +41,17 @@ class Pausing:
             return False
         self._domains.discard(domain)
         return True
+
+    def way_of(self, recipient: Recipient) -> str | None:
+        """
+        Name the way of a recipient for the time being (a WayOf).
+
+        Accounts of all domains share a lane, in which none could be paused; so those of a domain that is have another way.
+        """
+        way = self._usual(recipient)
+        if way is None and self._domains and recipient.address.domain in self._domains:
+            return OWN_WAY if isinstance(recipient.destination, Account) else None
+        return way
 
     def is_paused(self, lane: str) -> bool:
         """Say whether nothing of a lane is to be attempted."""

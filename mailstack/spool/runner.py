@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.mail.disposition import Disposition, Standing
+from mailstack.mail.envelope import Recipient
 from mailstack.spool import ledger
 from mailstack.spool.attempting import Attempting
 from mailstack.spool.backoff import Schedule
@@ -98,7 +99,7 @@ class Runner:
     ) -> None:
         self._database = database
         self._contents = contents
-        self._way_of = way_of
+        self._pausing = Pausing(way_of)
         self._attempting = Attempting(couriers, clock, is_stopping=lambda: self._is_cancelling)
         self._settlement = Settlement(
             database=database,
@@ -107,7 +108,7 @@ class Runner:
             clock=clock,
             chance=chance,
             schedule=schedule,
-            way_of=way_of,
+            way_of=self.way_of,
             is_stopping=lambda: self._is_cancelling,
         )
         self._clock = clock
@@ -117,7 +118,6 @@ class Runner:
         self._forget_hosts = forget_hosts
         self._lanes = Lanes(limits, chance)
         self._leases = Leases()
-        self._pausing = Pausing()
         self._ends: dict[Work, float] = {}  # attempts that run, by when they must have ended; oldest first
         self._running: set[Deferred[None]] = set()
         self._is_on = False
@@ -207,6 +207,10 @@ class Runner:
         self._pump()
 
     # The operator's hands: what they claim is touched by nobody else until they give it back
+
+    def way_of(self, recipient: Recipient) -> str | None:
+        """Name the way of a recipient for the time being, by which its lane is called (a WayOf)."""
+        return self._pausing.way_of(recipient)
 
     @property
     def paused(self) -> frozenset[str]:
@@ -649,7 +653,11 @@ class Runner:
     def _moves(self, entry: Entry, lane: str, pending: Mapping[int, Pending]) -> list[Move]:
         """Return the moves into their right lanes of recipients whose way is another than when they came into this one."""
         recipients = entry.envelope.recipients
-        right = ((ordinal, lane_of(each.rerouted(recipients[ordinal]), self._way_of)) for ordinal, each in pending.items())
+        right = (
+            (ordinal, lane_of(each.rerouted(recipients[ordinal]), self.way_of))
+            for ordinal, each in pending.items()
+            if each.failure is None  # else nothing goes there any more, and it is told from wherever it is
+        )
         return [(entry.number, ordinal, lane, now) for ordinal, now in right if now != lane]
 
     async def _change_lanes(self, moves: Sequence[Move], claims: Sequence[Key]) -> None:

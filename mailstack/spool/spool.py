@@ -119,7 +119,7 @@ class Spool:
             schedule=schedule,
             start=start,
             on_accepted=self.runner.accepted,
-            way_of=way_of,
+            way_of=self.runner.way_of,
             straight=Straight(straight) if straight is not None else None,
         )
 

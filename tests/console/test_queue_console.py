@@ -87,12 +87,8 @@ def check_via(text: str) -> str:
     return text
 
 
-async def stays_here(domain: str) -> bool:
-    return domain == "here.test"
-
-
 def make_desk(house: House) -> QueueDesk:
-    return QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via, stays_here=stays_here)
+    return QueueDesk(house.spool.queue, seconds=house.clock.seconds, check_via=check_via)
 
 
 @pytest.fixture
@@ -635,13 +631,22 @@ class TestPauseAndStats:
             "changed": True,
         }
         assert "was not paused" in run("resume", "example.net").stdout
-        assert "is delivered here" in run("pause", "here.test", expect=1).stderr
         assert "not a domain name" in run("pause", "a b", expect=2).stderr
 
-    def test_of_a_domain_of_ours_is_refused_by_the_server(self, run: Run, house: House) -> None:
-        with pytest.raises(ControlError, match="is delivered here"):
-            FakeClient(Path()).ask("pause", domain="Here.test")
-        assert house.spool.runner.paused == frozenset()
+    def test_of_a_domain_of_ours(self, run: Run, house: House) -> None:
+        house.courier.answer = all_are(Action.DELAYED)
+        before = house.accept(local("bob@here.test"))
+        house.courier.answer = None
+        run("pause", "Here.test")
+        name = house.accept(local("bob@here.test"))
+        for each in (before, name):
+            assert "here.test is paused by the operator" in run("show", each).stdout
+        (here, ours) = as_json(run("stats", "--json"))["domains"]
+        assert (here["domain"], here["way"], here["is_local"], here["paused_since"]) == (None, None, True, None)
+        assert (ours["domain"], ours["way"], ours["is_local"]) == ("here.test", "local", True)
+        assert ours["paused_since"] == house.clock.seconds()
+        run("resume", "here.test")
+        assert [each.entry for each, _ in house.courier.waiting] == [name]
 
     def test_of_all_that_goes_elsewhere(self, run: Run, house: House) -> None:
         assert "All mail that goes elsewhere is paused." in run("pause", "*").stdout

@@ -18,6 +18,7 @@ from mailstack.mail.reply import Reply
 from mailstack.mail.requests import DeliverBy, Requests
 from mailstack.relay import courier
 from mailstack.relay.attempt import Attempt, BrokenOffError
+from mailstack.relay.courier import HUNG_SECONDS
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.protocol import Sender, Surroundings
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, NextHop, TLSPolicy, smarthost
@@ -907,6 +908,27 @@ class NoTLS(Case):
             self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), failure)
             self.assertEqual([len(host.contents) for host in self.world.opened], [0, 1])
             self.assertNotIn("STARTTLS", self.host(1).lines)
+
+    def test_the_next_messages_do_not_wait_for_it_to_hang_again(self):
+        self.after(HANG)
+        offering = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n"}
+        for script in ({}, {"MAIL": b"550 5.7.10 encryption needed\r\n"}):
+            self.world.at("192.0.2.1", lambda script=script: Host(**offering, **script))
+            (only,) = self.outcome(delivery(domain="single.test"))
+            self.assertEqual((only.action, only.tls), (Action.DELAYED if script else Action.RELAYED, "none"))
+            self.assertNotIn("STARTTLS", self.host(-1).lines)
+        self.world.advance(HUNG_SECONDS[0])
+        hanging = Host(**offering, STARTTLS=HANG)
+        self.world.at("192.0.2.1", lambda: hanging, lambda: Host(**offering), lambda: Host(**offering))
+        outcome = self.world.attempt(delivery(domain="single.test"))
+        self.assertIn("STARTTLS", hanging.lines, "it is looked again whether that is still so")
+        (only,) = self.outcome(delivery(domain="single.test"))
+        self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"), "by one message, and not by all")
+        self.world.advance(TIMEOUTS_SECONDS[Phase.STARTTLS])
+        self.assertIs(self.successResultOf(outcome)[0].action, Action.RELAYED)
+        self.assertTrue(len(self.world.courier._hung))
+        self.world.courier.forget_hosts()
+        self.assertFalse(len(self.world.courier._hung))
 
     def test_not_where_it_must_be_encrypted(self):
         for failure in self.FAILURES:

@@ -23,25 +23,6 @@ from mailstack.route.transport import (
 )
 
 
-@pytest.mark.parametrize(
-    ("entries", "is_away"),
-    [
-        ({}, False),
-        ({"*": Mx()}, False),
-        ({"example.net": Local()}, False),
-        ({"example.net": Error(EnhancedStatus(5, 1, 6), "no")}, False),
-        ({"other.net": Mx()}, False),
-        ({"a@other.net": Mx()}, False),
-        ({"example.net": Mx()}, True),
-        ({".net": Mx()}, True),
-        ({".net": Mx(), "example.net": Local()}, False),
-        ({"a@example.net": Mx()}, True),
-    ],
-)
-def test_whether_mail_for_a_domain_of_ours_goes_elsewhere(entries, is_away):
-    assert TransportMap(entries).leads_away("example.net") is is_away
-
-
 class TestTransport:
     @pytest.mark.parametrize(
         ("text", "transport"),

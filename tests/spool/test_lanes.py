@@ -14,7 +14,7 @@ from mailstack.mail.disposition import Action, Disposition, Standing
 from mailstack.mail.requests import Requests
 from mailstack.spool.concurrency import Rate
 from mailstack.spool.content import MemoryContent
-from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work
+from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work, domain_of
 from mailstack.spool.lanes import SLOW_SECONDS, Kind, Lanes, Limits
 
 HOST = "smtp:[relay.example]"
@@ -242,6 +242,25 @@ def test_the_lane_with_the_most_urgent_work_is_next():
         lanes.add(work(lane, priority), NOW)
     taken = [lanes.take(NOW) for _ in range(4)]
     assert [each.lane for each in taken if each] == ["low.net", "urgent.net", "plain.net", "other.net"]
+
+
+def test_so_it_is_among_those_that_wait_for_a_way():
+    lanes = shared(1)
+    first = work(f"first.net by {HOST}")
+    lanes.add(first, NOW)
+    assert lanes.take(NOW) is first
+    for domain, priority in (("low", -3), ("plain", 0), ("other", 0), ("urgent", 5), ("low", 7), ("plain", -1)):
+        lanes.add(work(f"{domain}.net by {HOST}", priority), NOW)
+    assert lanes.take(NOW) is None
+    order = []
+    running: Work | None = first
+    while running is not None:
+        lanes.free(running, NOW, SHOWN["up"])
+        lanes.forget(running)
+        running = lanes.take(NOW)
+        if running is not None:
+            order.append((domain_of(running.lane), running.priority))
+    assert order == [("low.net", 7), ("urgent.net", 5), ("plain.net", 0), ("other.net", 0), ("plain.net", -1), ("low.net", -3)]
 
 
 def test_what_is_doubtful_leaves_places_to_others():

@@ -536,6 +536,8 @@ class TestPause:
         ("lane", "name"),
         [
             ("", None),
+            ("x.net by local", None),
+            ("p.net by local", "p.net"),
             ("x.net", "*"),
             ("x.net by smtp:y", "*"),
             ("x.net via smtp:y", "*"),
@@ -547,6 +549,57 @@ class TestPause:
     def test_a_lane_is_paused_as(self, lane, name):
         assert paused_as(lane, {"p.net", "*"}) == name
         assert paused_as(lane, {"p.net"}) == (name if name != "*" else None)
+
+    def test_of_a_domain_of_ours_leaves_all_other_accounts(self, house):
+        now(house.spool.queue.pause("example.org"))
+        paused, other = house.accept(local("bob@example.org")), house.accept(local("bob@other.org"))
+        both = house.accept(local("eve@example.org"), local("eve@other.org"), remote("a@example.net"))
+        assert [each.entry for each in house.courier.deliveries] == [other, both, both]
+        house.crash().open()
+        house.clock.advance(3_000)
+        assert len(house.courier.waiting) == 3
+        for _ in range(3):
+            house.courier.finish(Action.DELIVERED)
+        assert found(house) == [(paused, [(0, "new")]), (both, [(0, "new")])]
+        now(house.spool.queue.resume("example.org"))
+        assert [(each.entry, list(each.recipients)) for each, _ in house.courier.waiting] == [(paused, [0]), (both, [0])]
+        assert {lane for (lane,) in rows(house, "SELECT lane FROM recipient WHERE due_at IS NOT NULL")} == {""}
+
+    def test_of_a_domain_of_ours_counts_for_what_is_in_memory(self, tmp_path):
+        house = House(tmp_path / "spool", limits=Limits(local_at_once=1)).open()
+        first, second, other = (house.accept(local(f"bob@{domain}.org")) for domain in ("example", "example", "other"))
+        now(house.spool.queue.pause("example.org"))
+        house.courier.finish(Action.DELAYED)
+        assert [each.entry for each in house.courier.deliveries] == [first, other]
+        house.courier.finish(Action.DELIVERED)
+        house.clock.advance(3_000)
+        assert house.courier.waiting == []
+        now(house.spool.queue.resume("example.org"))
+        house.courier.finish(Action.DELIVERED)
+        assert [each.entry for each in house.courier.deliveries] == [first, other, second, first]
+
+    def test_of_a_domain_of_ours_that_is_over_while_all_others_are_paused(self, house):
+        for each in ("example.org", "*"):
+            now(house.spool.queue.pause(each))
+        name = house.accept(local("bob@example.org"))
+        now(house.spool.queue.resume("example.org"))
+        assert [each.entry for each in house.courier.deliveries] == [name]
+
+    @pytest.mark.parametrize("is_before", [False, True])
+    def test_of_a_domain_of_ours_does_not_keep_a_bounce(self, house, is_before):
+        if is_before:
+            now(house.spool.queue.pause("example.org"))
+        house.courier.answer = all_are(Action.DELAYED)
+        name = house.accept(local("bob@example.org"), local("eve@example.org"), sender="a@elsewhere.net")
+        house.courier.answer = None
+        house.route = lambda address: defer("not now")
+        order(house, Act.BOUNCE, name, text="gone for good", ordinals=(0,))
+        now(house.spool.queue.pause("example.org"))
+        house.route = lambda address: (remote(str(address)),)
+        house.clock.advance(5_000)
+        (report,) = [each for each in house.courier.deliveries if each.envelope.reverse_path is None]
+        assert b"gone for good" in report.content.in_memory
+        assert b"eve@example.org" not in report.content.in_memory
 
     def test_is_bounded(self, house):
         house.spool.runner.pause(f"{number}.test" for number in range(MOST_PAUSED))

@@ -151,7 +151,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if is_reload:
             self.house.spool.runner.change(self.house.options["limits"])
 
-    @rule(is_paused=st.booleans(), domain=st.sampled_from(["y.net", "*"]))
+    @rule(is_paused=st.booleans(), domain=st.sampled_from(["y.net", "x.org", "*"]))
     def pause(self, is_paused: bool, domain: str) -> None:
         self.script.clear()
         queue = self.house.spool.queue

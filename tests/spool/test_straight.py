@@ -213,3 +213,13 @@ class TestHead:
         )
         assert house.commit(self.begun(house, content=CONTENT), envelope(self.ALICE)) is None
         assert house.courier.deliveries == []
+
+
+def test_a_domain_that_is_paused_does_not_go_this_way(house):
+    straight_of(house).answer = all_are(Action.DELIVERED)
+    now(house.spool.queue.pause("x.org"))
+    house.accept(local("bob@x.org"))
+    assert straight_of(house).deliveries == house.courier.deliveries == []
+    house.accept(local("bob@y.org"))
+    now(house.spool.queue.resume("x.org"))
+    assert len(straight_of(house).deliveries) == len(house.courier.deliveries) == 1
