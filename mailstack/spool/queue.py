@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
 from mailstack.spool.entry import paused_as
+from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.leases import Key
@@ -29,6 +31,7 @@ from mailstack.spool.queries import FoundPage, Lanes, PausedDomains, Select, Sho
 from mailstack.spool.reading import Part, Reading
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
+from mailstack.spool.settlement import AGAIN_SECONDS
 from mailstack.spool.sums import By, SumsPage, SumUp
 
 MOST_PAUSED: Final = 1_000
@@ -186,17 +189,23 @@ class Queue:
         return work is not None and work.pending.keys() >= set(ordinals)
 
     async def obey_later(self, order: Order, target: tuple[int, frozenset[int]], own: Key) -> None:
-        """Do what was ordered with what an attempt has left, wherever that is now; whatever happens, the runner goes on."""
-        try:
+        """Do what was ordered with what an attempt has left, wherever that is now, and again and again while the disk fails."""
+        what = f"{format_number(target[0])}: {order.act.value} by {order.by}"
+        while True:
             await self._lock.acquire()
             try:
                 await self._obey(order, dict([target]), own)
+                return
+            except CancelledError:
+                raise
+            except StorageError:  # others of the same may wait behind it, and must not come before it
+                events.unexpected(f"{what} cannot be done yet", Failure())
+            except Exception:  # a bulkhead: the runner goes on
+                events.unexpected(f"{what} was not done", Failure())
+                return
             finally:
                 self._lock.release()
-        except CancelledError:
-            raise
-        except Exception:  # a bulkhead: the disk, as a rule
-            events.unexpected(f"{format_number(target[0])}: {order.act.value} by {order.by} was not done", Failure())
+            await deferLater(self._clock, AGAIN_SECONDS)  # type: ignore[arg-type]  # it needs callLater only
 
     def _follow(self, order: Order, done: Sequence[Done]) -> None:
         for each in done:

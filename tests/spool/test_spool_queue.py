@@ -989,12 +989,12 @@ class TestOrders:
         house.clock.advance(10)
         assert states(house) == ["held"], "the outcome is entered when the disk is well, and then the order is done"
 
-    def test_for_what_runs_that_fail_do_not_hold_up_the_mail(self, tmp_path, logged):
+    def test_for_what_runs_that_fail_are_done_when_the_disk_is_well_and_hold_up_nobody_else(self, tmp_path, logged):
         script: list[int] = []
         house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
-        name = house.accept()
+        name, other = house.accept(), house.accept(remote("a@other.net"))
         order(house, Act.HOLD, name)
-        [work] = house.spool.runner._leases._works.values()
+        [work, _] = house.spool.runner._leases._works.values()
         (order_of_hold,) = work.orders
 
         async def fail() -> None:
@@ -1003,10 +1003,29 @@ class TestOrders:
 
         work.orders = (fail,)
         house.courier.finish(Action.DELAYED)
+        assert states(house) == ["delayed", "new"]
+        assert "unexpected" in [each.get("event") for each in logged]
+        order(house, Act.DELETE, other)
+        house.courier.finish(Action.DELAYED)
         assert states(house) == ["delayed"]
+        house.clock.advance(10)
+        assert states(house) == ["held"]
+        house.clock.advance(300)
+        assert house.courier.waiting == []
+
+    def test_for_what_runs_that_break_are_given_up(self, house, logged, monkeypatch):
+        name = house.accept()
+        order(house, Act.HOLD, name)
+
+        async def breaks(*about):
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Queue, "_obey", breaks)
+            house.courier.finish(Action.DELAYED)
         assert "unexpected" in [each.get("event") for each in logged]
         house.clock.advance(300)
-        assert len(house.courier.waiting) == 1
+        assert len(house.courier.waiting) == 1, "the mail goes on"
 
 
 class TestOrdersDuringAnAttempt:

@@ -31,6 +31,7 @@ from mailstack.spool.lanes import Limits
 
 IO_ERROR = 10
 WAYS = (None, "smtp:[one.test]:25", "lmtp:[two.test]:24")
+PAUSABLE = ("y.net", "x.org", "*")
 ALL = tuple(range(4))
 Key = tuple[str, int]
 
@@ -151,7 +152,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if is_reload:
             self.house.spool.runner.change(self.house.options["limits"])
 
-    @rule(is_paused=st.booleans(), domain=st.sampled_from(["y.net", "x.org", "*"]))
+    @rule(is_paused=st.booleans(), domain=st.sampled_from(PAUSABLE))
     def pause(self, is_paused: bool, domain: str) -> None:
         self.script.clear()
         queue = self.house.spool.queue
@@ -200,7 +201,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.script.clear()
         self.house.route = lambda address: (local(str(address)),)
         self.house.courier.answer = all_are(Action.DELIVERED)
-        for domain in ("y.net", "*"):
+        for domain in PAUSABLE:
             now(self.house.spool.queue.resume(domain))
         held = {parse_name(name): ALL for name, _ in self.acknowledged}
         now(self.house.spool.queue.obey(Order(act=Act.RELEASE, by="root"), list(held.items())))
