@@ -15,6 +15,8 @@ SECONDS ?= 120
 
 BIN := $(VENV)/bin
 RELEASE := tests/test_packaging.py tests/test_readme.py
+NOT_UNIT := tests/peers tests/bench tests/crash $(RELEASE)
+HALF := tests/mail tests/policy tests/retrieve tests/route tests/spool tests/wire
 TWISTD := $(BIN)/twistd -n --pidfile= mailstack
 PYTEST := $(BIN)/pytest
 
@@ -41,8 +43,10 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
-	$(PYTEST) tests --numprocesses=2 --dist=loadfile --no-loadscope-reorder --ignore=tests/peers --ignore=tests/bench --ignore=tests/crash $(RELEASE:%=--ignore=%)
+unit: $(VENV)/dev.stamp ## The tests that need nothing but Python, in two halves side by side
+	@log=$$(mktemp); $(PYTEST) $(HALF) >"$$log" 2>&1 & half=$$!; \
+	$(PYTEST) tests $(patsubst %,--ignore=%,$(NOT_UNIT) $(HALF)); other=$$?; \
+	wait $$half; half=$$?; cat "$$log"; rm -f "$$log"; exit $$((half | other))
 
 fuzz: $(VENV)/fuzz.stamp ## Fuzz the parsers and the protocol cores, each for SECONDS, two at a time
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
