@@ -48,6 +48,7 @@ TIMEOUTS_SECONDS: Final[Mapping[Phase, float]] = MappingProxyType(
         Phase.CONTENT_END: 600.0,
         Phase.ABANDONED: 600.0,
         Phase.QUIT: 30.0,  # §4.5.3.2 names none, and by now the message is delivered
+        Phase.ENDED: 30.0,  # until the connection is closed: TLS waits for the host to agree to that
     }
 )
 

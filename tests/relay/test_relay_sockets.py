@@ -21,6 +21,7 @@ from mailstack.net.resolver import Resolver
 from mailstack.relay.connect import Connector
 from mailstack.relay.courier import RelayCourier
 from mailstack.relay.protocol import Surroundings
+from mailstack.relay.sessions import Sessions
 from mailstack.relay.settings import TIMEOUTS_SECONDS, NextHop, SourceAddresses, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.testing.dns import FakeResolver, Nameserver
@@ -253,6 +254,46 @@ class Addresses(Case):
         self.assertIn("Too many open files", only.cause)
         (only,) = await courier.attempt(delivery())
         self.assertIs(only.action, Action.RELAYED)
+
+
+class AfterTheEnd(Case):
+    """A host that answers QUIT, or says 421, and then keeps the connection of TLS open without a word."""
+
+    async def left_open(self, script):
+        senders, make = [], Sessions._sender
+
+        def noting(sessions, way):
+            senders.append(make(sessions, way))
+            return senders[-1]
+
+        self.patch(Sessions, "_sender", noting)
+        served = self.serve(tls=certificate("mx.test"))
+
+        def fall_silent(said):
+            def answer(argument):
+                served.scripted[0].transport.pauseProducing()
+                return said
+
+            return answer
+
+        served.scripts.append(
+            {"EHLO": STARTTLS, "STARTTLS": b"220 go\r\n", **{key: fall_silent(said) for key, said in script.items()}}
+        )
+        limits = {phase: 0.2 for phase in TIMEOUTS_SECONDS if phase in (Phase.QUIT, Phase.ENDED)}
+        courier = self.courier(served, limits=limits)
+        await courier.attempt(delivery())
+        await deferLater(reactor, 1.0)
+        left = [sender for sender in senders if not sender._is_lost]
+        for sender in left:
+            sender.abort()
+        served.scripted[0].transport.resumeProducing()
+        return len(left)
+
+    async def test_quit(self):
+        self.assertEqual(await self.left_open({"QUIT": b"221 bye\r\n"}), 0)
+
+    async def test_421_to_the_content(self):
+        self.assertEqual(await self.left_open({"dot": b"421 4.3.2 closing\r\n"}), 0)
 
 
 class Delivers(Case):
