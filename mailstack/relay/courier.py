@@ -229,6 +229,9 @@ class RelayCourier:
 
         may_be_clear = tls is TLS.MAY and not next_hop.is_implicit_tls
         hung = {hop for hop in hops if may_be_clear and self._hung.obstacle((hop.address, next_hop.port)) is not None}
+        for each in hops:
+            if may_be_clear and each not in hung:
+                self._hung.asked((each.address, next_hop.port))
 
         async def hand_over(sender: Sender, hop: Hop, *, is_second: bool = False) -> Trouble | None:
             lost_tls = tls is TLS.MAY and (is_second or hop in hung or sender.lacks_tls)

@@ -60,16 +60,18 @@ class HostMemory:
         return len(self._failures)
 
     def obstacle(self, host: Host) -> Trouble | None:
-        """Return why a host need not be asked now, with the time after which that is worth while; None: ask it."""
-        failure = self._failures.get(host)
-        if failure is None:
-            return None
-        now = self._seconds()
-        if failure.until <= now:
-            failure.until = now + PROBE_SECONDS  # for the others; this one is the probe
+        """Return why a host need not be asked now, with the time after which that is worth while; None: it may be asked."""
+        failure, now = self._failures.get(host), self._seconds()
+        if failure is None or failure.until <= now:
             return None
         cause = f"remembered, {now - failure.at:.0f} s ago: {failure.trouble.cause}"
         return replace(failure.trouble, cause=cause, wait_seconds=failure.until - now)
+
+    def asked(self, host: Host) -> None:
+        """Note that a host is asked now: that is the probe for which the others wait. Who only may ask it is none."""
+        failure, now = self._failures.get(host), self._seconds()
+        if failure is not None and failure.until <= now:
+            failure.until = now + PROBE_SECONDS
 
     def failed(self, host: Host, trouble: Trouble) -> None:
         """Note that a host could not be used."""

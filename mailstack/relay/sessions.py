@@ -123,6 +123,7 @@ class Sessions:
         )
 
     def _open(self, way: Way) -> Deferred[Sender]:
+        self._hosts.asked((way.hop.address, way.next_hop.port))
         return self._connect(way.hop, way.next_hop.port, SenderFactory(lambda: self._sender(way)), way.source)
 
     async def _use(

@@ -50,6 +50,8 @@ class TestMemory:
         assert self.memory.obstacle(("192.0.2.1", 587)) is None
         self.now += FIRST_SECONDS - 20
         assert self.memory.obstacle(HOST) is None
+        assert self.memory.obstacle(HOST) is None, "whoever may ask it need not do so"
+        self.memory.asked(HOST)
         assert self.memory.obstacle(HOST) is not None, "the others wait for what the probe finds"
         self.now += PROBE_SECONDS
         assert self.memory.obstacle(HOST) is None, "and not for ever"
@@ -167,6 +169,15 @@ class InAttempts(SynchronousTestCase):
         self.world.advance(TIMEOUTS_SECONDS[Phase.GREETING])
         (found,) = self.successResultOf(probe)
         self.assertEqual((found.standing, found.wait_seconds), (Standing.DOWN, 0))
+
+    def test_whoever_does_not_ask_it_keeps_nobody_from_asking_it(self):
+        self.world.resolver.__init__("pool.test A 192.0.2.1\npool.test A 192.0.2.2\nsingle.test A 192.0.2.2")
+        self.world.at("192.0.2.2")
+        self.assertIs(self.outcome(domain="single.test").action, Action.DELAYED)
+        self.world.at("192.0.2.2", Host)
+        self.world.advance(FIRST_SECONDS)
+        self.assertEqual(self.outcome(domain="pool.test").address, "192.0.2.1")
+        self.assertIs(self.outcome(domain="single.test").action, Action.RELAYED)
 
     def test_what_is_remembered_uses_up_no_attempt(self):
         self.world.resolver.__init__("example.test MX 1 mx.test\n" + "".join(f"mx.test A 192.0.2.{n}\n" for n in range(1, 8)))
