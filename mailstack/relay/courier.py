@@ -227,7 +227,7 @@ class RelayCourier:
     ) -> Sequence[Hop]:
         """Try the first address of a host that can be connected to; return those that were tried."""
 
-        may_be_clear = tls is TLS.MAY and not next_hop.is_implicit_tls
+        may_be_clear = tls is TLS.MAY and not next_hop.is_implicit_tls and next_hop.login is None  # no password goes in clear
         hung = {hop for hop in hops if may_be_clear and self._hung.obstacle((hop.address, next_hop.port)) is not None}
         for each in hops:
             if may_be_clear and each not in hung:

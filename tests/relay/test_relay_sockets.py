@@ -384,6 +384,17 @@ class Smarthosts(Case):
         self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.3.0"))
         self.assertNotIn("old", repr(only))
 
+    async def test_one_that_hung_at_starttls_and_wants_a_login_is_not_asked_in_clear(self):
+        served = self.serve({"EHLO": STARTTLS, "STARTTLS": HANG}, tls=self.options)
+        more = self.smarthost(served, TLSPolicy.MAY, login=Login("us", "secret"))
+        courier = self.courier(served, limits={Phase.STARTTLS: 0.2}, **more)
+        (only,) = await courier.attempt(delivery())
+        self.assertEqual((only.action, only.diagnostic), (Action.DELAYED, "The host did not answer in time"))
+        hello = b"250-mx\r\n250-AUTH PLAIN\r\n250 STARTTLS\r\n"
+        served.scripts[:] = [{"EHLO": hello, "STARTTLS": b"220 go\r\n", "AUTH": b"235 ok\r\n"}]
+        (only,) = await courier.attempt(delivery())
+        self.assertIs(only.action, Action.RELAYED, only.diagnostic)
+
     async def test_implicit_tls(self):
         served = self.serve(tls=self.options, role=Role.SUBMISSION, implicit_tls=True)
         only = await self.relay(served, TLSPolicy.VERIFY, port=465, login=Login("alice", "secret"))
