@@ -89,7 +89,9 @@ class IdleSessions:
 
     def has_use(self, sender: Sender) -> bool:
         """Say whether a session that has done its mailings can take another."""
-        return not self._is_closed and sender.is_ready and not self._is_worn(sender, self._clock.seconds())
+        if self._is_closed or not sender.is_ready or sender.is_for_few_domains:
+            return False
+        return not self._is_worn(sender, self._clock.seconds())
 
     def keep(self, way: Hashable, sender: Sender) -> None:
         """Keep a session that has done its mailings, or give it to who waits for one, or end it."""

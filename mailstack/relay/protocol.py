@@ -209,6 +209,11 @@ class Sender(Protocol):
         return limit(self._core.offered, "MAILMAX")
 
     @property
+    def is_for_few_domains(self) -> bool:
+        """Whether the host bounds the domains of the recipients in one session (RFC 9422 §4.3); a message has one here."""
+        return limit(self._core.offered, "RCPTDOMAINMAX") is not None
+
+    @property
     def is_used_up(self) -> bool:
         """Whether the host takes no more mailings in this session, as far as we know; it may in another."""
         is_enough = self.most_mailings is not None and self.mailings >= self.most_mailings

@@ -194,6 +194,22 @@ class UsedAgain(Case):
         self.relayed("eva@other.test", domain="other.test")
         self.assertEqual(self.met, ["192.0.2.1"])
 
+    def test_not_where_the_host_bounds_the_domains_of_a_session(self):
+        def script():
+            seen = []
+
+            def rcpt(argument):
+                domain = argument.partition("@")[2]
+                seen[:] = seen or [domain]
+                return b"250 ok\r\n" if seen == [domain] else b"550 5.7.1 not here\r\n"
+
+            return {"EHLO": b"250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTDOMAINMAX=1\r\n", "RCPT": rcpt}
+
+        self.at_first(script(), script())
+        self.relayed("a@example.test", "b@example.test")
+        self.relayed("eva@other.test", domain="other.test")
+        self.assertEqual(self.met, ["192.0.2.1"] * 2)
+
     def test_not_for_another_host(self):
         self.relayed()
         self.relayed("eva@third.test", domain="third.test")
