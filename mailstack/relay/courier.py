@@ -170,7 +170,7 @@ class RelayCourier:
             security = await self._security(next_hop, hosts, addresses, delivery, attempt)
             if security is None:
                 continue
-            tls = await self._tls(next_hop, host, security)
+            tls = await self._tls(next_hop, host, security, is_optional=delivery.envelope.requests.tls_optional)
             hops = tuple(hop for hop in dict.fromkeys(addresses.hops) if _meeting(hop, tls, security) not in met)
             waiting = self._worth_asking(next_hop, hops, left, attempt)
             met.update(_meeting(hop, tls, security) for hop in waiting)
@@ -215,10 +215,10 @@ class RelayCourier:
             return None
         return security
 
-    async def _tls(self, next_hop: NextHop, host: str, security: Security) -> TLS:
-        """Say whether STARTTLS is used with a host."""
+    async def _tls(self, next_hop: NextHop, host: str, security: Security, *, is_optional: bool) -> TLS:
+        """Say whether STARTTLS is used with a host; what is to go whatever becomes of TLS does not wait for it to come back."""
         tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
-        if tls is TLS.MAY and self._memory is not None and await self._memory.insists(host):
+        if tls is TLS.MAY and not is_optional and self._memory is not None and await self._memory.insists(host):
             return TLS.MUST
         return tls
 

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.disposition import Action
+from mailstack.mail.requests import Requests
 from mailstack.relay.memory import MAX_KNOWN, REMEMBERED_SECONDS, TLSMemory
 from mailstack.relay.settings import TLSPolicy
 
@@ -147,6 +148,21 @@ class CourierTests(Case):
                 served.scripts[:] = scripts
                 (only,) = await courier.attempt(delivery())
                 self.assertEqual((only.action, served.scripts), (action, []), (said, hours))
+
+    async def test_what_is_to_go_whatever_becomes_of_tls_does_not_wait_for_it(self):
+        clock = Clock()
+        clock.advance(1_000_000)
+        served = self.serve(tls=LEAF.options())
+        memory = TLSMemory(2 * HOUR, clock, lambda coroutine, what: Deferred.fromCoroutine(coroutine), maybeDeferred)
+        courier = self.relaying(served, authenticated=False, more={"memory": memory})
+        for script, is_optional, action in (
+            (None, False, Action.RELAYED),
+            ({"EHLO": CLEAR}, False, Action.DELAYED),
+            ({"EHLO": CLEAR}, True, Action.RELAYED),
+        ):
+            served.scripts[:] = [] if script is None else [script]
+            (only,) = await courier.attempt(delivery(requests=Requests(tls_optional=is_optional)))
+            self.assertIs(only.action, action, only.diagnostic)
 
     async def test_what_must_have_tls_needs_no_memory(self):
         served = self.serve(tls=LEAF.options())
