@@ -67,12 +67,14 @@ class Standing:
     """
     What is known of a domain's policy now.
 
-    Shape:  no `policy`: it has none, or none could be had; `flaw` says why one that is announced could not be had.
+    Shape:  no `policy`: it has none, or none could be had; `flaw` says why one that is announced could not be had, and
+            `is_unknown` that nobody could say whether one is.
     """
 
     policy: Policy | None = None
     flaw: TLSFailure | None = None
     cause: str = ""
+    is_unknown: bool = False
 
 
 def parse_record(texts: Sequence[bytes]) -> str | None:

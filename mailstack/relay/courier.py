@@ -211,7 +211,7 @@ class RelayCourier:
             return None
         if requests.requires_tls and not security.is_trusted:
             # RFC 8689 §4.2.1. A policy that is announced and could not be had may be had later.
-            attempt.note(None, _NO_TRUSTED_WAY if security.flaw is None else _NO_TRUSTED_WAY_YET)
+            attempt.note(None, _NO_TRUSTED_WAY_YET if security.flaw is not None or security.is_unknown else _NO_TRUSTED_WAY)
             return None
         return security
 

@@ -114,7 +114,7 @@ class Policies:
         now = self._clock.seconds()
         if not known.has_policy(now):
             if name is None:
-                return Standing()
+                return Standing(is_unknown=isinstance(answer, Failed))
             if known.may_be_tried(now):
                 await self._renewed(domain, name, known)
         elif known.may_be_tried(now):

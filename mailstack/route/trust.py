@@ -61,7 +61,8 @@ class Security:
     Shape:  `level` DANE has records in `tlsa`. `names` are those of which the certificate must bear one, for VERIFY and for
             DANE-TA; the first is asked for (SNI). `source` is whose rule it is, for the log. `is_trusted`: the host is surely
             the one that is meant, as REQUIRETLS wants it. `is_testing`: the certificate is looked at as for VERIFY, and what is
-            wrong with it is reported only. `flaw` is what is wrong with the policy itself. Equals ask the same.
+            wrong with it is reported only. `flaw` is what is wrong with the policy itself, and `is_unknown`: nobody could say
+            whether there is one. Equals ask the same.
     """
 
     level: TLSPolicy
@@ -72,6 +73,7 @@ class Security:
     is_testing: bool = False
     applied: AppliedPolicy = field(default=NOT_REPORTED, compare=False)
     flaw: TLSFailure | None = field(default=None, compare=False)
+    is_unknown: bool = field(default=False, compare=False)
 
     @property
     def may_be_clear(self) -> bool:
@@ -227,7 +229,14 @@ def by_mta_sts(domain: str, host: str, standing: Standing) -> Security | Barred:
     policy, flaw = standing.policy, standing.flaw
     if policy is None or policy.mode is Mode.NONE:
         applied = _nothing_found(domain) if flaw is None else AppliedPolicy("sts", domain)
-        return Security(level=TLSPolicy.MAY, names=(host,), source="opportunistic", applied=applied, flaw=flaw)
+        return Security(
+            level=TLSPolicy.MAY,
+            names=(host,),
+            source="opportunistic",
+            applied=applied,
+            flaw=flaw,
+            is_unknown=standing.is_unknown,
+        )
     applied = AppliedPolicy("sts", domain, policy.lines(), policy.hosts)
     if policy.mode is Mode.TESTING:
         flaw = None if policy.matches(host) else TLSFailure.VALIDATION_FAILURE

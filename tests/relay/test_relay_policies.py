@@ -101,7 +101,7 @@ class PoliciesTests(SynchronousTestCase):
     def test_a_domain_without_a_record_is_not_fetched_for(self):
         for zone in ("", "_mta-sts.example.test SERVFAIL", "_mta-sts.example.test TXT v=spf1", TWO):
             self.record(zone)
-            self.assertEqual(self.standing(), Standing())
+            self.assertEqual(self.standing(), Standing(is_unknown="SERVFAIL" in zone))
         self.assertEqual(self.asked, [])
 
     def test_it_outlives_us(self):

@@ -393,8 +393,9 @@ class RequireTLS(Case):
             self.assertEqual((only.action.is_final, str(only.status)), (not records, status), more)
 
     async def test_a_policy_that_could_not_be_had_may_come(self):
-        only = await self.result(LEAF.options(), policy=Standing(None, TLSFailure.STS_POLICY_FETCH_ERROR), authenticated=False)
-        self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.30"))
+        for standing in (Standing(None, TLSFailure.STS_POLICY_FETCH_ERROR), Standing(is_unknown=True)):
+            only = await self.result(LEAF.options(), policy=standing, authenticated=False)
+            self.assertEqual((only.action, str(only.status)), (Action.DELAYED, "4.7.30"))
 
     async def test_verified_where_the_name_of_the_host_is_vouched_for(self):
         only = await self.result(LEAF.options(), more={"tls_levels": {"*": TLSPolicy.VERIFY}})
