@@ -29,6 +29,8 @@ from mailstack.relay.protocol import Trouble
 PROBE_SECONDS: Final = 60.0
 FORGOTTEN_SECONDS: Final = 14_400.0
 MOST_HOSTS: Final = 10_000
+MOST_CHARACTERS: Final = 400
+"""Of what a host has said: a reply may have 200,000."""
 
 Host = tuple[str, int]
 """An IP address and a port."""
@@ -82,7 +84,8 @@ class HostMemory:
             # Attempts that began together fail together, and that counts once.
             times = before.times + (1 if now - before.at >= self._first_seconds else 0)
         pause = min(self._first_seconds * 2.0 ** min(times - 1, 16), self._most_seconds)
-        self._failures[host] = _Failure(trouble, now, times, now + pause)
+        text, cause = trouble.text[:MOST_CHARACTERS], trouble.cause[:MOST_CHARACTERS]
+        self._failures[host] = _Failure(replace(trouble, text=text, cause=cause), now, times, now + pause)
         if len(self._failures) > MOST_HOSTS:
             del self._failures[next(iter(self._failures))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 from relay_house import CLOSE, HANG, Host, World, delivery
@@ -92,6 +93,10 @@ class TestMemory:
         assert len(self.memory) == 3
         assert self.memory.obstacle(("192.0.2.1", 25)) is None
         assert self.memory.obstacle(("192.0.2.4", 25)) is not None
+
+    def test_so_is_what_a_host_says(self):
+        self.memory.failed(HOST, replace(TROUBLE, text="421 " + "x" * 200_000))
+        assert len(self.memory.obstacle(HOST).text) < 1_000
 
     def test_hosts_without_chunking_are_bounded_too_and_are_no_failures(self, monkeypatch):
         monkeypatch.setattr(host_memory, "MOST_HOSTS", 3)
