@@ -237,6 +237,7 @@ class RelayCourier:
             lost_tls = tls is TLS.MAY and (is_second or hop in hung or sender.lacks_tls)
             return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp, lost_tls=lost_tls)
 
+        still_open = attempt.open
         ways = [self._way(hop, next_hop, TLS.NEVER if hop in hung else tls, security, delivery) for hop in hops]
         met = await self._in_sessions(ways, hand_over, delivery, attempt)
         *unreached, (hop, trouble) = met
@@ -248,6 +249,8 @@ class RelayCourier:
             # RFC 7435: TLS that does not work must not be worse than none.
             ways = [self._way(hop, next_hop, TLS.NEVER, security, delivery)]
             ((_, trouble),) = await self._in_sessions(ways, partial(hand_over, is_second=True), delivery, attempt)
+        if trouble is None and attempt.open == still_open:
+            self._hung.worked((hop.address, next_hop.port))  # it takes nothing in clear: the next has TLS, or nothing
         _note(attempt, next_hop, hop, trouble)
         return [each for each, _ in met]
 

@@ -912,11 +912,10 @@ class NoTLS(Case):
     def test_the_next_messages_do_not_wait_for_it_to_hang_again(self):
         self.after(HANG)
         offering = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n"}
-        for script in ({}, {"MAIL": b"550 5.7.10 encryption needed\r\n"}):
-            self.world.at("192.0.2.1", lambda script=script: Host(**offering, **script))
-            (only,) = self.outcome(delivery(domain="single.test"))
-            self.assertEqual((only.action, only.tls), (Action.DELAYED if script else Action.RELAYED, "none"))
-            self.assertNotIn("STARTTLS", self.host(-1).lines)
+        self.world.at("192.0.2.1", lambda: Host(**offering))
+        (only,) = self.outcome(delivery(domain="single.test"))
+        self.assertEqual((only.action, only.tls), (Action.RELAYED, "none"))
+        self.assertNotIn("STARTTLS", self.host(-1).lines)
         self.world.advance(HUNG_SECONDS[0])
         hanging = Host(**offering, STARTTLS=HANG)
         self.world.at("192.0.2.1", lambda: hanging, lambda: Host(**offering), lambda: Host(**offering))
@@ -929,6 +928,19 @@ class NoTLS(Case):
         self.assertTrue(len(self.world.courier._hung))
         self.world.courier.forget_hosts()
         self.assertFalse(len(self.world.courier._hung))
+
+    def test_unless_it_takes_nothing_in_clear(self):
+        self.after(HANG)
+        for said in (b"530 5.7.0 Must issue a STARTTLS command first\r\n", b"550 5.7.10 encryption needed\r\n"):
+            wanting = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": HANG, "MAIL": said}
+            self.world.at("192.0.2.1", lambda wanting=wanting: Host(**wanting))
+            (only,) = self.outcome(delivery(domain="single.test"))
+            self.assertEqual((only.action, self.host(-1).lines.count("STARTTLS")), (Action.DELAYED, 0))
+            outcome = self.world.attempt(delivery(domain="single.test"))
+            self.assertEqual(self.host(-1).lines.count("STARTTLS"), 1)
+            self.world.at("192.0.2.1", Host)
+            self.world.advance(TIMEOUTS_SECONDS[Phase.STARTTLS])
+            self.assertIs(self.successResultOf(outcome)[0].action, Action.RELAYED)
 
     def test_not_where_it_must_be_encrypted(self):
         for failure in self.FAILURES:

@@ -160,6 +160,16 @@ class TLS(Case):
                 self.assertEqual((only.action, only.standing), (Action.DELAYED, standing))
                 self.assertEqual((only.diagnostic, only.tls), (reply.decode().strip(), "none"))
 
+    async def test_a_host_that_hung_and_takes_nothing_in_clear_is_asked_for_tls_by_the_next(self):
+        wanting = {"MAIL": b"530 5.7.0 Must issue a STARTTLS command first\r\n"}
+        served = self.serve({"EHLO": STARTTLS, "STARTTLS": HANG}, {"EHLO": STARTTLS, **wanting}, tls=self.options)
+        courier = self.courier(served, limits={Phase.STARTTLS: 0.2})
+        (only,) = await courier.attempt(delivery())
+        self.assertEqual((only.action, len(served.peers)), (Action.DELAYED, 2))
+        (only,) = await courier.attempt(delivery())
+        self.assertEqual((only.action, len(served.peers)), (Action.RELAYED, 3))
+        self.assertNotEqual(only.tls, "none")
+
     async def test_never_clear_when_it_must_be_encrypted(self):
         for policy in (TLSPolicy.ENCRYPT, TLSPolicy.VERIFY):
             for handshake in self.FAILURES:
