@@ -7,7 +7,8 @@ and when it refuses MAIL for now, perhaps since its disk is full. When no host i
 had a final reason, and none was left out.
 
 A refusal that asks for TLS or a login (530, 538) is not one: it is about the way, and ways mend. Nor is one of MAIL in a
-session that is in clear because TLS could not be had: some hosts say so that they want it.
+session that is in clear because TLS could not be had: some hosts say so that they want it; nor 503 to MAIL, which is about the
+session: one that is used again may not be where we take it to be.
 
 Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.2.1 (after a host without REQUIRETLS the next);
          RFC 3207 §4, RFC 4954 §6 (530, 538).
@@ -33,6 +34,7 @@ from mailstack.wire.smtp_mailing import Phase, Result
 DIAGNOSTIC_CHARACTERS: Final = 400
 _TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
 _WANTS_TLS_OR_LOGIN: Final = (530, 538)
+_OUT_OF_ORDER: Final = 503  # RFC 5321 §4.2.2
 
 
 class BrokenOffError(CancelledError):
@@ -202,7 +204,7 @@ def _standing(result: Result) -> Standing:
 def _is_final(result: Result, *, lost_tls: bool) -> bool:
     if not result.reply.is_permanent or result.reply.code in _WANTS_TLS_OR_LOGIN:
         return False
-    if lost_tls and result.phase is Phase.MAIL and not result.is_local:
+    if result.phase is Phase.MAIL and (result.reply.code == _OUT_OF_ORDER or (lost_tls and not result.is_local)):
         return False
     # RFC 5321 §4.5.3.1.10: some hosts say 552 where they mean 452, too many recipients.
     too_many = result.phase is Phase.RCPT and result.reply.code == 552 and result.reply.enhanced in (None, _TOO_MANY_RECIPIENTS)

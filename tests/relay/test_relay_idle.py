@@ -368,6 +368,13 @@ class Dead(Case):
         self.assertEqual((only.action, str(only.status)), (Action.FAILED, "5.7.1"))
         self.assertEqual(self.met, ["192.0.2.1"])
 
+    def test_one_that_is_not_where_it_should_be_fails_no_mail(self):
+        self.at_first({"MAIL": on_second(b"503 5.5.1 nested MAIL\r\n"), "dot": b"554 5.7.1 spam\r\n"})
+        self.world.at("192.0.2.2")
+        self.assertIs(self.outcome()[0].action, Action.FAILED)
+        self.assertIs(self.outcome()[0].action, Action.DELAYED)
+        self.assertEqual(self.met, ["192.0.2.1", "192.0.2.2"])
+
     def test_the_fresh_one_decides_about_the_host(self):
         self.at_first({"MAIL": on_second(CLOSE)}, {"greeting": b"554 5.7.1 go away\r\n"})
         self.relayed()
