@@ -6,9 +6,9 @@ tried. So it is for those to whom the host cannot take the message, since it lac
 and when it refuses MAIL for now, perhaps since its disk is full. When no host is left, it is FAILED only if every one of them
 had a final reason, and none was left out.
 
-A refusal that asks for TLS or a login (530, 538) is not one: it is about the way, and ways mend. Nor is one of MAIL in a
-session that is in clear because TLS could not be had: some hosts say so that they want it; nor 503 to MAIL, which is about the
-session: one that is used again may not be where we take it to be.
+A refusal that asks for TLS or a login (530, 538, 5.7.10) is not one: it is about the way, and ways mend. Nor is one of MAIL in
+a session that is in clear because TLS could not be had: some hosts say so that they want it; nor 503 to MAIL, which is about
+the session: one that is used again may not be where we take it to be.
 
 Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.2.1 (after a host without REQUIRETLS the next);
          RFC 3207 §4, RFC 4954 §6 (530, 538).
@@ -34,6 +34,7 @@ from mailstack.wire.smtp_mailing import Phase, Result
 DIAGNOSTIC_CHARACTERS: Final = 400
 _TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
 _WANTS_TLS_OR_LOGIN: Final = (530, 538)
+_WANTS_TLS: Final = EnhancedStatus(5, 7, 10)  # "Encryption Needed"; some hosts say so of a recipient
 _OUT_OF_ORDER: Final = 503  # RFC 5321 §4.2.2
 
 
@@ -202,7 +203,7 @@ def _standing(result: Result) -> Standing:
 
 
 def _is_final(result: Result, *, lost_tls: bool) -> bool:
-    if not result.reply.is_permanent or result.reply.code in _WANTS_TLS_OR_LOGIN:
+    if not result.reply.is_permanent or result.reply.code in _WANTS_TLS_OR_LOGIN or result.reply.enhanced == _WANTS_TLS:
         return False
     if result.phase is Phase.MAIL and (result.reply.code == _OUT_OF_ORDER or (lost_tls and not result.is_local)):
         return False

@@ -294,11 +294,13 @@ class Hosts(Case):
             ("MAIL", b"530 5.7.0 Must issue a STARTTLS command first\r\n", Standing.DOWN),
             ("MAIL", b"538 Encryption required\r\n", Standing.DOWN),
             ("RCPT", b"530 5.7.1 Authentication required\r\n", Standing.UP),
+            ("RCPT", b"550 5.7.10 Encryption needed\r\n", Standing.UP),
+            ("dot", b"554 5.7.10 Encryption needed\r\n", Standing.UP),
         ):
             self.at_first(**{key: reply})
             (only,) = self.outcome(delivery(domain="single.test"))
             self.assertEqual((only.action, only.diagnostic), (Action.DELAYED, reply.decode().strip()))
-            self.assertEqual((only.standing, only.status.kind), (standing, 4))
+            self.assertEqual((only.standing, only.status.kind), (standing, 4), reply)
 
     def test_a_host_that_wants_tls_leads_to_the_next(self):
         self.at_first(MAIL=b"530 5.7.0 Must issue a STARTTLS command first\r\n")
