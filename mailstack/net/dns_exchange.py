@@ -18,6 +18,7 @@ import dns.rdatatype
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.python.failure import Failure
 
@@ -63,7 +64,10 @@ class Exchanges:
         Raises:  NoAnswerError, OSError.
         """
         protocol = _Datagrams(server, query)
-        port = self._reactor.listenUDP(0, protocol, interface="::" if server.is_ipv6 else "")
+        try:
+            port = self._reactor.listenUDP(0, protocol, interface="::" if server.is_ipv6 else "")
+        except CannotListenError as error:  # which is no OSError, but carries one
+            raise OSError(f"no socket: {error.socketError}") from error
         try:
             return await self._in_time(protocol.response)
         finally:

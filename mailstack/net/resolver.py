@@ -165,6 +165,7 @@ class Resolver:
 
     async def _ask(self, key: _Key, name: dns.name.Name, record: Callable[[Any], R]) -> Answer[R]:
         failures: list[str] = []
+        is_ours = False
         for _ in range(self._rounds):
             for server in self._servers:
                 try:
@@ -174,11 +175,13 @@ class Resolver:
                     raise
                 except (NoAnswerError, dns.exception.DNSException, OSError, ValueError) as error:
                     failures.append(f"{server}: {error or type(error).__name__}")
+                    is_ours = is_ours or isinstance(error, OSError)
                     continue
                 self._remember(key, answer, seconds)
                 return answer
         failed = Failed("; ".join(failures)[:500])
-        self._remember(key, failed, FAILURE_SECONDS)
+        if not is_ours:  # what is wrong with this machine says nothing of the domain
+            self._remember(key, failed, FAILURE_SECONDS)
         return failed
 
     async def _query(self, server: Server, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.QueryMessage:

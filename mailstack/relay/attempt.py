@@ -7,8 +7,9 @@ and when it refuses MAIL for now, perhaps since its disk is full. When no host i
 had a final reason, and none was left out.
 
 A refusal that asks for TLS or a login (530, 538, 5.7.10) is not one: it is about the way, and ways mend. Nor is one of MAIL in
-a session that is in clear because TLS could not be had: some hosts say so that they want it; nor 503 to MAIL, which is about
-the session: one that is used again may not be where we take it to be.
+a session that is in clear because TLS could not be had: some hosts say so that they want it, others in words about recipients,
+and some offer within TLS what they lack in clear. Nor is 503 to MAIL, which is about the session: one that is used again may
+not be where we take it to be.
 
 Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.2.1 (after a host without REQUIRETLS the next);
          RFC 3207 §4, RFC 4954 §6 (530, 538).
@@ -16,6 +17,7 @@ Source:  RFC 5321 §5.1 (after a temporary failure the next host); RFC 8689 §4.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -24,7 +26,7 @@ from twisted.internet.defer import CancelledError
 
 from mailstack.mail.disposition import Action, Disposition, Standing
 from mailstack.mail.envelope import Recipient
-from mailstack.mail.reply import TOO_LATE, Reply
+from mailstack.mail.reply import NEEDS_DELIVERBY, NEEDS_REQUIRETLS, NEEDS_SMTPUTF8, TOO_LATE, Reply
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.protocol import Trouble
 from mailstack.relay.standing import standing_of_obstacle, standing_of_reply
@@ -36,6 +38,7 @@ _TOO_MANY_RECIPIENTS: Final = EnhancedStatus(5, 5, 3)
 _WANTS_TLS_OR_LOGIN: Final = (530, 538)
 _WANTS_TLS: Final = EnhancedStatus(5, 7, 10)  # "Encryption Needed"; some hosts say so of a recipient
 _OUT_OF_ORDER: Final = 503  # RFC 5321 §4.2.2
+_MENTIONS_TLS: Final = re.compile(r"\b(start)?tls\b|\bssl\b|encrypt", re.IGNORECASE)
 
 
 class BrokenOffError(CancelledError):
@@ -205,11 +208,20 @@ def _standing(result: Result) -> Standing:
 def _is_final(result: Result, *, lost_tls: bool) -> bool:
     if not result.reply.is_permanent or result.reply.code in _WANTS_TLS_OR_LOGIN or result.reply.enhanced == _WANTS_TLS:
         return False
-    if result.phase is Phase.MAIL and (result.reply.code == _OUT_OF_ORDER or (lost_tls and not result.is_local)):
+    if result.phase is Phase.MAIL and result.reply.code == _OUT_OF_ORDER:
+        return False
+    if lost_tls and _may_be_for_want_of_tls(result):
         return False
     # RFC 5321 §4.5.3.1.10: some hosts say 552 where they mean 452, too many recipients.
     too_many = result.phase is Phase.RCPT and result.reply.code == 552 and result.reply.enhanced in (None, _TOO_MANY_RECIPIENTS)
     return not too_many
+
+
+def _may_be_for_want_of_tls(result: Result) -> bool:
+    """Say whether something may be taken within TLS that was refused in clear, or that the host could not be asked for."""
+    if result.is_local:
+        return result.reply in (NEEDS_SMTPUTF8, NEEDS_DELIVERBY, NEEDS_REQUIRETLS)
+    return result.phase is Phase.MAIL or _MENTIONS_TLS.search(result.reply.text) is not None
 
 
 def _status(action: Action, reply: Reply) -> EnhancedStatus:

@@ -238,7 +238,12 @@ class RelayCourier:
             return await self._do_mailings(sender, hop, delivery, attempt, is_final=next_hop.is_lmtp, lost_tls=lost_tls)
 
         still_open = attempt.open
-        ways = [self._way(hop, next_hop, TLS.NEVER if hop in hung else tls, security, delivery) for hop in hops]
+        ways = [
+            replace(self._way(hop, next_hop, TLS.NEVER, security, delivery), has_hung=True)
+            if hop in hung
+            else self._way(hop, next_hop, tls, security, delivery)
+            for hop in hops
+        ]
         met = await self._in_sessions(ways, hand_over, delivery, attempt)
         *unreached, (hop, trouble) = met
         for each, why in unreached:

@@ -307,9 +307,9 @@ class Sender(Protocol):
             self._note_failure(TLSFailure.VALIDATION_FAILURE, _describe(reason))
             self._end(Trouble(_TLS_FAILED, "The TLS handshake failed", _describe(reason), is_tls=True))
         else:
-            is_tls = phase is Phase.STARTTLS
+            is_tls = self._is_about_tls(phase)
             if is_tls:
-                self._note_failure(TLSFailure.VALIDATION_FAILURE, f"STARTTLS: {_describe(reason)}")
+                self._note_failure(TLSFailure.VALIDATION_FAILURE, f"{phase.value}: {_describe(reason)}")
             text = "The connection was lost while sending the message" if self.content_begun else "The connection was lost"
             self._end(Trouble(_LOST, text, f"in {phase.value}: {_describe(reason)}", is_tls=is_tls))
         if self.on_lost is not None:
@@ -352,9 +352,9 @@ class Sender(Protocol):
             case Refused(phase, reply):
                 if phase is Phase.STARTTLS:
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, str(reply))
-                kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS else 4
+                is_tls = phase is Phase.STARTTLS or (reply.is_permanent and self._is_about_tls(phase))
+                kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS and not is_tls else 4
                 status = reply.enhanced if reply.enhanced and reply.enhanced.kind == kind else EnhancedStatus(kind, 3, 0)
-                is_tls = phase is Phase.STARTTLS
                 self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True, is_tls=is_tls))
                 self.quit()
             case Unusable(status, text):
@@ -364,6 +364,12 @@ class Sender(Protocol):
                 self.quit()
             case Closed():
                 self._wire.loseConnection()
+
+    def _is_about_tls(self, phase: Phase) -> bool:
+        """Say whether what goes wrong now would not in clear, as far as we know: the host has answered to EHLO there."""
+        if phase in (Phase.EHLO, Phase.HELO):
+            return self._core.tls_active and not self._implicit_tls
+        return phase is Phase.STARTTLS
 
     def _note_failure(self, failure: TLSFailure, why: str) -> None:
         if self.tls_failure is None:
@@ -410,7 +416,7 @@ class Sender(Protocol):
 
     def _time_out(self) -> None:
         phase, _ = self._timed
-        is_tls = phase in (Phase.STARTTLS, Phase.HANDSHAKE)
+        is_tls = phase is Phase.HANDSHAKE or self._is_about_tls(phase)
         if is_tls:
             self._note_failure(TLSFailure.VALIDATION_FAILURE, f"no answer to the {phase.value}")
         self._fail(Trouble(_LOST, "The host did not answer in time", f"in {phase.value}", is_tls=is_tls, is_late=True))

@@ -14,6 +14,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from mailstack.mail.status import EnhancedStatus
+from mailstack.mail.tls_results import TLSFailure
 from mailstack.relay.connect import is_our_fault
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.host_memory import HostMemory
@@ -53,6 +54,8 @@ class Way:
     security: Security
     source: str | None = None
     chunking: bool = True
+    has_hung: bool = False
+    """It goes in clear, since the host hung at STARTTLS a while ago."""
 
 
 class Sessions:
@@ -182,16 +185,19 @@ class Sessions:
 
     def _note_tls(self, sender: Sender, way: Way, trouble: Trouble | None) -> None:
         """Have it noted what became of TLS; a session that ended for another reason says nothing of it."""
+        security, hop, failure = way.security, way.hop, sender.tls_failure
+        if way.has_hung and self._witness is not None:
+            failure, why = TLSFailure.VALIDATION_FAILURE, "no answer to STARTTLS a while ago"
+            self._witness.session(security.applied, hop.host, hop.address, sender.own_address, failure, why)
         if way.tls is TLS.NEVER:
             return
-        security, hop, failure = way.security, way.hop, sender.tls_failure
         if self._witness is not None and (failure is not None or sender.tls_active):
             flaw = failure or security.flaw
             self._witness.session(security.applied, hop.host, hop.address, sender.own_address, flaw, sender.tls_why)
         if self._memory is not None and security.may_be_clear:
             if sender.tls_active and trouble is None:
                 self._memory.worked(hop.host)
-            elif failure is not None and not sender.tls_active:
+            elif failure is not None and (not sender.tls_active or (trouble is not None and trouble.is_tls)):
                 self._memory.missed(hop.host)
 
     def _remember(self, way: Way, trouble: Trouble | None) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,7 @@ from functools import cache
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -60,6 +62,27 @@ ZONE = (
 @cache
 def the_zone() -> Zone:
     return parse_zone(ZONE)
+
+
+class NoDescriptors(MemoryReactorClock):
+    """A machine on which there is no descriptor left."""
+
+    asked = 0
+
+    def listenUDP(self, *about, **more):
+        self.asked += 1
+        raise CannotListenError("", 0, OSError(errno.EMFILE, "Too many open files"))
+
+
+class OwnFaults(SynchronousTestCase):
+    def test_without_descriptors_nobody_can_say_and_that_is_not_remembered(self):
+        reactor = NoDescriptors()
+        resolver = Resolver(reactor, [Server("127.0.0.1")])
+        for times in (1, 2):
+            answer = self.successResultOf(Deferred.fromCoroutine(resolver.mx("example.test")))
+            self.assertIsInstance(answer, Failed)
+            self.assertIn("Too many open files", answer.cause)
+            self.assertEqual(reactor.asked, times * len(answer.cause.split("; ")))
 
 
 class Contract:

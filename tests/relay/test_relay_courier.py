@@ -956,6 +956,34 @@ class NoTLS(Case):
             self.assertEqual(len(self.world.met), 1)
 
 
+class RefusedTLS(Case):
+    """A host that has no TLS for the moment, so that the session is in clear: what it lacks there is not the last word."""
+
+    def after_454(self, asked, **script):
+        script = {"EHLO": b"250-mx\r\n250 STARTTLS\r\n", "STARTTLS": b"454 4.7.0 not now\r\n", **script}
+        self.world.at("192.0.2.1", lambda: Host(**script))
+        (only,) = self.outcome(asked)
+        return only
+
+    def test_what_it_may_offer_within_tls_is_not_missing_for_good(self):
+        in_time = Requests(deliver_by=DeliverBy(deadline=600.0, returns=True))
+        for more in ({"smtputf8": True}, {"requests": in_time}):
+            self.assertIs(self.after_454(delivery(domain="single.test", **more)).action, Action.DELAYED, more)
+
+    def test_recipients_that_it_refuses_for_want_of_tls(self):
+        for text, action in (
+            (b"554 5.7.1 TLS is required for this recipient\r\n", Action.DELAYED),
+            (b"550 5.7.1 Please use STARTTLS\r\n", Action.DELAYED),
+            (b"550 5.1.1 no such user\r\n", Action.FAILED),
+            (b"550 5.7.1 go away\r\n", Action.FAILED),
+        ):
+            only = self.after_454(delivery(domain="single.test"), RCPT=text)
+            self.assertIs(only.action, action, text)
+        self.world.at("192.0.2.1", lambda: Host(RCPT=b"554 5.7.1 TLS is required for this recipient\r\n"))
+        (only,) = self.outcome(delivery(domain="single.test"))
+        self.assertIs(only.action, Action.FAILED, "it has none")
+
+
 class RequireTLS(Case):
     def test_a_name_from_the_dns_is_not_trusted(self):
         asked = delivery(requests=Requests(requires_tls=True))

@@ -150,6 +150,22 @@ class TLS(Case):
             self.assertEqual(len(served.scripted), 2)
             self.assertEqual(served.scripted[1].lines[1:], ["MAIL FROM:<alice@us.test> SIZE=22", *served.scripted[1].lines[2:]])
 
+    async def test_clear_to_a_host_that_does_not_speak_within_tls_when_it_may(self):
+        for spoken, limits in ((CLOSE, {}), (HANG, {Phase.EHLO: 0.3}), (b"554 5.5.0 not within TLS\r\n", {})):
+            for policy in (TLSPolicy.MAY, TLSPolicy.ENCRYPT):
+                served = self.serve({"STARTTLS": b"220 go\r\n", "HELO": spoken}, {}, tls=self.options)
+
+                def ehlo(argument, served=served, spoken=spoken):
+                    return spoken if "STARTTLS" in served.scripted[-1].lines else STARTTLS
+
+                served.scripts[0]["EHLO"] = ehlo
+                courier = self.courier(served, limits=limits, **self.smarthost(served, policy))
+                (only,) = await courier.attempt(delivery())
+                action = Action.RELAYED if policy is TLSPolicy.MAY else Action.DELAYED
+                self.assertEqual((only.action, len(served.scripted)), (action, 1 + (action is Action.RELAYED)), (spoken, only))
+                self.assertEqual(len(courier._hung), spoken is HANG and policy is TLSPolicy.MAY)
+                self.assertEqual(len(courier._hosts), 0, "another message may go in clear")
+
     async def test_mail_refused_in_clear_after_a_handshake_that_failed(self):
         for hello in (STARTTLS, b"250 mx\r\n"):
             for reply in (b"530 5.7.0 Must issue a STARTTLS command first\r\n", b"550 5.7.1 TLS needed\r\n"):

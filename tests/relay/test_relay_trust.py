@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cryptography import x509
 from relay_certificates import made, tlsa
-from relay_house import delivery
+from relay_house import HANG, Host, World, delivery
 from test_relay_sockets import Case as SocketCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.answers import Empty, Exchange, Failed, Found, NoSuchDomain
 from mailstack.mail.disposition import Action
@@ -19,10 +20,11 @@ from mailstack.mail.requests import Requests
 from mailstack.mail.tls_results import TLSFailure
 from mailstack.net.tls import CertificateError, Pem, identity
 from mailstack.relay.by_transport import next_hop_of
-from mailstack.relay.settings import IdleLimits, TLSPolicy, smarthost
+from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits, TLSPolicy, smarthost
 from mailstack.relay.tls import TLSContexts
 from mailstack.route.transport import parse_transport
 from mailstack.testing.dns import FakeResolver
+from mailstack.wire.smtp_mailing import Phase
 
 ROOT = made("Root", is_authority=True)
 BETWEEN = made("Between", ROOT, is_authority=True)
@@ -39,6 +41,19 @@ class Witness:
 
     def session(self, applied, host, address="", own_address="", failure=None, why=""):
         self.seen.append((applied.kind, applied.domain, failure))
+
+
+class Counted(SynchronousTestCase):
+    def test_what_goes_in_clear_since_the_host_hung(self):
+        world, witness = World("single.test A 192.0.2.1"), Witness()
+        world.courier = world.make_courier(witness=witness)
+        world.at("192.0.2.1", lambda: Host(EHLO=b"250-mx\r\n250 STARTTLS\r\n", STARTTLS=HANG))
+        outcome = world.attempt(delivery(domain="single.test"))
+        world.advance(TIMEOUTS_SECONDS[Phase.STARTTLS])
+        self.successResultOf(outcome)
+        self.assertEqual([failure for _, _, failure in witness.seen], [TLSFailure.VALIDATION_FAILURE])
+        self.successResultOf(world.attempt(delivery(domain="single.test")))
+        self.assertEqual(witness.seen, witness.seen[:1] * 2)
 
 
 class Policies:
