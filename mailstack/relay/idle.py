@@ -22,6 +22,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
+from mailstack.relay.leaving import Leaving
 from mailstack.relay.ports import Clock
 from mailstack.relay.protocol import Sender
 from mailstack.relay.settings import IdleLimits
@@ -32,8 +33,9 @@ CLOSE_SECONDS: Final = 2.0  # for the answers to QUIT, when the house is closed
 class IdleSessions:
     """Sessions by the way that they go: whatever makes one as good as another for a message."""
 
-    def __init__(self, clock: Clock, limits: IdleLimits) -> None:
+    def __init__(self, clock: Clock, limits: IdleLimits, leaving: Leaving) -> None:
         self._clock = clock
+        self._leaving = leaving
         self._limits = limits
         self._waiting: dict[Hashable, dict[Sender, float]] = {}  # since when; those of a way in the order in which they came
         self._held: dict[Hashable, int] = {}  # how many of a way are about to be free
@@ -96,13 +98,13 @@ class IdleSessions:
     def keep(self, way: Hashable, sender: Sender) -> None:
         """Keep a session that has done its mailings, or give it to who waits for one, or end it."""
         if not self.has_use(sender):
-            sender.quit()
+            self._leaving.quit(sender)
             self._hand_over(way, None)
             return
         if self._hand_over(way, sender):
             return
         if not self._has_room(way):
-            sender.quit()
+            self._leaving.quit(sender)
             return
         sender.on_lost = lambda: self._lost(way, sender)
         self._waiting.setdefault(way, {})[sender] = self._clock.seconds()
@@ -153,7 +155,7 @@ class IdleSessions:
                     oldest = min(oldest, since)
                     break
                 self._remove(way, sender)
-                sender.quit()
+                self._leaving.quit(sender)
         if self._count:
             self._timer = self._clock.callLater(oldest + self._limits.seconds - now, self._sweep)
 

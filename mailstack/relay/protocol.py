@@ -143,7 +143,7 @@ class Sender(Protocol):
         self.tls_why = ""
         self.own_address = ""
         """Where we connect from."""
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], object] | None = None
         """Called when the connection is gone."""
 
     # For the courier
@@ -162,6 +162,11 @@ class Sender(Protocol):
     def lacks_tls(self) -> bool:
         """Whether the session is in clear, though the host offers TLS."""
         return not self._core.tls_active and "STARTTLS" in self._core.offered
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._is_lost
 
     @property
     def is_ready(self) -> bool:

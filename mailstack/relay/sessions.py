@@ -19,6 +19,7 @@ from mailstack.relay.connect import is_our_fault
 from mailstack.relay.factory import SenderFactory
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
+from mailstack.relay.leaving import Leaving
 from mailstack.relay.memory import TLSMemory
 from mailstack.relay.ports import Connect, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
@@ -80,7 +81,8 @@ class Sessions:
         self._witness = witness
         self._memory = memory
         self._race_seconds = settings.race_seconds
-        self._idle = IdleSessions(surroundings.clock, settings.idle)
+        self._leaving = Leaving()
+        self._idle = IdleSessions(surroundings.clock, settings.idle, self._leaving)
 
     def __len__(self) -> int:
         """Return how many wait for work."""
@@ -154,18 +156,20 @@ class Sessions:
             raise
         if trouble is None:
             self._let_go(sender, way, afterwards if sender.contents > before else None, is_over)
+        else:
+            self._leaving.note(sender)  # the session has ended, or has said QUIT
         return trouble
 
     def _let_go(self, sender: Sender, way: Way, afterwards: Afterwards | None, is_over: Callable[[], bool]) -> None:
         """Keep a session for the next message, or end it; without `afterwards` nothing of it need be on disk before."""
         if not self._idle.has_use(sender):
-            sender.quit()  # not held until all is on disk: for what is left of the message another is opened first
+            self._leaving.quit(sender)  # not held until all is on disk: for what is left of the message another is opened first
         elif afterwards is None:
             self._idle.keep(way, sender)
         elif is_over():
             afterwards.append(self._idle.hold(way, sender))
         else:
-            sender.quit()  # what the other hosts say may take long, and nobody is to wait for it
+            self._leaving.quit(sender)  # what the other hosts say may take long, and nobody is to wait for it
 
     def _sender(self, way: Way) -> Sender:
         next_hop, make_nonce = way.next_hop, self._around.make_nonce

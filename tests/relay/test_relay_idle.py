@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mailstack.mail.disposition import Action
 from mailstack.relay.idle import CLOSE_SECONDS
+from mailstack.relay.leaving import MOST_LEAVING
 from mailstack.relay.settings import TIMEOUTS_SECONDS, IdleLimits
 from mailstack.wire.smtp_mailing import Phase
 
@@ -281,6 +282,35 @@ class UsedAgain(Case):
         self.relayed()
         self.assertEqual(self.met, ["192.0.2.1"] * 2)
         self.settled()
+
+
+class Leaving(SynchronousTestCase):
+    """Hosts that do not answer to QUIT, and of which we want many sessions."""
+
+    def left_open(self, world, **script):
+        world.at("192.0.2.1", lambda: Host(QUIT=HANG, **script))
+        recipients = [f"u{number}@other.test" for number in range(MOST_LEAVING + 50)]
+        outcome = world.attempt(delivery(*recipients, domain="other.test"))
+        while not outcome.called:
+            world.flush()
+        world.flush()
+        return sum(not host.lost for host in world.opened)
+
+    def test_are_cut_beyond_a_number(self):
+        world = World(ZONE, idle=IdleLimits())
+        self.assertEqual(self.left_open(world, EHLO=b"250-mx\r\n250 LIMITS RCPTMAX=1 MAILMAX=1\r\n"), MOST_LEAVING)
+        world.advance(TIMEOUTS_SECONDS[Phase.QUIT])
+        self.assertEqual(sum(not host.lost for host in world.opened), 0)
+        self.assertEqual(len(world.courier.sessions._leaving), 0)
+
+    def test_also_those_that_refuse_us(self):
+        world = World(ZONE, idle=IdleLimits())
+        world.at("192.0.2.1", lambda: Host(greeting=b"450 not now\r\n", QUIT=HANG))
+        for _ in range(MOST_LEAVING + 5):
+            world.courier.forget_hosts()
+            self.successResultOf(world.attempt(delivery(domain="other.test")))
+        world.flush()
+        self.assertEqual(sum(not host.lost for host in world.opened), MOST_LEAVING)
 
 
 class Dead(Case):
