@@ -136,6 +136,7 @@ class Queue:
         Shape:   `own` are recipients that a work which has ended still has, for us.
         """
         claims: list[Key] = []
+        given: list[_Later] = []
         lanes: set[str] = set()
         free: dict[int, list[int]] = {}
         under_way = 0
@@ -152,7 +153,8 @@ class Queue:
                 claims.append(key)
                 busy = [each for each in wanted if each in work.pending] if work is not None and key != own else []
                 if work is not None and busy and order.act is not Act.RETRY:
-                    work.orders += (_Later(self, order, (number, frozenset(busy)), key),)
+                    given.append(_Later(self, order, (number, frozenset(busy)), key))
+                    work.orders += (given[-1],)
                 under_way += len(busy)
                 if left := [each for each in wanted if each not in busy]:
                     free.setdefault(number, []).extend(left)
@@ -169,6 +171,12 @@ class Queue:
             if done and order.act in (Act.RETRY, Act.RELEASE, Act.REROUTE):
                 # The operator may have mended what was in the way, or knows a way that can be used.
                 self._runner.ask_again([*lanes, *self._runner.lanes_by_way(order.text)])
+        except CancelledError:
+            raise  # it may be done
+        except Exception:  # all of it is done, or nothing
+            for later in given:
+                later.is_withdrawn = True
+            raise
         finally:
             self._runner.give_back(claims)
         refused = {each.number: each.refused for each in came_to if each.refused}
@@ -188,13 +196,14 @@ class Queue:
         work = self._runner.work_at(key)
         return work is not None and work.pending.keys() >= set(ordinals)
 
-    async def obey_later(self, order: Order, target: tuple[int, frozenset[int]], own: Key) -> None:
+    async def obey_later(self, later: _Later) -> None:
         """Do what was ordered with what an attempt has left, wherever that is now, and again and again while the disk fails."""
-        what = f"{format_number(target[0])}: {order.act.value} by {order.by}"
-        while True:
+        what = f"{format_number(later.target[0])}: {later.order.act.value} by {later.order.by}"
+        while not later.is_withdrawn:
             await self._lock.acquire()
             try:
-                await self._obey(order, dict([target]), own)
+                if not later.is_withdrawn:  # by the one who had the lock until now
+                    await self._obey(later.order, dict([later.target]), later.own)
                 return
             except CancelledError:
                 raise
@@ -242,14 +251,15 @@ class Queue:
         return is_new
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Later:
-    """An order that waits for the end of an attempt."""
+    """An order that waits for the end of an attempt; `is_withdrawn`: the operator was told that it failed."""
 
     queue: Queue
     order: Order
     target: tuple[int, frozenset[int]]
     own: Key
+    is_withdrawn: bool = False
 
     async def __call__(self) -> None:
-        await self.queue.obey_later(self.order, self.target, self.own)
+        await self.queue.obey_later(self)

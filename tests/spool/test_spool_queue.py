@@ -989,6 +989,16 @@ class TestOrders:
         house.clock.advance(10)
         assert states(house) == ["held"], "the outcome is entered when the disk is well, and then the order is done"
 
+    def test_that_fail_are_not_done_later_either_with_what_was_in_an_attempt(self, tmp_path):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        waits, runs = delayed_entry(house, remote("a@other.net")), house.accept()
+        script += [0, sqlite3.SQLITE_IOERR_FSYNC]  # it looks where they are, and then it cannot write
+        with pytest.raises(StorageError):
+            order(house, Act.DELETE, waits, runs)
+        house.courier.finish(Action.DELAYED)
+        assert states(house) == ["delayed", "delayed"]
+
     def test_for_what_runs_that_fail_are_done_when_the_disk_is_well_and_hold_up_nobody_else(self, tmp_path, logged):
         script: list[int] = []
         house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
