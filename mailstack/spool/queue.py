@@ -208,6 +208,9 @@ class Queue:
             except CancelledError:
                 raise
             except StorageError:  # others of the same may wait behind it, and must not come before it
+                if self._runner.is_stopping:  # nobody waits for the disk then
+                    events.unexpected(f"{what} was not done", Failure())
+                    return
                 events.unexpected(f"{what} cannot be done yet", Failure())
             except Exception:  # a bulkhead: the runner goes on
                 events.unexpected(f"{what} was not done", Failure())

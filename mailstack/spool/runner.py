@@ -140,6 +140,11 @@ class Runner:
         """How many attempts run."""
         return len(self._ends)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether what runs is broken off, since the house is being stopped."""
+        return self._is_cancelling
+
     def start(self) -> None:
         """Begin to attempt what is due and what will be accepted."""
         self._is_on = True

@@ -1023,6 +1023,29 @@ class TestOrders:
         house.clock.advance(300)
         assert house.courier.waiting == []
 
+    @pytest.mark.parametrize("place", ["in an attempt", "behind an order", "behind the first of two"])
+    def test_for_what_runs_do_not_keep_the_server_from_stopping_while_the_disk_fails(self, tmp_path, place):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        name = house.accept()
+        for _ in range(2 if place == "behind the first of two" else 1):
+            order(house, Act.HOLD, name)
+        [work] = house.spool.runner._leases._works.values()
+        first, *others = work.orders
+
+        async def fail() -> None:
+            script[:] = [sqlite3.SQLITE_IOERR_FSYNC] * 1_000
+            await first()
+
+        if place == "in an attempt":
+            script[:] = [sqlite3.SQLITE_IOERR_FSYNC] * 1_000
+        else:
+            work.orders = (fail, *others)
+            house.courier.finish(Action.DELAYED)
+        closing = Deferred.fromCoroutine(house.spool.close(10.0))
+        house.clock.pump([5.0] * 4)
+        assert closing.called
+
     def test_for_what_runs_that_break_are_given_up(self, house, logged, monkeypatch):
         name = house.accept()
         order(house, Act.HOLD, name)
