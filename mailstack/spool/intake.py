@@ -170,11 +170,13 @@ class Draft:
         outcome.callback(refused)
 
     async def _store(self, envelope: Envelope) -> Refuse | None:
-        straight, lanes = self._intake.straight, lanes_of(envelope, self._intake.way_of)
+        straight = self._intake.straight
         # After a failed commit the next message goes into the database, or what was refused then could still come to light.
-        may_try = not any(lanes) and not self._intake.database.has_ghosts
-        was_tried = may_try and straight is not None and straight.takes(envelope)
-        if straight is not None and was_tried and await self._written_out() and await straight.deliver(self._entry(envelope)):
+        may_try = straight is not None and straight.takes(envelope) and not self._intake.database.has_ghosts
+        may_try = may_try and await self._written_out()
+        lanes = lanes_of(envelope, self._intake.way_of)  # not before: a domain may be paused while it is written
+        was_tried = may_try and not any(lanes)
+        if straight is not None and was_tried and await straight.deliver(self._entry(envelope)):
             self._chunks.clear()
             self._discard()
             return None

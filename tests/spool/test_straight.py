@@ -223,3 +223,19 @@ def test_a_domain_that_is_paused_does_not_go_this_way(house):
     house.accept(local("bob@y.org"))
     now(house.spool.queue.resume("x.org"))
     assert len(straight_of(house).deliveries) == len(house.courier.deliveries) == 1
+
+
+def test_a_domain_that_is_paused_while_a_message_is_written_does_not_either(house):
+    straight_of(house).answer = all_are(Action.DELIVERED)
+    for batch in house.batches.values():
+        batch.hold()
+    draft = house.spool.intake.begin()
+    draft.write(LARGE)
+    committing = Deferred.fromCoroutine(draft.commit(envelope(local("bob@x.org"))))
+    house.batches["spool"].release()
+    now(house.spool.queue.pause("x.org"))
+    for batch in house.batches.values():
+        batch.release()
+    assert committing.result is None
+    assert straight_of(house).deliveries == house.courier.deliveries == []
+    assert house.counts().waiting_recipients == 1
