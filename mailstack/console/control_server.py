@@ -27,6 +27,8 @@ from mailstack.net.listeners import Bound, bind_unix, close, serve
 
 CLIENTS: Final = 16
 IDLE_SECONDS: Final = 300.0
+LAST_WORDS_SECONDS: Final = 10.0
+"""How long we wait for a client to read what is left for it, when it is sent away."""
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid; unix(7)
 
 UserOf = Callable[[Any], int]
@@ -160,6 +162,7 @@ class Control(Protocol):
         wire: Any = self.transport
         wire.unregisterProducer()
         wire.write(encode({"error": why}))
+        self._idle = self.factory.clock.callLater(LAST_WORDS_SECONDS, wire.abortConnection)
         wire.loseConnection()
 
     def _wait(self) -> None:

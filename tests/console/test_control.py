@@ -18,7 +18,15 @@ from twisted.internet.testing import StringTransport
 
 from mailstack.console.control import REQUEST_OCTETS, Answer, ControlError, Request, decode, encode
 from mailstack.console.control_client import Client, NobodyThereError
-from mailstack.console.control_server import CLIENTS, IDLE_SECONDS, Control, ControlFactory, user_name, user_of
+from mailstack.console.control_server import (
+    CLIENTS,
+    IDLE_SECONDS,
+    LAST_WORDS_SECONDS,
+    Control,
+    ControlFactory,
+    user_name,
+    user_of,
+)
 from mailstack.console.desks import Desks, share_pauses
 from mailstack.console.sums import GROUPS, nothing, recipients
 
@@ -174,6 +182,16 @@ class TestServer:
         server.clock.advance(1)
         assert busy_wire.disconnecting
         busy.connectionLost()
+        assert (server.factory.clients, server.clock.getDelayedCalls()) == (0, [])
+
+    def test_who_does_not_read_what_is_left_when_sent_away_is_cut_off(self, server: Server) -> None:
+        client, wire = server.connect()
+        server.clock.advance(IDLE_SECONDS)
+        server.clock.advance(LAST_WORDS_SECONDS - 1)
+        assert [wire.disconnecting, wire.disconnected] == [True, False]
+        server.clock.advance(1)
+        assert [wire.disconnecting, wire.disconnected] == [True, True]
+        client.connectionLost()
         assert (server.factory.clients, server.clock.getDelayedCalls()) == (0, [])
 
     def test_who_leaves_before_the_answer_leaves_nothing_behind(self, server: Server) -> None:
