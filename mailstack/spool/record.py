@@ -74,7 +74,7 @@ def parse_envelope(text: object) -> Envelope:
         )
     except RecordError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise RecordError(f"{type(error).__name__}: {error}") from error
 
 
