@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 H = TypeVar("H", bound=Hashable)
+
+MOST_LEFT_OVER: Final = 100
+"""So many places that nobody has any more are kept; behind those who are always more urgent they would stay for ever."""
 
 
 class Waiting(Generic[H]):
@@ -34,6 +37,9 @@ class Waiting(Generic[H]):
             turn = before[1]
         self._places[who] = (-urgency, turn)
         heapq.heappush(self._heap, (-urgency, turn, who))
+        if len(self._heap) > 2 * len(self._places) + MOST_LEFT_OVER:
+            self._heap = [(*place, each) for each, place in self._places.items()]
+            heapq.heapify(self._heap)
 
     def pop(self) -> H:
         """

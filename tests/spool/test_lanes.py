@@ -16,6 +16,7 @@ from mailstack.spool.concurrency import Rate
 from mailstack.spool.content import MemoryContent
 from mailstack.spool.entry import LOCAL_LANE, Entry, Pending, Work, domain_of
 from mailstack.spool.lanes import SLOW_SECONDS, Kind, Lanes, Limits
+from mailstack.spool.waiting import MOST_LEFT_OVER, Waiting
 
 HOST = "smtp:[relay.example]"
 LANES = (
@@ -261,6 +262,22 @@ def test_so_it_is_among_those_that_wait_for_a_way():
         if running is not None:
             order.append((domain_of(running.lane), running.priority))
     assert order == [("low.net", 7), ("urgent.net", 5), ("plain.net", 0), ("other.net", 0), ("plain.net", -1), ("low.net", -3)]
+
+
+def test_who_waits_behind_the_urgent_leaves_no_places_behind():
+    waiting: Waiting[str] = Waiting()
+    waiting.put("always urgent", 5)
+    for _ in range(10 * MOST_LEFT_OVER):
+        waiting.put("sometimes", 0)
+        waiting.put("sometimes", 5)
+        for _ in range(2):
+            waiting.pop()
+        waiting.put("always urgent", 5)
+    assert len(waiting._heap) <= 2 + MOST_LEFT_OVER
+    waiting.put("last", 0)
+    waiting.put("first", 9)
+    assert [waiting.pop() for _ in range(3)] == ["first", "always urgent", "last"]
+    assert not waiting
 
 
 def test_what_is_doubtful_leaves_places_to_others():
