@@ -238,7 +238,7 @@ class Queue:
 
         Raises:  QueueError: there are so many already.
         """
-        if len(self._runner.paused) >= MOST_PAUSED:
+        if domain not in self._runner.paused and len(self._runner.paused) >= MOST_PAUSED:
             raise QueueError(f"no more than {MOST_PAUSED} domains can be paused")
         is_new = await self._database.do(Pause(domain, self._clock.seconds()))
         self._runner.pause([domain])
