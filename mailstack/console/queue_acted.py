@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -67,7 +68,8 @@ class Acted:
             yield f"{recipients(self.senderless)} of them: without a sender; the postmaster is told, if anybody is."
         for domain, number in list(self.paused.items())[:TOLD]:
             name = safe(domain)
-            yield f"{recipients(number)}: waiting all the same, since {name} is paused, for: mailstack queue resume {name}"
+            resume = f"mailstack queue resume {shlex.quote(name)}"
+            yield f"{recipients(number)}: waiting all the same, since {name} is paused, for: {resume}"
         if self.later:
             yield f"{recipients(self.later)}: due when the sender wants it. An ID says that it is to go now."
 

@@ -686,6 +686,11 @@ class TestPauseAndStats:
         run("resume", "example.net")
         assert len(house.courier.deliveries) == 3
 
+    def test_what_is_said_to_end_it_can_be_given_to_a_shell(self, run: Run, house: House) -> None:
+        delayed(house)
+        run("pause", "*")
+        assert "since * is paused, for: mailstack queue resume '*'" in run("retry", "--all").stdout
+
     def test_a_failure_that_is_to_be_told_does_not_wait_for_that(self, run: Run, house: House) -> None:
         name = delayed(house)
         run("pause", "example.net")
