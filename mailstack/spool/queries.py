@@ -8,9 +8,9 @@ milliseconds at most, and says where the next goes on. Nothing is kept between t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from mailstack.mail.envelope import Envelope
 from mailstack.spool.entry import paused_as
@@ -177,7 +177,7 @@ class Show(Reads):
 def _rows(connection: sqlite3.Connection, number: int, query: str, *values: int) -> Iterator[Row]:
     """Read recipients of an entry; an attempt that was only counted, to put somebody off, is none."""
     for each in connection.execute(query, values):
-        row = Row(*each)
+        row = Row(*_texts(each))
         is_new = is_only_put_off(connection, (number, row.ordinal), row.attempts, row.diagnostic)
         yield replace(row, attempts=0) if is_new else row
 
@@ -188,7 +188,12 @@ def _traces(connection: sqlite3.Connection, number: int, ordinal: int) -> Iterat
         " WHERE entry = ? AND ordinal = ? ORDER BY at, action",
         (number, ordinal),
     ):
-        yield Trace(*row)
+        yield Trace(*_texts(row))
+
+
+def _texts(values: Iterable[Any]) -> list[Any]:
+    """Return what a row has; where its damage has made octets of a text they are a text again."""
+    return [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in values]
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,24 @@ class TestShow:
         assert "1 recipient of 1 message: deleted." in run("delete", "--state", "corrupt", "--yes").stdout
         assert as_json(run("list", "--json")) == []
 
+    @pytest.mark.parametrize(
+        ("table", "column"),
+        [
+            *(("recipient", column) for column in ("lane", "state", "status", "diagnostic", "remote_mta", "via")),
+            *(("attempt", column) for column in ("action", "status", "remote_mta", "address", "tls", "diagnostic")),
+        ],
+    )
+    def test_of_one_whose_texts_are_octets_now(self, run: Run, house: House, table: str, column: str) -> None:
+        name, other = delayed(house), delayed(house)
+        octets = f"CAST(coalesce({column}, 'x') AS BLOB)"
+        house.spool._database._connected().execute(
+            f"UPDATE {table} SET {column} = {octets} WHERE entry = ?", (parse_name(name),)
+        )
+        run("show", name)
+        assert other in run("list").stdout
+        run("stats")
+        run("stats", "--by", "reason", "--json")
+
     def test_of_one_that_is_whole_again(self, run: Run, house: House) -> None:
         name = delayed(house)
         (record,) = house.spool._database._connected().execute("SELECT envelope FROM entry").fetchone()
