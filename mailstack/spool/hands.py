@@ -34,6 +34,7 @@ from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, is_told
 from mailstack.spool.loading import take_back, unfinished
 from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
+from mailstack.spool.queries import Unreported
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import Row
 
@@ -267,15 +268,20 @@ def _remove(connection: sqlite3.Connection, number: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pause(_Writes):
-    """Note that nothing of a domain is to be attempted, or that it may be again; return whether that is new."""
+    """
+    Note that nothing of a domain is to be attempted, or that it may be again.
+
+    Shape:   returns whether that is new, and, of what is paused, entries and their lanes with failures still to be told.
+    """
 
     domain: str
     since: float | None
     octets: ClassVar[int] = ROW_OCTETS
 
-    def apply(self, connection: sqlite3.Connection) -> bool:
+    def apply(self, connection: sqlite3.Connection) -> tuple[bool, list[tuple[int, str]]]:
         """Do it."""
         if self.since is None:
-            return connection.execute("DELETE FROM paused WHERE lane = ?", (self.domain,)).rowcount > 0
+            return connection.execute("DELETE FROM paused WHERE lane = ?", (self.domain,)).rowcount > 0, []
         insert = "INSERT OR IGNORE INTO paused (lane, since) VALUES (?, ?)"
-        return connection.execute(insert, (self.domain, self.since)).rowcount > 0
+        is_new = connection.execute(insert, (self.domain, self.since)).rowcount > 0
+        return is_new, Unreported(self.domain).apply(connection)

@@ -27,7 +27,7 @@ from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.leases import Key
 from mailstack.spool.ports import Clock
-from mailstack.spool.queries import FoundPage, Lanes, PausedDomains, Select, Show, Shown, Span, Unreported
+from mailstack.spool.queries import FoundPage, Lanes, PausedDomains, Select, Show, Shown, Span
 from mailstack.spool.reading import Part, Reading
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
@@ -240,15 +240,15 @@ class Queue:
         """
         if domain not in self._runner.paused and len(self._runner.paused) >= MOST_PAUSED:
             raise QueueError(f"no more than {MOST_PAUSED} domains can be paused")
-        is_new = await self._database.do(Pause(domain, self._clock.seconds()))
+        is_new, unreported = await self._database.do(Pause(domain, self._clock.seconds()))
         self._runner.pause([domain])
-        self._runner.report(await self._database.do(Unreported(domain)))
+        self._runner.report(unreported)
         events.queue_paused(domain, by, is_paused=True)
         return is_new
 
     async def resume(self, domain: str, by: str = "") -> bool:
         """Attempt what waits for a domain again, and return whether that is new."""
-        is_new = await self._database.do(Pause(domain, None))
+        is_new, _ = await self._database.do(Pause(domain, None))
         self._runner.resume(domain)
         events.queue_paused(domain, by, is_paused=False)
         return is_new

@@ -601,6 +601,19 @@ class TestPause:
         assert b"gone for good" in report.content.in_memory
         assert b"eve@example.org" not in report.content.in_memory
 
+    def test_that_fails_half_way_keeps_no_failure_from_being_told(self, tmp_path):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        house.route = lambda address: defer("not now")
+        house.accept(remote("a@x.net"))
+        house.courier.finish(Action.FAILED)
+        script += [0, sqlite3.SQLITE_IOERR_FSYNC]  # of what it does the second fails, if it is more than one
+        now(house.spool.queue.pause("x.net"))
+        script.clear()
+        house.route = lambda address: (local(str(address)),)
+        house.clock.advance(4_000)
+        assert states(house) == ["new"], "the report"
+
     def test_is_bounded(self, house):
         house.spool.runner.pause(f"{number}.test" for number in range(MOST_PAUSED))
         with pytest.raises(QueueError, match="no more than"):
