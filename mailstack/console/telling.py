@@ -10,7 +10,7 @@ from collections.abc import Container
 from typing import Any
 
 from mailstack.mail.envelope import Account, Envelope, Recipient
-from mailstack.spool.entry import ALL_DOMAINS, LOCAL_LANE, paused_as
+from mailstack.spool.entry import ALL_DOMAINS, waits_as
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.operations import PUT_OFF
 from mailstack.spool.queries import Found, Trace
@@ -68,7 +68,7 @@ def recipient_fields(found: Found, row: Row, *, place: str, paused: Container[st
         "state": state,
         "attempts": row.attempts,
         "next_attempt_at": row.due_at,
-        "is_paused": row.due_at is not None and state != UNREPORTED and _paused_as(row, recipient, paused) is not None,
+        "is_paused": row.due_at is not None and state != UNREPORTED and waits_as(row.lane, recipient, paused) is not None,
         "held_since": row.held_at,
         "place": place,
         "status": row.status,
@@ -92,7 +92,7 @@ def _why(found: Found, row: Row, place: str, paused: Container[str], now: float)
         return "held by the operator, until it is released"
     if place == "attempt":
         return "an attempt runs now"
-    if state != UNREPORTED and (name := _paused_as(row, recipient_of(found, row), paused)) is not None:
+    if state != UNREPORTED and (name := waits_as(row.lane, recipient_of(found, row), paused)) is not None:
         what = "all that goes elsewhere" if name == ALL_DOMAINS else name
         return f"{what} is paused by the operator, until it is resumed"
     if place == "memory":
@@ -106,12 +106,6 @@ def _why(found: Found, row: Row, place: str, paused: Container[str], now: float)
     if state == NEW:
         return "the sender wants it to go then"
     return f"attempt {row.attempts} did not succeed; each wait is longer than the last"
-
-
-def _paused_as(row: Row, recipient: Recipient | None, paused: Container[str]) -> str | None:
-    """Return as what a recipient is paused; an account that waits since before that comes into the lane when it is due."""
-    domain = recipient.address.domain if recipient is not None and row.lane == LOCAL_LANE else ""
-    return domain if domain and domain in paused else paused_as(row.lane, paused)
 
 
 def tried_fields(trace: Trace) -> Fields:

@@ -87,6 +87,12 @@ def paused_as(lane: str, paused: Container[str]) -> str | None:
     return ALL_DOMAINS if ALL_DOMAINS in paused and not is_own(lane) else None
 
 
+def waits_as(lane: str, recipient: Recipient | None, paused: Container[str]) -> str | None:
+    """Return as what a recipient is paused; an account that waits since before that comes into another lane when it is due."""
+    domain = recipient.address.domain if recipient is not None and lane == LOCAL_LANE else ""
+    return domain if domain and domain in paused else paused_as(lane, paused)
+
+
 def parts_of_lane(lane: str) -> tuple[str, str]:
     """Return the domain of a lane, "" for accounts, and the way of the lane, "" when it goes as its destination says."""
     return lane.partition(_BY)[0].partition(_VIA)[0], way_of_lane(lane)

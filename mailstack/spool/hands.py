@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import enum
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
@@ -34,7 +35,7 @@ from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, is_told
 from mailstack.spool.loading import take_back, unfinished
 from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
-from mailstack.spool.queries import Unreported
+from mailstack.spool.queries import Unreported, count_paused
 from mailstack.spool.record import RecordError, parse_envelope
 from mailstack.spool.selection import Row
 
@@ -104,6 +105,7 @@ class _Writes:
 class Obey(_Writes):
     """
     Do what was ordered with recipients of entries; return what was done, of those with whom anything was, or was refused.
+    And what is due by that, and waits all the same, by what of `paused` it waits for.
 
     Shape:   `folder` is that of the contents, at which only what was set aside is looked for.
     """
@@ -112,16 +114,19 @@ class Obey(_Writes):
     targets: tuple[tuple[int, tuple[int, ...]], ...]
     now: float
     folder: Path
+    paused: frozenset[str] = frozenset()
 
     @property
     def octets(self) -> int:
         """Rows."""
         return ROW_OCTETS * len(self.targets)
 
-    def apply(self, connection: sqlite3.Connection) -> list[Done]:
+    def apply(self, connection: sqlite3.Connection) -> tuple[list[Done], Counter[str]]:
         """Do it."""
-        done = (self._one(connection, number, ordinals) for number, ordinals in self.targets)
-        return [each for each in done if each is not None]
+        done = [self._one(connection, number, ordinals) for number, ordinals in self.targets]
+        asks = bool(self.paused) and self.order.act in _MAKE_DUE
+        paused = count_paused(connection, self.targets, self.paused) if asks else Counter[str]()
+        return [each for each in done if each is not None], paused
 
     def _one(self, connection: sqlite3.Connection, number: int, ordinals: tuple[int, ...]) -> Done | None:
         entry = connection.execute("SELECT state, content IS NULL FROM entry WHERE number = ?", (number,)).fetchone()

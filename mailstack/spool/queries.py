@@ -8,12 +8,13 @@ milliseconds at most, and says where the next goes on. Nothing is kept between t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mailstack.mail.envelope import Envelope
-from mailstack.spool.entry import paused_as
+from mailstack.spool.entry import paused_as, waits_as
 from mailstack.spool.loading import is_only_put_off
 from mailstack.spool.operations import Reads
 from mailstack.spool.record import RecordError, parse_envelope
@@ -256,3 +257,21 @@ def _float(value: object) -> float:
 
 def _int(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def count_paused(
+    connection: sqlite3.Connection, targets: Sequence[tuple[int, Sequence[int]]], paused: Container[str]
+) -> Counter[str]:
+    """Count those of recipients, by entry and ordinal, that wait since something is paused, by what that is."""
+    counted: Counter[str] = Counter()
+    for number, ordinals in targets:
+        entry = connection.execute("SELECT envelope FROM entry WHERE number = ?", (number,)).fetchone()
+        envelope = _envelope(entry[0]) if entry is not None else None
+        known = envelope.recipients if envelope is not None else ()
+        for ordinal, lane in connection.execute(
+            "SELECT ordinal, lane FROM recipient WHERE entry = ? AND due_at IS NOT NULL AND state != 'unreported'", (number,)
+        ):
+            recipient = known[ordinal] if 0 <= ordinal < len(known) else None
+            if ordinal in ordinals and (name := waits_as(lane, recipient, paused)) is not None:
+                counted[name] += 1
+    return counted

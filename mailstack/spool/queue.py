@@ -9,7 +9,6 @@ memory only.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +20,6 @@ from twisted.python.failure import Failure
 from mailstack import events
 from mailstack.spool.content import ContentFolder
 from mailstack.spool.database import Database
-from mailstack.spool.entry import paused_as
 from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Done, Obey, Order, Pause
 from mailstack.spool.identifiers import format_number
@@ -35,7 +33,6 @@ from mailstack.spool.settlement import AGAIN_SECONDS
 from mailstack.spool.sums import By, SumsPage, SumUp
 
 MOST_PAUSED: Final = 1_000
-_MAKE_DUE: Final = (Act.RETRY, Act.RELEASE)
 
 
 class QueueError(Exception):
@@ -140,7 +137,6 @@ class Queue:
         lanes: set[str] = set()
         free: dict[int, list[int]] = {}
         under_way = 0
-        paused: Counter[str] = Counter()
         try:
             for number, lane, ordinals in await self._database.do(Lanes(tuple(targets))):
                 key, wanted = (number, lane), [each for each in ordinals if each in targets[number]]
@@ -159,10 +155,9 @@ class Queue:
                 if left := [each for each in wanted if each not in busy]:
                     free.setdefault(number, []).extend(left)
                     lanes.add(lane)
-                    if order.act in _MAKE_DUE and (domain := paused_as(lane, self._runner.paused)) is not None:
-                        paused[domain] += len(left)
             wants = tuple((number, tuple(ordinals)) for number, ordinals in free.items())
-            came_to = await self._database.do(Obey(order, wants, self._clock.seconds(), self._contents.path))
+            obey = Obey(order, wants, self._clock.seconds(), self._contents.path, self._runner.paused)
+            came_to, paused = await self._database.do(obey)
             done = [each for each in came_to if each.ordinals]
             self._follow(order, done)
             if order.act is Act.BOUNCE:

@@ -621,6 +621,35 @@ class TestPause:
         now(house.spool.queue.pause("1.test"))  # as a server with several workers does it at each start
 
 
+class TestActsOnWhatIsPaused:
+    @pytest.mark.parametrize("act", [Act.RELEASE, Act.RETRY])
+    def test_in_a_domain_of_ours_are_said_to_wait(self, house, act):
+        name = delayed_entry(house, local("bob@example.org"))
+        if act is Act.RELEASE:
+            order(house, Act.HOLD, name)
+        now(house.spool.queue.pause("example.org"))
+        obeyed = order(house, act, name)
+        assert house.courier.waiting == [], "it waits"
+        assert obeyed.paused == {"example.org": 1}
+
+    def test_are_not_said_to_wait_where_a_failure_is_told(self, house):
+        house.route = lambda address: defer("not now")
+        name = house.accept(remote("a@x.net"))
+        house.courier.finish(Action.FAILED)
+        now(house.spool.queue.pause("x.net"))
+        house.route = lambda address: (local(str(address)),)
+        obeyed = order(house, Act.RETRY, name)
+        assert states(house) == ["new"], "the report: it did not wait"
+        assert obeyed.paused == {}
+
+    def test_are_said_to_wait_on_another_way_while_all_is_paused(self, house):
+        name = delayed_entry(house)
+        now(house.spool.queue.pause("*"))
+        obeyed = order(house, Act.REROUTE, name, text="smtp:[one.test]:25")
+        assert house.courier.waiting == [], "it waits"
+        assert obeyed.paused == {"*": 1}
+
+
 class TestTraces:
     def test_of_what_was_tried(self, house):
         name = delayed_entry(house, diagnostic="x" * 1_000)
