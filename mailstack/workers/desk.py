@@ -21,6 +21,15 @@ class WorkerDesk:
         answer = await self._seat.ask(request)
         if answer is None:
             raise ControlError(f"worker {self._seat.number} is not there at the moment; try again, it is replaced")
-        if "error" in answer:
-            raise ControlError(str(answer["error"]))
-        return answer
+        return answer_of(answer)
+
+
+def answer_of(answer: Answer) -> Answer:
+    """
+    Return what a worker has answered.
+
+    Raises:  ControlError: so it says.
+    """
+    if "error" in answer:
+        raise ControlError(str(answer["error"]))
+    return answer

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from mailstack import events
 from mailstack.compose.composition import Composition
@@ -29,7 +30,7 @@ from mailstack.compose.counting import KINDS, TALLIES
 from mailstack.compose.place import Place
 from mailstack.compose.refused import RefusedError
 from mailstack.compose.secrets import Secrets
-from mailstack.console.control import Desk
+from mailstack.console.control import Answer, ControlError, Request
 from mailstack.console.control_server import ControlSocket
 from mailstack.console.desks import Desks, share_pauses
 from mailstack.net.descriptors import raise_descriptor_limit
@@ -40,7 +41,7 @@ from mailstack.net.tls import CertificateError
 from mailstack.serving import Listening, describe_change, kept_until_restart
 from mailstack.settings import Settings, SettingsError
 from mailstack.system import bind_all, close_all, open_control, refuse_start, stop_at_sigterm
-from mailstack.workers.desk import WorkerDesk
+from mailstack.workers.desk import WorkerDesk, answer_of
 from mailstack.workers.errand import Conditions, Errand, Socket
 from mailstack.workers.line import LineError, Message
 from mailstack.workers.process import LAST_WORDS_SECONDS, Process, how_ended
@@ -123,6 +124,7 @@ class Workers(TwistedService):
             for seat in self._seats:
                 processes.append(_start(seat))
             self._await(processes, "ready")
+            self._share_pauses(processes)
             for process in processes:
                 process.tell({"serve": True})
             self._await(processes, "serving")
@@ -135,17 +137,23 @@ class Workers(TwistedService):
         for seat, process in zip(self._seats, processes, strict=True):
             process.adopt()
             seat.is_serving(process)
-        desk = Desks([WorkerDesk(seat) for seat in self._seats])
-        self._control = open_control(self._settings, self._reactor, desk)
-        self._reactor.callWhenRunning(self._share_pauses, desk)
+        self._control = open_control(self._settings, self._reactor, Desks([WorkerDesk(seat) for seat in self._seats]))
         stop_at_sigterm(self._reactor)
         for each in self._sockets:
             events.listening(each.service, str(each.bound))
 
-    def _share_pauses(self, desk: Desk) -> None:
-        """Tell a worker that there was not when a domain was paused: each has what is paused in its own spool."""
-        sharing = Deferred.fromCoroutine(share_pauses(desk))
-        sharing.addErrback(lambda failure: events.unexpected("sharing what is paused", failure))
+    def _share_pauses(self, processes: Sequence[Process]) -> None:
+        """
+        Tell a worker that there was not when a domain was paused: each has what is paused in its own spool. Blocks.
+
+        Nobody is served before that: mail for a domain of ours would go into maildirs that are just being moved.
+        """
+        failures: list[Failure] = []
+        desk = Desks([_StartingDesk(process, self._await) for process in processes])
+        Deferred.fromCoroutine(share_pauses(desk)).addErrback(failures.append)
+        for failure in failures:
+            failure.trap(ControlError)
+            events.unexpected("sharing what is paused", failure)
 
     def stopService(self) -> Deferred[None]:
         """Let the workers end, and kill those that do not."""
@@ -211,9 +219,9 @@ class Workers(TwistedService):
     def _secrets(self, settings: Settings) -> Secrets:
         return Secrets.read(settings, self._sample.certificates.pem)
 
-    def _await(self, processes: Sequence[Process], answer: str) -> None:
+    def _await(self, processes: Sequence[Process], answer: str) -> list[Message]:
         """
-        Wait until all have given this answer; blocks, and logs meanwhile what they say.
+        Wait until all have given this answer, and return what they said; blocks, and logs meanwhile what they write.
 
         Raises:  WorkerRefused.
         """
@@ -221,6 +229,7 @@ class Workers(TwistedService):
         poll = select.poll()
         for descriptor in owners:
             poll.register(descriptor, select.POLLIN)
+        said: list[Message] = []
         waiting, until_seconds = set(processes), self._reactor.seconds() + START_SECONDS
         while waiting:
             readable = poll.poll(max(until_seconds - self._reactor.seconds(), 0) * 1_000)
@@ -232,7 +241,27 @@ class Workers(TwistedService):
                     if "refused" in message:
                         raise WorkerRefused(message["refused"])
                     if answer in message:
+                        said.append(message)
                         waiting.discard(process)
+        return said
+
+
+class _StartingDesk:
+    """The desk of a worker while the reactor does not run: who asks waits."""
+
+    def __init__(self, process: Process, wait_for: Callable[[Sequence[Process], str], Sequence[Message]]) -> None:
+        self._process = process
+        self._wait_for = wait_for
+
+    async def answer(self, request: Request) -> Answer:
+        """
+        Answer a request.
+
+        Raises:  ControlError, WorkerRefused.
+        """
+        self._process.tell({"asked": 0, "request": request})
+        (message,) = self._wait_for([self._process], "answered")
+        return answer_of(message["answer"])
 
 
 def _start(seat: Seat) -> Process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import smtplib
 import socketserver
 import stat
 import sys
@@ -264,6 +265,36 @@ def test_a_worker_that_is_new_knows_what_is_paused(make_house: MakeHouse) -> Non
     house.change(with_lines("", "workers = 2"))
     with house:
         house.wait_for_line("[worker 1#info] queue: quiet.test paused by an earlier pause")
+
+
+def test_a_worker_that_is_new_serves_nobody_before_it_knows_what_is_paused(make_house: MakeHouse) -> None:
+    with make_house() as house:
+        carol = house.person("carol")
+        ask(house, "pause", house.domain)
+    house.change(with_lines("", "workers = 4"))
+    is_over = threading.Event()
+
+    def send() -> None:
+        while not is_over.is_set():
+            try:
+                with smtplib.SMTP("127.0.0.1", house.ports.smtp, timeout=10) as client:
+                    for _ in range(3):
+                        client.sendmail("someone@elsewhere.test", [carol.address], messages.plain("now"))
+            except OSError:  # nobody listens yet
+                is_over.wait(0.01)
+
+    senders = [threading.Thread(target=send) for _ in range(8)]
+    for each in senders:
+        each.start()
+    with house:
+        try:
+            found = wait_for(lambda: listed(house), "some of it waits")
+        finally:
+            is_over.set()
+            for each in senders:
+                each.join()
+        assert house.files(carol.address) == []
+        assert found[0]["recipients"][0]["address"] == carol.address
 
 
 def test_stats(house: House) -> None:
