@@ -3,7 +3,7 @@ The control socket's language: a line of JSON asks, a line of JSON answers.
 
     {"version": 1, "ask": "find", ...}      what is asked, and with what
     {"version": 1, ...}                     the answer
-    {"version": 1, "error": "..."}          nothing was done, for that reason
+    {"version": 1, "error": "..."}          nothing was done, for that reason; or it says that some workers have done it
 
 Each request is small, is answered by a bounded part of the whole, and needs nothing of those before it: who wants more asks for
 what comes behind `to`. So the server keeps nothing for anybody, and whoever goes away in the middle leaves nothing behind.

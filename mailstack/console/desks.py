@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from mailstack.console.control import Answer, ControlError, Desk, Request
 from mailstack.console.sums import GROUPS, Groups, add, add_groups, keep_largest, nothing
 
+_CHANGE: Final = ("act", "pause", "resume")
 _END: Final = False
 """In the place of a desk that has told everything."""
 
@@ -43,9 +44,11 @@ class Desks:
     async def _ask(self, asked: Sequence[tuple[Desk, Request]]) -> list[Answer]:
         waiting = [Deferred.fromCoroutine(desk.answer(request)) for desk, request in asked]
         answers: list[Any] = [outcome for _, outcome in await DeferredList(waiting, consumeErrors=True)]
-        for each in answers:
-            if isinstance(each, Failure):
-                each.raiseException()
+        failures = [each for each in answers if isinstance(each, Failure)]
+        for each in failures:
+            if asked[0][1].get("ask") in _CHANGE and len(failures) < len(answers) and each.check(ControlError):
+                raise ControlError(f"{each.value}. Others have done it")
+            each.raiseException()
         return answers
 
     async def _stats(self, request: Request) -> Answer:

@@ -393,6 +393,16 @@ class TestDesks:
         with pytest.raises(ControlError, match="worker 1"):
             ask(Desks([Part("a", 1), FakeDesk(refuse)]), ask="find")
 
+    @pytest.mark.parametrize("what", ["act", "pause", "resume"])
+    def test_say_what_was_done_when_one_could_not(self, what: str) -> None:
+        def refuse(request: Request) -> Answer:
+            raise ControlError("worker 1 is not there")
+
+        with pytest.raises(ControlError, match=r"worker 1 is not there\. Others have done it"):
+            ask(Desks([Part("a", 1), FakeDesk(refuse)]), ask=what)
+        with pytest.raises(ControlError, match=r"worker 1 is not there$"):
+            ask(Desks([FakeDesk(refuse), FakeDesk(refuse)]), ask=what)
+
     def test_share_what_one_of_them_has_paused(self) -> None:
         told: list[Request] = []
 
