@@ -30,6 +30,7 @@ from mailstack.spool.reading import Part, Reading
 from mailstack.spool.runner import Runner
 from mailstack.spool.selection import Selection
 from mailstack.spool.settlement import AGAIN_SECONDS
+from mailstack.spool.straight import Straight
 from mailstack.spool.sums import By, SumsPage, SumUp
 
 MOST_PAUSED: Final = 1_000
@@ -66,11 +67,14 @@ class Obeyed:
 class Queue:
     """Answers the operator, and does what he wants."""
 
-    def __init__(self, *, database: Database, contents: ContentFolder, runner: Runner, clock: Clock) -> None:
+    def __init__(
+        self, *, database: Database, contents: ContentFolder, runner: Runner, clock: Clock, straight: Straight | None = None
+    ) -> None:
         self._database = database
         self._contents = contents
         self._runner = runner
         self._clock = clock
+        self._straight = straight
         self._reading = Reading(database, contents)
         self._lock = DeferredLock()  # one order at a time: two that claim the same would let go of each other's
 
@@ -113,8 +117,8 @@ class Queue:
 
     @property
     def attempts(self) -> int:
-        """How many attempts run."""
-        return self._runner.attempts
+        """How many attempts run, those before the 250 too: who pauses a domain of ours waits for their end."""
+        return self._runner.attempts + (self._straight.attempts if self._straight is not None else 0)
 
     # To do
 

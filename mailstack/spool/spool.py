@@ -109,7 +109,10 @@ class Spool:
             lease_seconds=lease_seconds,
             forget_hosts=forget_hosts,
         )
-        self.queue = Queue(database=self._database, contents=self._contents, runner=self.runner, clock=clock)
+        straight_way = Straight(straight) if straight is not None else None
+        self.queue = Queue(
+            database=self._database, contents=self._contents, runner=self.runner, clock=clock, straight=straight_way
+        )
         space = FreeSpace(path, clock, min_free_octets=min_free_octets, min_free_inodes=min_free_inodes)
         self.intake = Intake(
             database=self._database,
@@ -120,7 +123,7 @@ class Spool:
             start=start,
             on_accepted=self.runner.accepted,
             way_of=self.runner.way_of,
-            straight=Straight(straight) if straight is not None else None,
+            straight=straight_way,
         )
 
     def open(self) -> None:

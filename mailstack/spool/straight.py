@@ -39,6 +39,8 @@ class Straight:
 
     def __init__(self, courier: StraightCourier) -> None:
         self._courier = courier
+        self.attempts = 0
+        """How many run."""
 
     def head(self, reverse_path: Address | None, recipients: Sequence[Recipient]) -> bytes:
         """
@@ -71,6 +73,7 @@ class Straight:
             may_repeat=False,
             all_or_none=True,
         )
+        self.attempts += 1
         try:
             dispositions = await self._courier.attempt(delivery)
         except CancelledError:
@@ -78,6 +81,8 @@ class Straight:
         except Exception:  # a bulkhead: the spool tries it again
             events.unexpected(f"{entry.name}: straight delivery", Failure())
             return False
+        finally:
+            self.attempts -= 1
         delivered = {each.ordinal for each in dispositions if each.action is Action.DELIVERED}
         if delivered != recipients.keys():
             return False

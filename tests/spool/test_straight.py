@@ -239,3 +239,13 @@ def test_a_domain_that_is_paused_while_a_message_is_written_does_not_either(hous
     assert committing.result is None
     assert straight_of(house).deliveries == house.courier.deliveries == []
     assert house.counts().waiting_recipients == 1
+
+
+def test_it_is_counted_among_the_attempts_for_whose_end_the_operator_waits(house):
+    draft = house.spool.intake.begin()
+    draft.write(CONTENT)
+    committing = Deferred.fromCoroutine(draft.commit(envelope(local("bob@x.org"))))
+    now(house.spool.queue.pause("x.org"))
+    assert house.spool.queue.attempts == 1
+    straight_of(house).finish(Action.DELIVERED)
+    assert (committing.result, house.spool.queue.attempts) == (None, 0)
