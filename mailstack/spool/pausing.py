@@ -84,3 +84,7 @@ class Pausing:
             lanes.discard(lane)
             if is_finished or not lanes:
                 del self._failed[number]
+
+    def forget(self, number: int) -> None:
+        """Note that there is nothing of an entry any more."""
+        self._failed.pop(number, None)

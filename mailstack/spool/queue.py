@@ -223,6 +223,7 @@ class Queue:
             name = format_number(each.number)
             events.entry_in_hands(name, order.act.value, len(each.ordinals), order.by)
             if each.is_removed:
+                self._runner.forget(each.number)
                 events.entry_finished(name)
             if each.is_removed and each.has_file:
                 self._remove_file(name)

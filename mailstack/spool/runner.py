@@ -249,6 +249,10 @@ class Runner:
         """Tell of the failures of these, also where nothing is attempted: the operator has given them up."""
         self._pausing.tell(claims)
 
+    def forget(self, number: int) -> None:
+        """Take note that the operator has removed an entry."""
+        self._pausing.forget(number)
+
     def give_back(self, claims: Sequence[Key]) -> None:
         """Let go of what was claimed, and look for what is due of it."""
         self._leases.give_back(claims)

@@ -277,6 +277,14 @@ class TestDelete:
         house.courier.finish(Action.RELAYED)
         assert rows(house, "SELECT count(*) FROM entry") == [(0,)]
 
+    def test_of_what_was_bounced_before_and_not_told_leaves_nothing_in_memory(self, house):
+        house.route = lambda address: defer("not now")
+        name = delayed_entry(house)
+        order(house, Act.BOUNCE, name, text="gone")
+        order(house, Act.DELETE, name)
+        assert house.counts().entries == 0
+        assert house.spool.runner._pausing._failed == {}
+
     def test_of_what_is_in_memory(self, tmp_path):
         house = House(tmp_path / "spool", limits=Limits(per_destination=1)).open()
         first, second = house.accept(content=BIG), house.accept(content=BIG)
