@@ -22,7 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailstack.console.control import REQUEST_OCTETS, Answer, ControlError, Desk, Request, decode, encode
+from mailstack.console.control import REQUEST_OCTETS, ControlError, Desk, Request, decode, encode
 from mailstack.net.listeners import Bound, bind_unix, close, serve
 
 CLIENTS: Final = 16
@@ -138,21 +138,21 @@ class Control(Protocol):
         # Not supervised: that would break it off at a stop, and what was begun with the spool must come to its end.
         Deferred.fromCoroutine(self._answer({**request, "by": self._by})).addCallback(self._send)
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: Request) -> bytes:
         try:
-            return await self.factory.desk.answer(request)
+            return encode(await self.factory.desk.answer(request))
         except ControlError as error:
-            return {"error": str(error)}
+            return encode({"error": str(error)})
         except Exception as error:  # a bulkhead: the disk, or a fault of ours
             self.factory.failed(Failure())
-            return {"error": f"the server failed at it: {type(error).__name__}; its log says more"}
+            return encode({"error": f"the server failed at it: {type(error).__name__}; its log says more"})
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: bytes) -> None:
         self._is_busy = False
         if self._is_over:
             return
         wire: Any = self.transport
-        wire.write(encode(answer))
+        wire.write(answer)
         self._wait()
         self._go_on()
 

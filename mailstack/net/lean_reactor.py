@@ -62,6 +62,7 @@ def _lean() -> type[Any]:
     class LeanReactor(EPollReactor):
         _waiting: tuple[Callable[[], None], ...] = ()
         _until = 0.0
+        _is_ending = False
 
         def when_idle(self, function: Callable[[], None], within_seconds: float) -> None:
             until = monotonic() + within_seconds
@@ -92,10 +93,15 @@ def _lean() -> type[Any]:
             return events
 
         def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
-            self.callFromThread(super().sigTerm, number, None)
+            self.callFromThread(self._end, super().sigTerm, number)
 
         def sigInt(self, number: int, frame: FrameType | None = None) -> None:
-            self.callFromThread(super().sigInt, number, None)
+            self.callFromThread(self._end, super().sigInt, number)
+
+        def _end(self, handle: Callable[[int], None], number: int) -> None:
+            if not self._is_ending and not self._stopped:  # who says it again is impatient
+                self._is_ending = True
+                handle(number)
 
         def _be_idle(self) -> None:
             functions, self._waiting = self._waiting, ()

@@ -7,6 +7,7 @@ the others are not touched by that.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -44,7 +45,7 @@ class Seat:
         self._next: IDelayedCall | None = None
         self._late: IDelayedCall | None = None
         self._over: Deferred[None] | None = None
-        self._changed: Deferred[str] | None = None
+        self._changing: deque[Deferred[str]] = deque()  # what was told and not answered; the answers come in that order
         self._asked: dict[int, Deferred[Message | None]] = {}
         self._questions = 0
 
@@ -79,7 +80,8 @@ class Seat:
         elif "refused" in message:
             events.worker_refused(self.number, str(message["refused"]))
         elif "changed" in message:
-            self._have_changed(str(message["changed"]))
+            if self._changing:
+                self._changing.popleft().callback(str(message["changed"]))
         elif "answered" in message:
             answered = self._asked.pop(message["answered"], None)
             if answered is not None:
@@ -89,7 +91,8 @@ class Seat:
         """Take note of its end; another comes at once, or after a while if they keep dying young."""
         self.process = None
         self._cancel_late()
-        self._have_changed("")  # the next has the new settings from its start
+        while self._changing:
+            self._changing.popleft().callback("")  # the next has the new settings from its start
         asked, self._asked = self._asked, {}
         for each in asked.values():
             each.callback(None)
@@ -110,8 +113,7 @@ class Seat:
         if self.process is None:
             changed.callback("")
         else:
-            self._have_changed("")
-            self._changed = changed
+            self._changing.append(changed)
             self.process.send({"change": conditions.tell()})
         return changed
 
@@ -125,11 +127,6 @@ class Seat:
             self._asked[self._questions] = asked
             self.process.send({"asked": self._questions, "request": request})
         return asked
-
-    def _have_changed(self, problem: str) -> None:
-        changed, self._changed = self._changed, None
-        if changed is not None:
-            changed.callback(problem)
 
     def stop(self) -> Deferred[None]:
         """Let it end; none comes after it."""

@@ -153,13 +153,19 @@ class SeatTests(SynchronousTestCase):
         self.assertEqual("no such thing", self.successResultOf(changed))
         self.seat.said(self.made[0], {"changed": ""})  # type: ignore[arg-type]  # as above
 
-    def test_who_dies_or_is_told_again_needs_no_answer(self) -> None:
-        first = self.change()
-        second = self.change()
-        self.assertEqual("", self.successResultOf(first))
-        self.made[0].die()
+    def test_an_answer_is_to_the_change_to_which_it_was_given(self) -> None:
+        first, second = self.change(), self.change()
+        self.seat.said(self.made[0], {"changed": "the first is wrong"})  # type: ignore[arg-type]  # as above
+        self.assertEqual("the first is wrong", self.successResultOf(first))
+        self.assertNoResult(second)
+        self.seat.said(self.made[0], {"changed": ""})  # type: ignore[arg-type]  # as above
         self.assertEqual("", self.successResultOf(second))
-        self.assertEqual("", self.successResultOf(self.change()))
+
+    def test_who_dies_needs_no_answer(self) -> None:
+        first, second = self.change(), self.change()
+        self.made[0].die()
+        for each in (first, second, self.change()):
+            self.assertEqual("", self.successResultOf(each))
 
 
 @pytest.mark.parametrize(("deaths", "seconds"), [(0, 0), (1, 0), (2, 1), (3, 2), (7, 32), (8, 60), (5_000, 60)])
