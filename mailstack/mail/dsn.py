@@ -33,6 +33,8 @@ LINE_OCTETS: Final = 998  # RFC 5322 §2.1.1
 VALUE_OCTETS: Final = 900  # of a field, with its name a line
 
 _NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
+_IPV4: Final = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_REPLY: Final = re.compile(r"[2-5][0-9]{2} ")  # RFC 5321 §4.2
 _BARE_OR_NUL: Final = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n")
 
 _SUBJECTS: Final = {
@@ -171,8 +173,20 @@ def _outcomes_in_words(outcomes: Sequence[tuple[Recipient, Disposition]], until:
             yield f"  <{_safe(str(final))}>"
             if recipient.original != final:
                 yield f"    (you wrote to <{_safe(str(recipient.original))}>)"
-            said = f"The host {_safe(disposition.remote_mta)} said" if disposition.remote_mta else "Reason"
-            yield f"    {said}: {_safe(disposition.diagnostic)[:DIAGNOSTIC_CHARACTERS]} ({disposition.status})"
+            yield f"    {_whose(disposition)}: {_safe(disposition.diagnostic)[:DIAGNOSTIC_CHARACTERS]} ({disposition.status})"
+
+
+def _whose(disposition: Disposition) -> str:
+    """Say whose words a diagnostic is made of: a host that could not be reached, or has no TLS, has not said so itself."""
+    if disposition.remote_mta is None:
+        return "Reason"
+    host = f"host {_safe(disposition.remote_mta)}"
+    return f"The {host} said" if _is_reply(disposition) else f"With the {host}"
+
+
+def _is_reply(disposition: Disposition) -> bool:
+    """Say whether a diagnostic is what a host replied; else it is our own words."""
+    return disposition.remote_mta is not None and _REPLY.match(disposition.diagnostic) is not None
 
 
 def _last_words(entry: str, *, is_senders: bool) -> list[str]:
@@ -212,8 +226,8 @@ def _machine_part(
             f"Status: {disposition.status}",
         ]
         diagnostic = _printable(disposition.diagnostic)[:DIAGNOSTIC_CHARACTERS] or "none given"
-        if disposition.remote_mta:
-            fields += [f"Remote-MTA: dns; {_printable(disposition.remote_mta)[:255]}", f"Diagnostic-Code: smtp; {diagnostic}"]
+        if disposition.remote_mta is not None and _is_reply(disposition):  # RFC 3464 §2.3.5, §2.3.6: what it reported itself
+            fields += [f"Remote-MTA: {_host_field(disposition.remote_mta)}", f"Diagnostic-Code: smtp; {diagnostic}"]
         else:
             fields.append(f"Diagnostic-Code: x-mailstack; {diagnostic}")
         fields.append(f"Last-Attempt-Date: {date}")
@@ -234,7 +248,13 @@ def _received_from(origin: Origin) -> list[str]:
     """
     if not origin.peer or origin.account is not None:
         return []
-    return [f"Received-From-MTA: dns; [{'IPv6:' if ':' in origin.peer else ''}{_printable(origin.peer)}]"]
+    return [f"Received-From-MTA: {_host_field(origin.peer)}"]
+
+
+def _host_field(host: str) -> str:
+    """Write a host, a name or an IP address, with its type; an address is a literal then (RFC 3464 §2.1.2)."""
+    literal = f"[IPv6:{host}]" if ":" in host else f"[{host}]" if _IPV4.fullmatch(host) else host
+    return f"dns; {_printable(literal)[:255]}"
 
 
 def _final(recipient: Recipient, disposition: Disposition) -> Address:

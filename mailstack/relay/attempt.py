@@ -189,7 +189,7 @@ def _disposition(ordinal: int, hop: Hop, result: Result, tls: str, is_delivery: 
         ordinal=ordinal,
         action=action,
         status=_status(action, reply),
-        diagnostic=str(reply)[:DIAGNOSTIC_CHARACTERS],
+        diagnostic=(reply.text if result.is_local else str(reply))[:DIAGNOSTIC_CHARACTERS],
         remote_mta=hop.host,
         cause=f"address={hop.address} {'before' if result.is_local else 'in reply to'} {result.phase.value}",
         honours=result.honours,

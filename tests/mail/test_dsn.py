@@ -129,6 +129,22 @@ class TestForm:
         assert about["Remote-MTA"] is None
         assert "Reason: No route" in human
 
+    @pytest.mark.parametrize("text", ["No connection to mx.example.net", "Its destination is down: 421 4.3.2 Busy"])
+    def test_what_we_say_of_a_host_is_not_said_to_be_its_reply(self, text):
+        _, human, [_, about], _ = parts(make((recipient(), outcome(Action.DELAYED, diagnostic=text))))
+        assert about["Diagnostic-Code"] == f"x-mailstack; {text}"
+        assert about["Remote-MTA"] is None
+        assert f"With the host mx.example.net: {text}" in human
+        assert "said" not in human
+
+    @pytest.mark.parametrize(
+        ("host", "literal"), [("192.0.2.1", "[192.0.2.1]"), ("2001:db8::1", "[IPv6:2001:db8::1]"), ("1.example", "1.example")]
+    )
+    def test_a_host_that_is_an_ip_address_is_a_literal(self, host, literal):
+        _, human, [_, about], _ = parts(make((recipient(), outcome(remote_mta=host))))
+        assert about["Remote-MTA"] == f"dns; {literal}"
+        assert f"The host {host} said" in human
+
     def test_several_recipients_and_actions(self):
         octets = make(*[(recipient(f"{action.value}@example.net"), outcome(action)) for action in Action])
         message, human, groups, _ = parts(octets)
@@ -174,10 +190,10 @@ class TestForm:
         assert b"buy" not in octets
 
     def test_what_a_host_says_is_cut(self):
-        _, human, groups, _ = parts(make((recipient(), outcome(diagnostic="x" * 10_000))))
-        assert groups[1]["Diagnostic-Code"] == "smtp; " + "x" * DIAGNOSTIC_CHARACTERS
-        assert "x" * DIAGNOSTIC_CHARACTERS in human
-        assert "x" * (DIAGNOSTIC_CHARACTERS + 1) not in human
+        text = "550 " + "x" * (DIAGNOSTIC_CHARACTERS - 4)
+        _, human, groups, _ = parts(make((recipient(), outcome(diagnostic=text + "x" * 10_000))))
+        assert groups[1]["Diagnostic-Code"] == f"smtp; {text}"
+        assert f"{text} (" in human
 
     def test_wants_outcomes_and_somebody_to_tell(self):
         null = Envelope(reverse_path=None, recipients=(), origin=Origin(service=Service.SMTP), accepted_at=0.0)
