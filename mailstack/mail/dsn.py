@@ -98,7 +98,8 @@ def build(
         raise ValueError("a notification needs outcomes and a return address")
     until = format_date(retry_until) if retry_until is not None else ""
     about = _about(envelope, hostname) if postmaster is None else _about_for_postmaster(envelope, hostname, postmaster)
-    words = [*about, *_outcomes_in_words(outcomes, until), *_last_words(entry, is_senders=postmaster is None)]
+    written = "you wrote" if postmaster is None else "it was written"
+    words = [*about, *_outcomes_in_words(outcomes, until, written), *_last_words(entry, is_senders=postmaster is None)]
     parts = [
         _text_part("text/plain; charset=utf-8", _lines(*words), is_global),
         _machine_part(outcomes, envelope, hostname, date, until, is_global),
@@ -161,7 +162,7 @@ def _about_for_postmaster(envelope: Envelope, hostname: str, postmaster: Postmas
     ]
 
 
-def _outcomes_in_words(outcomes: Sequence[tuple[Recipient, Disposition]], until: str) -> Iterator[str]:
+def _outcomes_in_words(outcomes: Sequence[tuple[Recipient, Disposition]], until: str, written: str) -> Iterator[str]:
     for action, words in _OUTCOMES.items():
         about = [(recipient, disposition) for recipient, disposition in outcomes if disposition.action is action]
         if about:
@@ -172,7 +173,7 @@ def _outcomes_in_words(outcomes: Sequence[tuple[Recipient, Disposition]], until:
             yield ""
             yield f"  <{_safe(str(final))}>"
             if recipient.original != final:
-                yield f"    (you wrote to <{_safe(str(recipient.original))}>)"
+                yield f"    ({written} to <{_safe(str(recipient.original))}>)"
             yield f"    {_whose(disposition)}: {_safe(disposition.diagnostic)[:DIAGNOSTIC_CHARACTERS]} ({disposition.status})"
 
 

@@ -209,7 +209,7 @@ class TestPostmaster:
     def test_is_told_what_no_sender_can_be(self, untold):
         null = Envelope(reverse_path=None, recipients=(), origin=Origin(service=Service.SMTP), accepted_at=1_800_000_000.0)
         octets = build(
-            [(recipient(), outcome())],
+            [(recipient("bob@example.net", "team@example.org"), outcome())],
             envelope=null,
             hostname="mx.example.org",
             entry="0123456789abc",
@@ -223,6 +223,8 @@ class TestPostmaster:
         assert message["To"] == "<carol@example.org>"
         assert message["Subject"] == "A message could not be delivered, nor its sender be told"
         assert "It took a message from <> on" in human
+        assert "(it was written to <team@example.org>)" in human
+        assert "you wrote" not in human
         assert "your message" not in human
         assert ("Of 7 more" in human) is bool(untold)
         assert groups[1]["Action"] == "failed"
