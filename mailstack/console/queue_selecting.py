@@ -19,6 +19,7 @@ from mailstack.spool.entry import ALL_DOMAINS
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.selection import SELECTABLE, SelectionError, parse_entry_name, parse_selection
 
+_Value = TypeVar("_Value")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Select = dict[str, Any]
 """A selection as it goes over the control socket."""
@@ -60,23 +61,41 @@ class Size(click.ParamType[int]):
         return int(found[1]) * _OCTETS[found[2]]
 
 
+def _once(context: click.Context, option: click.Parameter, given: tuple[_Value, ...]) -> _Value | None:
+    """Return the value of an option: click takes the last of several, and then not all would be meant that was named."""
+    if len(given) > 1:
+        raise click.UsageError(
+            f"{option.opts[0]} is given {len(given)} times: once, since all filters must hold at once", context
+        )
+    return given[0] if given else None
+
+
+_ONCE: Final[dict[str, Any]] = {"multiple": True, "callback": _once}
+
+
 def selecting(command: _Command) -> _Command:
     """Add the options that select, as one argument `chosen` of the fields that were given."""
     options = (
-        click.option("--sender", metavar="ADDRESS", help="From this address; @DOMAIN: anybody of it; <>: notifications."),
-        click.option("--account", metavar="ADDRESS", help="Submitted by who was logged in to this account."),
-        click.option("--peer", metavar="NETWORK", help="That came from this IP address, or this network: 192.0.2.0/24."),
-        click.option("--session", metavar="NAME", help="That came in this session, as the log calls it."),
-        click.option("--recipient", metavar="ADDRESS", help="For this address; @DOMAIN: anybody of it."),
-        click.option("--domain", metavar="DOMAIN", help="For recipients of this domain."),
-        click.option("--state", "states", multiple=True, type=click.Choice(SELECTABLE), help="In this state; may be repeated."),
-        click.option("--reason", metavar="TEXT", help="Whose status, or what the other side said last, contains this."),
         click.option(
-            "--older-than", "older", metavar="AGE", type=Duration(), help="Accepted longer ago than that: 90s, 2h, 3d."
+            "--sender", metavar="ADDRESS", **_ONCE, help="From this address; @DOMAIN: anybody of it; <>: notifications."
         ),
-        click.option("--newer-than", "newer", metavar="AGE", type=Duration(), help="Accepted within that time."),
-        click.option("--larger-than", "larger", metavar="SIZE", type=Size(), help="Of that size or more: 10k, 5M."),
-        click.option("--smaller-than", "smaller", metavar="SIZE", type=Size(), help="Of that size or less."),
+        click.option("--account", metavar="ADDRESS", **_ONCE, help="Submitted by who was logged in to this account."),
+        click.option(
+            "--peer", metavar="NETWORK", **_ONCE, help="That came from this IP address, or this network: 192.0.2.0/24."
+        ),
+        click.option("--session", metavar="NAME", **_ONCE, help="That came in this session, as the log calls it."),
+        click.option("--recipient", metavar="ADDRESS", **_ONCE, help="For this address; @DOMAIN: anybody of it."),
+        click.option("--domain", metavar="DOMAIN", **_ONCE, help="For recipients of this domain."),
+        click.option("--state", "states", multiple=True, type=click.Choice(SELECTABLE), help="In this state; may be repeated."),
+        click.option(
+            "--reason", metavar="TEXT", **_ONCE, help="Whose status, or what the other side said last, contains this."
+        ),
+        click.option(
+            "--older-than", "older", metavar="AGE", type=Duration(), **_ONCE, help="Accepted longer ago than that: 90s, 2h, 3d."
+        ),
+        click.option("--newer-than", "newer", metavar="AGE", type=Duration(), **_ONCE, help="Accepted within that time."),
+        click.option("--larger-than", "larger", metavar="SIZE", type=Size(), **_ONCE, help="Of that size or more: 10k, 5M."),
+        click.option("--smaller-than", "smaller", metavar="SIZE", type=Size(), **_ONCE, help="Of that size or less."),
     )
     for option in reversed(options):
         command = option(command)

@@ -450,13 +450,23 @@ class TestActs:
     @pytest.mark.parametrize("value", ["", " "])
     def test_are_not_about_everything_when_a_filter_is_empty(self, run: Run, house: House, option: str, value: str) -> None:
         fill(house, 2)
-        for words in (("delete", "--yes"), ("delete", "--domain", "d0.test", "--yes"), ("hold",), ("list",)):
+        for words in (("delete", "--yes"), ("delete", "--newer-than", "1h", "--yes"), ("hold",), ("list",)):
             assert "is empty" in run(*words, option, value, expect=2).stderr
         assert house.counts().entries == 2
 
     def test_do_not_take_an_empty_way_for_the_way_back(self, run: Run, house: House) -> None:
         name = delayed(house)
         assert "--via is empty" in run("reroute", name, "--via", "", "--yes", expect=2).stderr
+
+    @pytest.mark.parametrize(
+        "option", ["--sender", "--account", "--recipient", "--domain", "--reason", "--older-than", "--peer"]
+    )
+    def test_refuse_a_filter_that_is_given_twice(self, run: Run, house: House, option: str) -> None:
+        value = {"--domain": "d0.test", "--older-than": "1s", "--peer": "192.0.2.1"}.get(option, "a@d0.test")
+        fill(house, 2)
+        for words in (("delete", "--yes"), ("hold",), ("list",), ("stats",)):
+            assert f"{option} is given 2 times" in run(*words, option, value, option, value, expect=2).stderr
+        assert house.counts().entries == 2
 
     def test_say_when_there_is_none(self, run: Run) -> None:
         for words in (("hold",), ("delete", "--yes"), ("delete",), ("delete", "--dry-run"), ("retry", "--json")):
