@@ -19,6 +19,7 @@ from mailstack.console.telling import entry_fields, origin_fields, recipient_fie
 from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.headers import header_section
 from mailstack.spool.entry import ALL_DOMAINS
+from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order, concerns
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.queries import Found, FoundPage, Shown
@@ -33,6 +34,9 @@ MORE_RECIPIENTS: Final = 500
 """So many at a time of one entry."""
 LISTED_ENTRIES: Final = 100
 TEXT_CHARACTERS: Final = 400
+_FULL: Final = (
+    "the disk of the spool is full, so that nothing can be changed. Make some room on it, by other means, and repeat this."
+)
 BY_CHARACTERS: Final = 80
 
 
@@ -128,6 +132,10 @@ class QueueDesk:
                     raise ControlError(f"nobody can be asked for {str(other)[:40]!r}")
         except (SelectionError, QueueError, ReadingError) as error:
             raise ControlError(str(error)) from None
+        except StorageError as error:
+            if not error.is_full:
+                raise
+            raise ControlError(_FULL) from error
 
     async def _find(self, request: Request) -> Answer:
         limit = request.get("limit", LISTED_ENTRIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -33,6 +34,7 @@ from mailstack.mail.disposition import delayed as delayed_by
 from mailstack.mail.headers import HEADER_OCTETS
 from mailstack.mail.requests import Notify
 from mailstack.mail.verdict import defer
+from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import parse_name
 from mailstack.spool.selection import _FIELDS, NAMES
@@ -457,6 +459,15 @@ class TestActs:
     def test_do_not_take_an_empty_way_for_the_way_back(self, run: Run, house: House) -> None:
         name = delayed(house)
         assert "--via is empty" in run("reroute", name, "--via", "", "--yes", expect=2).stderr
+
+    @pytest.mark.parametrize("words", [("hold", "--all"), ("delete", "--all", "--yes"), ("pause", "example.net")])
+    def test_say_that_the_disk_is_full(self, run: Run, house: House, words: tuple[str, ...]) -> None:
+        def fail(_: object) -> None:
+            raise StorageError(OSError(errno.ENOSPC, "No space left on device"))
+
+        delayed(house)
+        house.batches["spool"]._run = fail
+        assert "the disk of the spool is full" in run(*words, expect=1).stderr
 
     @pytest.mark.parametrize(
         "option", ["--sender", "--account", "--recipient", "--domain", "--reason", "--older-than", "--peer"]
