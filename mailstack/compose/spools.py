@@ -133,5 +133,5 @@ def _check_via(text: str) -> str:
     except TransportError as error:
         raise ValueError(f"{text[:80]!r} {error}") from None
     if not isinstance(transport, Mx | Smtp | Lmtp):
-        raise ValueError(f"{text[:80]!r} is no way to a host; there are mx, smtp:HOST, smtp:[HOST]:PORT and lmtp:...")
+        raise ValueError(f"{text[:80]!r} is no way to a host; there are mx, smtp:[HOST]:PORT, smtp:DOMAIN and lmtp:...")
     return str(transport)

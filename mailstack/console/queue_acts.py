@@ -108,7 +108,7 @@ def retry(**options: Any) -> None:
     epilog="Examples: mailstack queue reroute --domain example.net --via 'smtp:[192.0.2.1]:2525', or "
     "mailstack queue reroute --domain example.net --back"
 )
-@click.option("--via", metavar="WAY", help="smtp:HOST, smtp:HOST:PORT or smtp:[ADDRESS]:PORT.")
+@click.option("--via", metavar="WAY", help="mx, smtp:[HOST], smtp:[HOST]:PORT, smtp:DOMAIN (its MX), or lmtp:...")
 @click.option("--back", is_flag=True, help="To where it was to go at first.")
 @_act(asks=True)
 def reroute(via: str | None, back: bool, **options: Any) -> None:
