@@ -22,7 +22,7 @@ from mailstack.mail.envelope import BodyType, Delivery, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.relay.attempt import Attempt, BrokenOffError
 from mailstack.relay.host_memory import HostMemory
-from mailstack.relay.memory import TLSMemory
+from mailstack.relay.memory import TLSMemory, key_of
 from mailstack.relay.next_hops import Addresses, Hosts, NextHops
 from mailstack.relay.ports import Connect, IsOurselves, PolicySource, Resolver, ReturnPath, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
@@ -30,7 +30,7 @@ from mailstack.relay.sessions import Met, Sessions, Way, Work
 from mailstack.relay.settings import NextHop, RelaySettings
 from mailstack.relay.tls import TLSContexts
 from mailstack.relay.trust import Trust
-from mailstack.route.hosts import Hop, NoRoute, Shuffle, loops_back
+from mailstack.route.hosts import Hop, NoRoute, Shuffle, is_this_machine, loops_back
 from mailstack.route.trust import Barred, Security, TLSPolicy
 from mailstack.wire.smtp_mailing import TLS, Asked, Mailing
 
@@ -218,9 +218,9 @@ class RelayCourier:
     async def _tls(self, next_hop: NextHop, host: str, security: Security, *, is_optional: bool) -> TLS:
         """Say whether STARTTLS is used with a host; what is to go whatever becomes of TLS does not wait for it to come back."""
         tls = TLS.NEVER if next_hop.is_socket else _TLS[security.level]
-        if tls is TLS.MAY and not is_optional and self._memory is not None and await self._memory.insists(host):
-            return TLS.MUST
-        return tls
+        if tls is not TLS.MAY or is_optional or self._memory is None or is_this_machine(host):  # no line leaves this machine
+            return tls
+        return TLS.MUST if await self._memory.insists(key_of(host, next_hop.port)) else tls
 
     async def _try_hops(
         self, next_hop: NextHop, hops: Sequence[Hop], tls: TLS, security: Security, delivery: Delivery, attempt: Attempt

@@ -24,10 +24,16 @@ from typing import Final
 
 from mailstack import events
 from mailstack.relay.ports import Clock, Kept, RunInThread, Start
+from mailstack.relay.settings import SMTP_PORT
 
 REMEMBERED_SECONDS: Final = 30 * 86_400.0
 WRITTEN_AGAIN_SECONDS: Final = 86_400.0
 MAX_KNOWN: Final = 10_000
+
+
+def key_of(host: str, port: int) -> str:
+    """Return what is remembered: another port of a host is another program, of which the one says nothing of the other."""
+    return host if port == SMTP_PORT else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class _Known:
 
 
 class TLSMemory:
-    """Knows hosts by their names."""
+    """Knows hosts by their names (`key_of`)."""
 
     def __init__(
         self, patience_seconds: float, clock: Clock, start: Start, run_in_thread: RunInThread, kept: Kept | None = None

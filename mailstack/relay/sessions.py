@@ -20,7 +20,7 @@ from mailstack.relay.factory import SenderFactory
 from mailstack.relay.host_memory import HostMemory
 from mailstack.relay.idle import IdleSessions
 from mailstack.relay.leaving import Leaving
-from mailstack.relay.memory import TLSMemory
+from mailstack.relay.memory import TLSMemory, key_of
 from mailstack.relay.ports import Connect, TLSWitness
 from mailstack.relay.protocol import Sender, Surroundings, Trouble
 from mailstack.relay.race import race
@@ -199,10 +199,11 @@ class Sessions:
             flaw = failure or security.flaw
             self._witness.session(security.applied, hop.host, hop.address, sender.own_address, flaw, sender.tls_why)
         if self._memory is not None and security.may_be_clear:
+            key = key_of(hop.host, way.next_hop.port)
             if sender.tls_active and trouble is None:
-                self._memory.worked(hop.host)
+                self._memory.worked(key)
             elif failure is not None and (not sender.tls_active or (trouble is not None and trouble.is_tls)):
-                self._memory.missed(hop.host)
+                self._memory.missed(key)
 
     def _remember(self, way: Way, trouble: Trouble | None) -> None:
         """Note whether the next message need ask this host."""

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailstack.mail.disposition import Action
 from mailstack.mail.requests import Requests
 from mailstack.relay.memory import MAX_KNOWN, REMEMBERED_SECONDS, TLSMemory
-from mailstack.relay.settings import TLSPolicy
+from mailstack.relay.settings import NextHop, TLSPolicy
 
 HOUR = 3_600
 
@@ -163,6 +163,26 @@ class CourierTests(Case):
             served.scripts[:] = [] if script is None else [script]
             (only,) = await courier.attempt(delivery(requests=Requests(tls_optional=is_optional)))
             self.assertIs(only.action, action, only.diagnostic)
+
+    async def after_tls_in_clear(self, host, port, other):
+        """Attempt a message by TLS at one port of a host, and one in clear at another; return what becomes of that."""
+        served = self.serve(tls=LEAF.options())
+        memory = TLSMemory(2 * HOUR, Clock(), lambda coroutine, what: Deferred.fromCoroutine(coroutine), maybeDeferred)
+        memory._clock.advance(1_000_000)
+        courier = self.relaying(served, level=TLSPolicy.MAY, more={"memory": memory})
+        (first,) = await courier.attempt(delivery(), NextHop(host=host, port=port, allow_private=True))
+        self.assertIn("TLSv1", first.tls)
+        served.scripts.append({"EHLO": CLEAR})
+        (second,) = await courier.attempt(delivery(), NextHop(host=host, port=other, allow_private=True))
+        return second.action
+
+    async def test_another_port_of_a_host_is_another_program(self):
+        self.assertIs(await self.after_tls_in_clear("mx.test", 25, 25), Action.DELAYED)
+        self.assertIs(await self.after_tls_in_clear("mx.test", 24, 25), Action.RELAYED)
+        self.assertIs(await self.after_tls_in_clear("mx.test", 25, 2525), Action.RELAYED)
+
+    async def test_this_machine_is_not_waited_for(self):
+        self.assertIs(await self.after_tls_in_clear("127.0.0.1", 25, 25), Action.RELAYED)
 
     async def test_what_must_have_tls_needs_no_memory(self):
         served = self.serve(tls=LEAF.options())
