@@ -177,7 +177,8 @@ class Delivery:
     Shape:  `entry` is the spool's name for the message, `[0-9a-z]{13}`, unique for ever; `recipients` maps ordinals to
             recipients; `attempt` counts from 1; `may_repeat` is False only when no earlier attempt can have happened. With
             `all_or_none` nobody gets it when somebody cannot, which only a courier to accounts can do. What a courier adds to
-            `afterwards` is called when the outcomes are on disk; None: nobody will call anything.
+            `afterwards` is called when the outcomes are on disk; None: nobody will call anything. `released` are the ordinals
+            of those whom a courier has held, and the operator has let go.
     """
 
     entry: str
@@ -188,3 +189,4 @@ class Delivery:
     may_repeat: bool
     all_or_none: bool = False
     afterwards: list[Callable[[], None]] | None = None
+    released: frozenset[int] = frozenset()

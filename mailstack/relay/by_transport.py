@@ -215,16 +215,23 @@ class TransportCourier:
                 return await relay.attempt(delivery, next_hop_of(transport, settings))
             case Lmtp():
                 return await relay.attempt(_to_be_delivered(delivery, transport), next_hop_of(transport, settings))
-            case Hold() if delivery.attempt > 1:  # it was held, and the operator has let it go
-                courier = self._local if any(_is_account(each) for each in delivery.recipients.values()) else relay
-                return await courier.attempt(delivery)
             case Hold():
-                text = "Held by the operator's transport map"
-                return _all(delivery, Action.DELAYED, _HELD, text, is_held=True)
+                return await self._hold(delivery, relay)
             case Discard():
                 return _all(delivery, Action.DISCARDED, _DISCARDED, "Discarded by the operator's transport map")
             case Error(status, text):
                 return _all(delivery, Action.FAILED if status.is_permanent else Action.DELAYED, status, text)
+
+    async def _hold(self, delivery: Delivery, relay: RelayCourier) -> list[Disposition]:
+        """Hold what the operator has not let go since; that goes the usual way."""
+        free = {ordinal: each for ordinal, each in delivery.recipients.items() if ordinal in delivery.released}
+        kept = {ordinal: each for ordinal, each in delivery.recipients.items() if ordinal not in free}
+        text = "Held by the operator's transport map"
+        held = _all(replace(delivery, recipients=kept), Action.DELAYED, _HELD, text, is_held=True)
+        if not free:
+            return held
+        courier = self._local if any(map(_is_account, free.values())) else relay
+        return [*await courier.attempt(replace(delivery, recipients=free)), *held]
 
 
 def _is_account(recipient: Recipient) -> bool:

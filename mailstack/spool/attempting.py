@@ -54,6 +54,7 @@ class Attempting:
             attempt=1 + max(work.pending[ordinal].attempts for ordinal in recipients),
             may_repeat=work.may_repeat,
             afterwards=work.afterwards,
+            released=frozenset(ordinal for ordinal in recipients if work.pending[ordinal].is_released),
         )
         outcomes = ledger.complete(await self._ask(work, delivery), recipients)
         for ordinal, disposition in outcomes.items():

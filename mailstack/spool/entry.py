@@ -128,7 +128,7 @@ class Pending:
 
     Shape:  `attempts` were made before; `failure` is what the last one came to, when all that is left is to report it;
             `is_warned`: the sender knows of the delay; `is_doubtful`: the last attempt did not show that the destination
-            answers; `via` is where the operator has it go instead.
+            answers; `via` is where the operator has it go instead; `is_released`: he let go what an attempt had held.
     """
 
     attempts: int = 0
@@ -136,6 +136,7 @@ class Pending:
     is_warned: bool = False
     is_doubtful: bool = False
     via: str | None = None
+    is_released: bool = False
 
     def rerouted(self, recipient: Recipient) -> Recipient:
         """Return the recipient with the way on which the operator has put it."""

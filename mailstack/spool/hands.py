@@ -33,7 +33,7 @@ from mailstack.mail.envelope import Account, Recipient, Remote
 from mailstack.mail.status import EnhancedStatus
 from mailstack.spool.entry import lane_of
 from mailstack.spool.ledger import DIAGNOSTIC_CHARACTERS, is_told
-from mailstack.spool.loading import take_back, unfinished
+from mailstack.spool.loading import RELEASED, take_back, unfinished
 from mailstack.spool.operations import ROW_OCTETS, is_open, leave_trace
 from mailstack.spool.queries import Unreported, count_paused
 from mailstack.spool.record import RecordError, parse_envelope
@@ -252,7 +252,7 @@ _MAKE_DUE: Final = frozenset((Act.RELEASE, Act.RETRY, Act.REROUTE))
 _GO_AT_ONCE: Final = ('"requests":null', '"held_until":null')  # no text in a record has these: its quotes would be escaped
 _PAST: Final = {
     Act.HOLD: "held",
-    Act.RELEASE: "released",
+    Act.RELEASE: RELEASED,
     Act.RETRY: "retried",
     Act.REROUTE: "rerouted",
     Act.BOUNCE: "bounced",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,10 @@ UNREADABLE_SECONDS: Final = 600.0
 _OUTCOMES: Final = tuple(each.value for each in Action)
 _TRIED: Final = f"{TRACED} AND ordinal = ? AND action IN ({', '.join('?' * len(_OUTCOMES))}) LIMIT 1"
 """Finds what was tried, and not what the operator did."""
+
+_DONE: Final = "SELECT action FROM attempt WHERE entry = ? AND ordinal = ? ORDER BY at"
+RELEASED: Final = "released"
+"""What the operator did with what was held, in its trace."""
 
 _UNFINISHED: Final = (State.WAITING.value, State.WARNED.value, State.UNREPORTED.value)
 _IS_UNFINISHED: Final = f"state IN ({', '.join('?' * len(_UNFINISHED))})"
@@ -189,7 +194,9 @@ def _read_pending(connection: sqlite3.Connection, entry: Entry, now: float) -> d
         is_doubtful = attempts > 0 and not _is_answer(status, diagnostic)
         if is_only_put_off(connection, (entry.number, ordinal), attempts, diagnostic):
             attempts = 0
-        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, state == State.WARNED.value, is_doubtful, via)
+        is_released = attempts > 0 and _is_released(connection, (entry.number, ordinal))
+        is_warned = state == State.WARNED.value
+        lanes.setdefault(lane, {})[ordinal] = Pending(attempts, failure, is_warned, is_doubtful, via, is_released)
     return lanes
 
 
@@ -198,6 +205,12 @@ def is_only_put_off(connection: sqlite3.Connection, key: tuple[int, int], attemp
     if attempts != 1 or not (diagnostic or "").startswith(PUT_OFF):
         return False
     return connection.execute(_TRIED, (*key, *_OUTCOMES)).fetchone() is None
+
+
+def _is_released(connection: sqlite3.Connection, key: tuple[int, int]) -> bool:
+    """Say whether the operator has released what an attempt had held; what he had held himself has a trace of that between."""
+    done = [action for (action,) in connection.execute(_DONE, key)]
+    return (Action.DELAYED.value, RELEASED) in pairwise(done)
 
 
 def _is_answer(status: str | None, diagnostic: str | None) -> bool:

@@ -78,7 +78,8 @@ class Case(SynchronousTestCase):
         self.courier = TransportCourier(self.local, self.relay, SETTINGS, TransportMap(entries))
 
     def begin(self, *recipients, **more):
-        made = delivery(**more)
+        own = {name: more.pop(name) for name in ("attempt", "released") if name in more}
+        made = replace(delivery(**more), **own)
         envelope = replace(made.envelope, recipients=recipients)
         made = replace(made, envelope=envelope, recipients={2 * n: each for n, each in enumerate(recipients)})
         return Deferred.fromCoroutine(self.courier.attempt(made))
@@ -168,6 +169,16 @@ class Ways(Case):
         held, free = self.successResultOf(self.begin(recipient("x@hold.test"), recipient("x@free.test")))
         self.assertEqual((held.is_held, free.is_held), (True, False))
         self.assertEqual(held.diagnostic, "Held by the operator's transport map")
+
+    def test_who_has_waited_before_is_held_too_and_goes_only_when_he_was_released(self):
+        for made in (recipient, account):
+            self.assertEqual(self.attempt(made("a@hold.test"), attempt=2), [("delayed", "4.7.0")])
+            self.assertEqual(self.log, [])
+            went = "delivered" if made is account else "relayed"
+            found = self.attempt(made("a@hold.test"), made("b@hold.test"), attempt=3, released=frozenset([2]))
+            self.assertEqual(found, [("delayed", "4.7.0"), (went, "2.0.0")])
+            self.assertEqual([each[:2] for each in self.log], [(went, ["b@hold.test"])])
+            self.log.clear()
 
     def test_local_without_an_account_waits_for_the_operator(self):
         self.assertEqual(self.attempt(recipient("kept@lmtp.test")), [("delayed", "4.3.5")])

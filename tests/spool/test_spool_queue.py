@@ -148,6 +148,18 @@ class TestHold:
         house.clock.advance(3_000)
         assert sum(each.envelope.reverse_path is None for each in house.courier.deliveries) == 1
 
+    @pytest.mark.parametrize("is_held", [True, False])
+    def test_by_a_courier_ends_with_the_release_and_that_by_hand_is_nothing_to_it(self, house, is_held):
+        house.courier.answer = lambda _: [replace(disposition(0, Action.DELAYED), is_held=is_held)]
+        name = house.accept()
+        assert states(house) == (["held"] if is_held else ["delayed"])
+        order(house, Act.HOLD, name)
+        house.courier.answer = all_are(Action.DELAYED)
+        order(house, Act.RELEASE, name)
+        house.clock.advance(1_000)
+        first, second, third, *_ = [each.released for each in house.courier.deliveries]
+        assert (first, second, third) == (frozenset(), *[frozenset([0] if is_held else [])] * 2)
+
     def test_of_nothing_that_is_there(self, house):
         assert order(house, Act.HOLD, "0" * 13) == Obeyed(0, 0, 0)
         assert order(house, Act.RELEASE, delayed_entry(house)) == Obeyed(0, 0, 0)
