@@ -62,6 +62,12 @@ class Acted:
             yield f"{recipients(self.under_way)} more: attempted at this moment."
         elif self.under_way:
             yield f"{recipients(self.under_way)} more: in an attempt. What that leaves is {past} when it ends."
+        # The first of a destination that is asked again make all due that wait for it.
+        others = (
+            self.messages - self.changed_messages - self.under_way - self.later - sum(self.paused.values()) - len(self.refused)
+        )
+        if is_retry and others > 0:
+            yield f"{count(others, 'more message')}: due already."
         if self.untold:
             yield f"{recipients(self.untold)} of them: the sender wants no word of that, and is not told."
         if self.senderless:

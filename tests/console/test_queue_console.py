@@ -27,6 +27,7 @@ from mailstack.console.control import Answer, ControlError, Desk, decode, encode
 from mailstack.console.desk import LISTED_RECIPIENTS, MORE_RECIPIENTS, QueueDesk
 from mailstack.console.desks import Desks
 from mailstack.console.headers import subject_of
+from mailstack.console.queue_acted import Acted
 from mailstack.console.queue_asking import _parts, with_all_recipients
 from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action, Standing
@@ -503,6 +504,12 @@ class TestActs:
         assert "1 recipient of 1 message: held." in text
         assert "1 recipient more: in an attempt. What that leaves is held when it ends." in text
         assert "attempted at this moment" in run("retry", "--all").stdout
+
+    def test_retry_says_of_how_many_it_found_due(self) -> None:
+        acted = Acted(messages=750, changed_messages=200, changed_recipients=200, under_way=3)
+        assert "547 more messages: due already." in acted.lines("due now", is_retry=True)
+        assert not any("already" in each for each in acted.lines("held", is_retry=False))
+        assert not any("already" in each for each in Acted(messages=1, paused={"x.test": 2}).lines("due now", is_retry=True))
 
     def test_show_what_they_would_do_and_ask(self, run: Run, house: House) -> None:
         fill(house, 8)
