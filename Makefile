@@ -16,7 +16,7 @@ SECONDS ?= 120
 BIN := $(VENV)/bin
 RELEASE := tests/test_packaging.py tests/test_readme.py
 NOT_UNIT := tests/peers tests/bench tests/crash $(RELEASE)
-HALF := tests/mail tests/policy tests/retrieve tests/route tests/spool tests/wire
+HALF := tests/mail tests/policy tests/receive tests/retrieve tests/route tests/spool tests/wire
 TWISTD := $(BIN)/twistd -n --pidfile= mailstack
 PYTEST := $(BIN)/pytest
 
