@@ -52,7 +52,7 @@ class Composition:
             settings,
             secrets,
             machine,
-            self.mailboxes.make_courier(settings.hostname),
+            self.mailboxes.make_courier(settings.hostname, self._directory.has_account),
             return_path=self._routing.returns.forwarding,
             witness=self._reports,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from twisted.internet.defer import Deferred, succeed
 
 from mailstack.compose.machine import Machine
-from mailstack.deliver.local import LocalCourier
+from mailstack.deliver.local import HasAccount, LocalCourier
 from mailstack.net.batch import BatchThread
 from mailstack.net.threads import kept
 from mailstack.retrieve.threaded import ThreadedMaildrop
@@ -37,9 +37,9 @@ class Mailboxes:
         await self._deliveries.stop()
         self.maildirs.close()
 
-    def make_courier(self, hostname: str) -> LocalCourier:
+    def make_courier(self, hostname: str, has_account: HasAccount) -> LocalCourier:
         """Make the courier to accounts."""
-        return LocalCourier(self.folders, self._deliveries.submit, hostname)
+        return LocalCourier(self.folders, self._deliveries.submit, hostname, has_account)
 
     def open_maildrop(self, account: str) -> Deferred[tuple[ThreadedMaildrop, Callable[[], None]]]:
         """

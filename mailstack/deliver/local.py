@@ -28,8 +28,14 @@ _MAILBOX_FULL: Final = EnhancedStatus(4, 2, 2)
 _SYSTEM_FULL: Final = EnhancedStatus(4, 3, 1)
 _SYSTEM_FAILED: Final = EnhancedStatus(4, 3, 0)
 _LOOPS: Final = EnhancedStatus(5, 4, 6)
+_NO_MAILBOX: Final = EnhancedStatus(5, 1, 1)
 
 Submit = Callable[[Shipment], Awaitable[Sequence[Outcome]]]
+HasAccount = Callable[[str], Awaitable[bool]]
+
+
+class AccountGone(Exception):  # noqa: N818 (it is a state, named as such)
+    """The account has been removed since the message was accepted."""
 
 
 class LocalCourier:
@@ -37,13 +43,15 @@ class LocalCourier:
     Delivers into maildirs.
 
     Shape:  `submit` writes the files of a shipment with others, in a thread, and gives the outcome of each; `hostname` stands
-            in file names, and must stay what it is for as long as an attempt may be repeated.
+            in file names, and must stay what it is for as long as an attempt may be repeated; `has_account` says whether there
+            is still an account of that name.
     """
 
-    def __init__(self, folders: MailFolder, submit: Submit, hostname: str) -> None:
+    def __init__(self, folders: MailFolder, submit: Submit, hostname: str, has_account: HasAccount) -> None:
         self._folders = folders
         self._submit = submit
         self._hostname = hostname
+        self._has_account = has_account
 
     def head(self, reverse_path: Address | None, recipient: Recipient) -> bytes:
         """Return what stands in front of the content in the file of a recipient."""
@@ -56,13 +64,27 @@ class LocalCourier:
         loops = Loops(delivery.content)
         for ordinal, recipient in delivery.recipients.items():
             try:
+                if delivery.may_repeat:  # it has waited; what nobody has would be for whoever gets the name next
+                    await self._look_for(recipient)
                 items[ordinal] = self._item(delivery, ordinal, recipient, loops)
+            except CancelledError:
+                raise
             except Exception as error:  # a bulkhead: a recipient's failure is not the others'
                 done[ordinal] = _failed(ordinal, error)
         if items and not (done and delivery.all_or_none):
             outcomes = await self._outcomes(Shipment(tuple(items.values()), delivery.all_or_none))
             done |= {ordinal: _disposition(ordinal, outcome) for ordinal, outcome in zip(items, outcomes, strict=True)}
         return [done[ordinal] for ordinal in delivery.recipients if ordinal in done]
+
+    async def _look_for(self, recipient: Recipient) -> None:
+        """
+        Look whether a recipient still has an account.
+
+        Raises:  AccountGone, and what the directory raises: nobody can say.
+        """
+        destination = recipient.destination
+        if isinstance(destination, Account) and not await self._has_account(destination.name):
+            raise AccountGone(destination.name)
 
     async def _outcomes(self, shipment: Shipment) -> Sequence[Outcome]:
         try:
@@ -103,10 +125,13 @@ def _disposition(ordinal: int, outcome: Outcome) -> Disposition:
 
 
 def _failed(ordinal: int, error: Exception) -> Disposition:
-    """Say what an error means for a recipient: only a loop is final."""
+    """Say what an error means for a recipient: a loop is final, and that there is no account any more."""
     if isinstance(error, MessageLoops):
         text = "Mail loop: the message was delivered to this address before"
         return Disposition(ordinal=ordinal, action=Action.FAILED, status=_LOOPS, diagnostic=text)
+    if isinstance(error, AccountGone):
+        text = "The account was removed after the message had been accepted"
+        return Disposition(ordinal=ordinal, action=Action.FAILED, status=_NO_MAILBOX, diagnostic=text)
     status, text = _SYSTEM_FAILED, "Local delivery failed, will be tried again"
     if isinstance(error, OSError) and error.errno == errno.EDQUOT:
         status, text = _MAILBOX_FULL, "Mailbox full, will be tried again"

@@ -85,6 +85,10 @@ class Directory:
         """Return the account of exactly this address (case does not count), or the targets of exactly this alias, or None."""
         return (await self._current()).resolve(address)
 
+    async def has_account(self, name: str) -> bool:
+        """Say whether there is an account of that name, also one that is disabled: it still gets its mail."""
+        return name in (await self._current()).accounts
+
     async def owns(self, account: str, address: Address) -> bool:
         """Say whether the account may send as the address: see `Snapshot.owns`."""
         return (await self._current()).owns(account, address, self._delimiter)

@@ -89,8 +89,12 @@ def attempt(courier: LocalCourier, delivery: Delivery) -> list[Disposition]:
     return found[0]
 
 
+async def everybody(name: str) -> bool:
+    return True
+
+
 def courier_of(submit: Any) -> LocalCourier:
-    return LocalCourier(MailFolder("/mail"), submit, "mx.example")
+    return LocalCourier(MailFolder("/mail"), submit, "mx.example", everybody)
 
 
 class TestSubmission:
@@ -113,6 +117,28 @@ class TestSubmission:
         attempt(courier_of(submit), delivery_of("alice@example.org"))
         assert submit.items[0].head.startswith(b"Return-Path: <>\r\n")
         assert not submit.items[0].may_repeat
+
+    @pytest.mark.parametrize("may_repeat", [False, True])
+    def test_who_was_removed_while_it_waited_gets_nothing(self, may_repeat: bool) -> None:
+        async def is_alice(name: str) -> bool:
+            return name == "alice@example.org"
+
+        submit = Submissions(Delivered("x"), Delivered("y"))
+        courier = LocalCourier(MailFolder("/mail"), submit, "mx.example", is_alice)
+        found = attempt(courier, delivery_of("bob@example.org", "alice@example.org", may_repeat=may_repeat))
+        assert [(each.action, str(each.status)) for each in found] == [
+            (Action.FAILED, "5.1.1") if may_repeat else (Action.DELIVERED, "2.0.0"),
+            (Action.DELIVERED, "2.0.0"),
+        ], "what has just been accepted needs no second look"
+        assert len(submit.items) == 2 - may_repeat
+
+    def test_a_directory_that_cannot_be_read_removes_nobody(self) -> None:
+        async def cannot_say(name: str) -> bool:
+            raise RuntimeError("directory.db cannot be read")
+
+        courier = LocalCourier(MailFolder("/mail"), Submissions(), "mx.example", cannot_say)
+        (only,) = attempt(courier, delivery_of("bob@example.org", may_repeat=True))
+        assert (only.action, str(only.status)) == (Action.DELAYED, "4.3.0")
 
     def test_all_are_one_shipment(self) -> None:
         submit = Submissions()
@@ -209,7 +235,7 @@ class TestDelivery:
     def courier(self, root: Path) -> LocalCourier:
         folders = MailFolder(root)
         batch: InlineBatch[Shipment, list[Outcome]] = InlineBatch(Maildirs(folders).deliver_many)
-        return LocalCourier(folders, batch.submit, "mx.example")
+        return LocalCourier(folders, batch.submit, "mx.example", everybody)
 
     def test_file(self, courier: LocalCourier, root: Path) -> None:
         (disposition,) = attempt(courier, delivery_of("alice@example.org"))

@@ -194,6 +194,11 @@ class TestQuestions:
         set_enabled(path, "alice@x.test", False)
         assert not house.owns("alice@x.test", "alice@x.test")
         assert house.resolve("alice@x.test") == Account("alice@x.test")
+        assert now(house.directory.has_account("alice@x.test"))
+
+    def test_has_account(self, house: House) -> None:
+        assert now(house.directory.has_account("alice@x.test"))
+        assert not now(house.directory.has_account("nobody@x.test"))
 
 
 class TestVerify:

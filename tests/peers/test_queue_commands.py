@@ -248,6 +248,17 @@ def test_pause_and_resume_of_a_domain_of_ours(house: House) -> None:
     house.wait_for_files(carol.address, 2)
 
 
+def test_who_is_removed_while_his_mail_waits_does_not_get_it(house: House) -> None:
+    dan, erin = house.person("dan"), house.person("erin")
+    ask(house, "pause", house.domain)
+    house.deliver(messages.plain("too late"), dan.address, sender=erin.address)
+    house.mailstack("account", "remove", dan.address, "--config", house.config)
+    ask(house, "resume", house.domain)
+    (notice,) = house.wait_for_files(erin.address, 1)
+    assert b"5.1.1" in notice.read_bytes()
+    assert house.files(dan.address) == []
+
+
 def test_what_is_held_and_paused_survives_a_kill(house: House) -> None:
     ask(house, "pause", "quiet.test")
     held, new = waiting(house, "bob@slow.test")[0], waiting(house, "bob@quiet.test", state="new")[0]
