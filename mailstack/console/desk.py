@@ -15,7 +15,15 @@ from typing import Any, Final, Protocol
 from mailstack.console.control import ORDINALS, TARGETS, Answer, ControlError, Request
 from mailstack.console.headers import lines_of, message_id_of, subject_of
 from mailstack.console.sums import GROUPS, keep_largest, nothing
-from mailstack.console.telling import entry_fields, origin_fields, recipient_fields, recipient_of, tried_fields, why_fields
+from mailstack.console.telling import (
+    entry_fields,
+    origin_fields,
+    recipient_fields,
+    recipient_of,
+    request_fields,
+    tried_fields,
+    why_fields,
+)
 from mailstack.mail.address import AddressError, parse_domain
 from mailstack.mail.headers import header_section
 from mailstack.spool.entry import ALL_DOMAINS
@@ -23,9 +31,9 @@ from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act, Order, concerns
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.queries import Found, FoundPage, Shown
-from mailstack.spool.queue import Obeyed, QueueError, Target
+from mailstack.spool.queue import Obeyed, QueueError, Target, will_be_held
 from mailstack.spool.reading import Part, ReadingError
-from mailstack.spool.selection import Row, Selection, SelectionError, parse_entry_name, parse_selection
+from mailstack.spool.selection import CORRUPT, HELD, Row, Selection, SelectionError, parse_entry_name, parse_selection
 from mailstack.spool.sums import By, SumsPage
 
 LISTED_RECIPIENTS: Final = 20
@@ -81,6 +89,10 @@ class Queue(Protocol):
 
     def place_of(self, number: int, lane: str, ordinal: int) -> str:
         """Say where a recipient is: in an "attempt", in "memory", or "" on disk."""
+        ...
+
+    def orders_for(self, number: int, lane: str, ordinal: int) -> Sequence[Act]:
+        """Return what is to be done with a recipient when the attempt that runs has ended."""
         ...
 
     @property
@@ -149,12 +161,22 @@ class QueueDesk:
             raise ControlError("behind is for the recipients of one message")
         order = self._order(request) if "act" in request else None
         page = await self._queue.find(selection, after=_after(request), limit=limit)
-        found = page.found if order is None else _concerned(order, page.found)
+        found = page.found if order is None else self._concerned(order, page.found)
         paused = await self._queue.paused() if found else {}
         return {
             "entries": [self._listed(each, behind, paused) for each in found],
             "to": None if page.to is None else format_number(page.to),
         }
+
+    def _concerned(self, order: Order, found: Sequence[Found]) -> list[Found]:
+        """Return what an order is about, of what was found."""
+        concerned = (replace(each, rows=[row for row in each.rows if self._concerns(order, each, row)]) for each in found)
+        return [each for each in concerned if each.rows]
+
+    def _concerns(self, order: Order, found: Found, row: Row) -> bool:
+        if order.act is Act.RELEASE and row.shown(is_corrupt=found.is_corrupt) not in (HELD, CORRUPT):
+            return will_be_held(self._orders(found, row))
+        return concerns(order, row, recipient_of(found, row))
 
     def _listed(self, found: Found, behind: int | None, paused: dict[str, float]) -> dict[str, Any]:
         """Tell of an entry, and of its first recipients; or of those alone that come behind one."""
@@ -181,6 +203,7 @@ class QueueDesk:
             "recipients": [
                 {
                     **self._recipient(shown.found, row, paused),
+                    **request_fields(shown.found, row),
                     **why_fields(shown.found, row, place=self._place(shown.found, row), paused=paused, now=self._seconds()),
                     "tried": [tried_fields(each) for each in shown.traces.get(row.ordinal, ())],
                 }
@@ -223,7 +246,11 @@ class QueueDesk:
         }
 
     def _recipient(self, found: Found, row: Row, paused: Container[str]) -> dict[str, Any]:
-        return recipient_fields(found, row, place=self._place(found, row), paused=paused)
+        orders = self._orders(found, row)
+        return recipient_fields(found, row, place=self._place(found, row), orders=orders, paused=paused)
+
+    def _orders(self, found: Found, row: Row) -> Sequence[Act]:
+        return self._queue.orders_for(found.number, row.lane, row.ordinal)
 
     def _place(self, found: Found, row: Row) -> str:
         return self._queue.place_of(found.number, row.lane, row.ordinal)
@@ -281,14 +308,6 @@ class QueueDesk:
             "paused": await self._queue.paused(),
             "to": None if page.to is None else format_number(page.to),
         }
-
-
-def _concerned(order: Order, found: Sequence[Found]) -> list[Found]:
-    """Return what an order is about, of what was found."""
-    concerned = (
-        replace(each, rows=[row for row in each.rows if concerns(order, row, recipient_of(each, row))]) for each in found
-    )
-    return [each for each in concerned if each.rows]
 
 
 def _is_int(value: object) -> bool:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mailstack.console.asking import Commands, Refused, config_option, date_of, json_option, show_result
-from mailstack.console.queue_acts import add_acts
+from mailstack.console.queue_acts import NOTHING, add_acts
 from mailstack.console.queue_asking import asking, found_by, progress_bar, with_all_recipients
-from mailstack.console.queue_selecting import check_id, check_pausable, select_fields, selecting
+from mailstack.console.queue_selecting import Select, check_id, check_pausable, select_fields, selecting
 from mailstack.console.queue_sums import sum_up
 from mailstack.console.queue_views import (
     BY,
@@ -74,19 +74,40 @@ def list_(ids: tuple[str, ...], limit: int | None, config: Path | None, as_json:
     select = select_fields(ids, options, now)
     limit = limit if limit is not None else 0 if as_json else LISTED
     with asking(config) as client, progress_bar("looking", is_quiet=as_json) as progress:
-        found = found_by(client, select, progress, limit + 1 if limit else 0)
+        seen: set[str] = set()
+        found = _noting(found_by(client, select, progress, limit + 1 if limit else 0), seen)
         if as_json:
             _print_array((with_all_recipients(client, select, entry) for entry in found), limit)
+            _end_if_missing(select, seen, limit)
             return
         entries = list(found)
     is_all = not limit or len(entries) <= limit
     entries = entries[: limit or None]
-    if not entries:
+    if not entries and set(select) != {"names"}:
         click.echo("No mail waits." if not select else "No mail that waits is like that.", err=True)
         return
-    show_rows(LIST_COLUMNS, list(list_rows(entries, now)))
+    if entries:
+        show_rows(LIST_COLUMNS, list(list_rows(entries, now)))
     if not is_all:
         click.echo(f"There are more than {limit}: --limit 0 lists all, and `mailstack queue stats` sums them up.", err=True)
+    _end_if_missing(select, seen, limit)
+
+
+def _noting(found: Iterator[dict[str, Any]], seen: set[str]) -> Iterator[dict[str, Any]]:
+    for entry in found:
+        seen.add(entry["id"])
+        yield entry
+
+
+def _end_if_missing(select: Select, seen: set[str], limit: int) -> None:
+    """Say which of those that were named are not here, where nothing but names was said and all of them were looked for."""
+    if set(select) != {"names"} or (limit and len(seen) > limit):
+        return
+    missing = [name for name in select["names"] if name not in seen]
+    for name in missing:
+        click.echo(f"{name} does not wait here.", err=True)
+    if missing:
+        click.get_current_context().exit(NOTHING)
 
 
 def _print_array(entries: Iterator[dict[str, Any]], limit: int) -> None:

@@ -154,6 +154,8 @@ def _run(act: Act, options: dict[str, Any], text: str = "") -> None:
     wanted = [state for state in act.states if state in (select.get("states") or act.states)]
     if not wanted:
         raise click.UsageError(f"What is {', '.join(select['states'])} cannot be {act.past}.")
+    if act is RELEASE and ids:
+        wanted += ["new", "delayed"]  # whose attempt runs may be to be held when it has ended
     select = {**select, "states": wanted, "accepted_before": min(now, select.get("accepted_before", now))}
     config_path: Path | None = config
     about = {"act": act.name, "text": text, "named": bool(ids)}

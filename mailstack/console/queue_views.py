@@ -129,6 +129,9 @@ def entry_lines(entry: Fields, now: float) -> Iterator[str]:
         yield "  corrupt   it is damaged and was set aside, and the log says why; when it is whole again it can be released"
     if entry.get("requires_tls"):
         yield "  only      by verified TLS, as its sender wants"
+    asked = [f"{name}={safe(entry[key])}" for name, key in (("ENVID", "envelope_id"), ("RET", "returns")) if entry.get(key)]
+    if asked:
+        yield f"  asked     {' '.join(asked)}"
 
 
 def _by_whom(entry: Fields) -> str:
@@ -160,7 +163,10 @@ def recipient_lines(recipient: Fields, now: float) -> Iterator[str]:
     if recipient["held_since"] is not None:
         yield f"  held      since {date_of(recipient['held_since'])}"
     at = "" if due_at is None or recipient["place"] == "attempt" else f"{date_of(due_at)}, {when(recipient, now)}: "
-    yield f"  next      {at}{safe(recipient['why'])}"
+    then = f"; then it is to be: {', '.join(recipient['orders'])}" if recipient["orders"] else ""
+    yield f"  next      {at}{safe(recipient['why'])}{then}"
+    if recipient["notify"] is not None:
+        yield f"  asked     NOTIFY={','.join(recipient['notify'])}"
     if reason(recipient):
         by = f" by {safe(recipient['by'])}" if recipient["by"] else ""
         yield f"  last      {reason(recipient)}{by}"

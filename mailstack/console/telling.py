@@ -6,11 +6,12 @@ Times are in seconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 from mailstack.mail.envelope import Account, Envelope, Recipient
 from mailstack.spool.entry import ALL_DOMAINS, waits_as
+from mailstack.spool.hands import Act
 from mailstack.spool.identifiers import format_number
 from mailstack.spool.operations import PUT_OFF
 from mailstack.spool.queries import Found, Trace
@@ -52,11 +53,17 @@ def origin_fields(envelope: Envelope | None) -> Fields:
         "smtputf8": envelope.smtputf8,
         "requires_tls": requests.requires_tls,
         "envelope_id": requests.envelope_id,
+        "returns": requests.returns.value if requests.returns is not None else None,
     }
 
 
-def recipient_fields(found: Found, row: Row, *, place: str, paused: Container[str]) -> Fields:
-    """Tell of a recipient; `place` is where it is ("attempt", "memory", or "" on disk), `paused` are domains."""
+def recipient_fields(found: Found, row: Row, *, place: str, orders: Sequence[Act], paused: Container[str]) -> Fields:
+    """
+    Tell of a recipient.
+
+    Shape:   `place` is where it is ("attempt", "memory", or "" on disk), `orders` is what is to be done when its attempt has
+             ended, `paused` are domains.
+    """
     recipient, state = recipient_of(found, row), row.shown(is_corrupt=found.is_corrupt)
     is_account = recipient is not None and isinstance(recipient.destination, Account)
     return {
@@ -71,10 +78,18 @@ def recipient_fields(found: Found, row: Row, *, place: str, paused: Container[st
         "is_paused": row.due_at is not None and state != UNREPORTED and waits_as(row.lane, recipient, paused) is not None,
         "held_since": row.held_at,
         "place": place,
+        "orders": [each.value for each in orders],
         "status": row.status,
         "said": row.diagnostic,
         "by": row.remote_mta,
     }
+
+
+def request_fields(found: Found, row: Row) -> Fields:
+    """Tell of what the sender wants to be told of a recipient."""
+    recipient = recipient_of(found, row)
+    notify = recipient.notify if recipient is not None else None
+    return {"notify": None if notify is None else sorted(each.value for each in notify)}
 
 
 def why_fields(found: Found, row: Row, *, place: str, paused: Container[str], now: float) -> Fields:

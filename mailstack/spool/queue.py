@@ -115,6 +115,12 @@ class Queue:
             return ""
         return "attempt" if work.has_begun else "memory"
 
+    def orders_for(self, number: int, lane: str, ordinal: int) -> tuple[Act, ...]:
+        """Return what is to be done with a recipient, one after the other, when the attempt that runs has ended."""
+        work = self._runner.work_at((number, lane))
+        orders = () if work is None else (each for each in work.orders if isinstance(each, _Later))
+        return tuple(each.order.act for each in orders if ordinal in each.target[1] and not each.is_withdrawn)
+
     @property
     def attempts(self) -> int:
         """How many attempts run, those before the 250 too: who pauses a domain of ours waits for their end."""
@@ -152,6 +158,8 @@ class Queue:
                 work = self._runner.claim(key)
                 claims.append(key)
                 busy = [each for each in wanted if each in work.pending] if work is not None and key != own else []
+                if order.act is Act.RELEASE:  # there is nothing to let go of but what is to be held by then
+                    busy = [each for each in busy if will_be_held(self.orders_for(number, lane, each))]
                 if work is not None and busy and order.act is not Act.RETRY:
                     given.append(_Later(self, order, (number, frozenset(busy)), key))
                     work.orders += (given[-1],)
@@ -252,6 +260,12 @@ class Queue:
         self._runner.resume(domain)
         events.queue_paused(domain, by, is_paused=False)
         return is_new
+
+
+def will_be_held(orders: Sequence[Act]) -> bool:
+    """Say whether who has these orders before him is held in the end."""
+    last = next((each for each in reversed(orders) if each in (Act.HOLD, Act.RELEASE)), None)
+    return last is Act.HOLD
 
 
 @dataclass(slots=True, eq=False)

@@ -33,7 +33,7 @@ from mailstack.console.queue_views import duration, safe, size
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.disposition import delayed as delayed_by
 from mailstack.mail.headers import HEADER_OCTETS
-from mailstack.mail.requests import Notify
+from mailstack.mail.requests import Notify, Requests, Return
 from mailstack.mail.verdict import defer
 from mailstack.spool.failures import StorageError
 from mailstack.spool.hands import Act
@@ -43,7 +43,7 @@ from mailstack.spool.sums import By
 
 # The spool with a clock and couriers that a test commands is that of the spool's own tests.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "spool"))
-from spool_house import CONTENT, House, all_are, local, remote
+from spool_house import CONTENT, House, all_are, envelope, local, remote
 
 Run = Callable[..., Result]
 
@@ -563,6 +563,40 @@ class TestActs:
         run("bounce", name, "--text", "Gone for good", "--yes")
         assert b"Gone for good" in house.courier.deliveries[-1].content.in_memory
 
+    def test_what_is_ordered_during_an_attempt_is_shown_and_a_hold_can_be_taken_back(self, run: Run, house: House) -> None:
+        name, other = house.accept(remote("bob@x.test")), house.accept(remote("bob@y.test"))
+        assert f"{name} is not held" in run("release", name, expect=3).stderr
+        run("hold", name)
+        assert "an attempt runs now; then it is to be: hold" in run("show", name).stdout
+        assert "in an attempt. What that leaves is released when it ends." in run("release", name).stdout
+        assert as_json(run("show", name, "--json"))["recipients"][0]["orders"] == ["hold", "release"]
+        assert f"{name} is not held" in run("release", name, expect=3).stderr
+        run("release", "--all", expect=3)
+        house.courier.answer = all_are(Action.RELAYED)
+        house.courier.finish(Action.DELAYED)
+        assert [each.entry for each in house.courier.deliveries] == [name, other, name], "it goes at once"
+
+    def test_list_says_which_of_those_that_were_named_are_not_there(self, run: Run, house: House) -> None:
+        name, gone = house.accept(remote("bob@x.test")), "0" * 13
+        assert run("list", name).stderr == ""
+        for more in ((), ("--json",)):
+            listed = run("list", name, gone, *more, expect=3)
+            assert name in listed.stdout
+            assert listed.stderr == f"{gone} does not wait here.\n"
+        assert run("list", gone, expect=3).stdout == ""
+        assert run("list", name, gone, "--state", "held").stderr == "No mail that waits is like that.\n"
+
+    def test_show_tells_what_the_sender_has_asked_to_be_told(self, run: Run, house: House) -> None:
+        asking = replace(remote("bob@x.test"), notify=frozenset((Notify.FAILURE, Notify.SUCCESS)))
+        requests = Requests(returns=Return.HEADERS, envelope_id="QQ314159")
+        draft = house.spool.intake.begin()
+        draft.write(b"Subject: x\r\n\r\n")
+        assert house.commit(draft, replace(envelope(asking), requests=requests)) is None
+        shown = run("show", draft.entry).stdout
+        assert "  asked     ENVID=QQ314159 RET=HDRS\n" in shown
+        assert "  asked     NOTIFY=FAILURE,SUCCESS\n" in shown
+        assert as_json(run("show", draft.entry, "--json"))["returns"] == "HDRS"
+
     def test_reroute_is_about_what_goes_another_way_until_now(self, run: Run, house: House) -> None:
         fill(house, 3)
         name = delayed(house, remote("a@x.test"), local("b@here.test"))
@@ -864,7 +898,12 @@ def told_fields(command: str) -> set[str]:
 
 
 def test_the_page_names_every_field(run: Run, house: House) -> None:
-    name = delayed(house, remote("bob@example.net"), local("eve@here.test"))
+    name = delayed(
+        house, *(replace(each, notify=frozenset((Notify.DELAY,))) for each in (remote("bob@x.net"), local("eve@y.test")))
+    )
+    house.courier.answer = None
+    run("retry", name)
+    run("hold", name)
     run("pause", "y.test")
     house.accept(remote("a@x.test"))
     shown = {
