@@ -365,6 +365,29 @@ def spool_recovered(spool: str, entries: int, removed_files: int, *, is_counted:
     )
 
 
+def no_space(spool: str, free_octets: int, wanted_octets: int) -> None:
+    """New mail is refused from now on, since what is left of the disk is for what was accepted."""
+    _emit(
+        LogLevel.error,
+        "no_space",
+        "{spool}: new mail is refused with 452: the disk has {free} octets left, {wanted} are kept free, or it has no inodes",
+        spool=spool,
+        free=free_octets,
+        wanted=wanted_octets,
+    )
+
+
+def space_again(spool: str, free_octets: int) -> None:
+    """New mail is taken again."""
+    _emit(
+        LogLevel.info,
+        "space_again",
+        "{spool}: new mail is taken again: the disk has {free} octets left",
+        spool=spool,
+        free=free_octets,
+    )
+
+
 def listening(service: Service, address: str) -> None:
     """A service listens."""
     _emit(LogLevel.info, "listening", "{service} listens on {address}", service=service.value, address=address)

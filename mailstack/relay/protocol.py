@@ -359,7 +359,8 @@ class Sender(Protocol):
                     self._note_failure(TLSFailure.STARTTLS_NOT_SUPPORTED, str(reply))
                 is_tls = phase is Phase.STARTTLS or (reply.is_permanent and self._is_about_tls(phase))
                 kind = 5 if reply.is_permanent and phase in _FINAL_REFUSALS and not is_tls else 4
-                status = reply.enhanced if reply.enhanced and reply.enhanced.kind == kind else EnhancedStatus(kind, 3, 0)
+                said = reply.enhanced or EnhancedStatus(kind, 3, 0)
+                status = EnhancedStatus(kind, said.subject, said.detail)
                 self._end(Trouble(status, str(reply), f"in {phase.value}", is_remote=True, is_tls=is_tls))
                 self.quit()
             case Unusable(status, text):

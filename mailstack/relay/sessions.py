@@ -219,6 +219,7 @@ class Sessions:
             origin = f" from {way.source}" if way.source is not None else ""
             trouble = Trouble(_LOCAL, "Local error", f"this machine cannot connect{origin}: {why}", is_local=True)
         else:
-            trouble = Trouble(_NO_CONNECTION, f"No connection to {way.hop.host}", why)
+            where = way.next_hop.host if way.next_hop.is_socket else way.hop.host
+            trouble = Trouble(_NO_CONNECTION, f"No connection to {where}", why)
         self._remember(way, trouble)
         return trouble

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mailstack import events
 from mailstack.mail.reply import LOCAL_ERROR, NO_SPACE, Reply
 from mailstack.spool.ports import Clock
 
@@ -38,6 +39,7 @@ class FreeSpace:
         self._octets = 0
         self._has_inodes = True
         self._failed = False
+        self._is_short = False
 
     def refusal(self, octets: int) -> Reply | None:
         """Return the reply for a message of that length when there is no room for it, else None."""
@@ -61,3 +63,9 @@ class FreeSpace:
         self._octets = found.f_bavail * found.f_frsize
         # Some file systems make inodes as needed and say that they have 0 of them.
         self._has_inodes = not found.f_files or found.f_favail >= self._min_free_inodes
+        is_short = not self._has_inodes or self._octets < self._min_free_octets
+        if is_short and not self._is_short:
+            events.no_space(self._path.name, self._octets, self._min_free_octets)
+        elif self._is_short and not is_short:
+            events.space_again(self._path.name, self._octets)
+        self._is_short = is_short

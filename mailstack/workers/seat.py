@@ -21,6 +21,8 @@ from mailstack.workers.process import Process, how_ended
 START_SECONDS: Final = 300.0  # a spool with a million messages is recovered within that
 YOUNG_SECONDS: Final = 10.0
 MOST_WAIT_SECONDS: Final = 60.0
+ANSWER_SECONDS: Final = 60.0
+"""Whatever is asked is a small part of something; who does not answer it in that time hangs."""
 
 
 class Parent(Protocol):
@@ -46,7 +48,7 @@ class Seat:
         self._late: IDelayedCall | None = None
         self._over: Deferred[None] | None = None
         self._changing: deque[Deferred[str]] = deque()  # what was told and not answered; the answers come in that order
-        self._asked: dict[int, Deferred[Message | None]] = {}
+        self._asked: dict[int, tuple[Deferred[Message | None], IDelayedCall]] = {}
         self._questions = 0
 
     def start(self) -> Process:
@@ -83,9 +85,7 @@ class Seat:
             if self._changing:
                 self._changing.popleft().callback(str(message["changed"]))
         elif "answered" in message:
-            answered = self._asked.pop(message["answered"], None)
-            if answered is not None:
-                answered.callback(message["answer"])
+            self._answer(message["answered"], message["answer"])
 
     def ended(self, process: Process) -> None:
         """Take note of its end; another comes at once, or after a while if they keep dying young."""
@@ -93,9 +93,8 @@ class Seat:
         self._cancel_late()
         while self._changing:
             self._changing.popleft().callback("")  # the next has the new settings from its start
-        asked, self._asked = self._asked, {}
-        for each in asked.values():
-            each.callback(None)
+        for question in list(self._asked):
+            self._answer(question, None)
         self._parent.forget_counts(self.number)
         if self._over is not None:
             over, self._over = self._over, None
@@ -118,15 +117,24 @@ class Seat:
         return changed
 
     def ask(self, request: Message) -> Deferred[Message | None]:
-        """Pass on what the operator asks; fires with the answer, or None: nobody is there, or it died over it."""
+        """Pass on what the operator asks; fires with the answer, or None: nobody is there, or the worker died over it."""
         asked: Deferred[Message | None] = Deferred()
         if self.process is None or self._over is not None:
             asked.callback(None)
         else:
             self._questions += 1
-            self._asked[self._questions] = asked
+            late = f"worker {self.number} has not answered for {ANSWER_SECONDS:.0f} s; what was asked of it may still be done"
+            hangs = self._reactor.callLater(ANSWER_SECONDS, self._answer, self._questions, {"error": late})
+            self._asked[self._questions] = (asked, hangs)
             self.process.send({"asked": self._questions, "request": request})
         return asked
+
+    def _answer(self, question: int, answer: Message | None) -> None:
+        if (waiting := self._asked.pop(question, None)) is not None:
+            asked, hangs = waiting
+            if hangs.active():
+                hangs.cancel()
+            asked.callback(answer)
 
     def stop(self) -> Deferred[None]:
         """Let it end; none comes after it."""

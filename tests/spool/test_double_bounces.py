@@ -7,7 +7,6 @@ from email import message_from_bytes
 
 import pytest
 from spool_house import CONTENT, House, all_are, envelope, local, remote
-from twisted.logger import globalLogPublisher
 
 from mailstack.mail.address import Address, parse_address
 from mailstack.mail.disposition import Action
@@ -39,14 +38,6 @@ def notice(house):
     assert delivery.envelope.reverse_path is None
     assert [str(each.address) for each in delivery.envelope.recipients] == [str(POSTMASTER)]
     return message_from_bytes(delivery.content.in_memory)
-
-
-@pytest.fixture
-def logged():
-    events: list[dict[str, object]] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
 
 
 class TestEnds:

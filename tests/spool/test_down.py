@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from spool_house import NOW, House, all_are, disposition, envelope, local, now, remote
-from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.requests import DeliverBy, Notify, Requests
@@ -40,14 +39,6 @@ def house(tmp_path):
     house = House(tmp_path / "spool").open()
     house.courier.answer = lambda delivery: says(DOWN if "down" in domain_of(delivery) else UP)(delivery)
     return house
-
-
-@pytest.fixture
-def logged():
-    seen: list[dict[str, object]] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 def names(logged) -> list[str]:

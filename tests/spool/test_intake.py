@@ -7,6 +7,7 @@ import os
 import queue
 import sqlite3
 import stat
+from pathlib import Path
 
 import pytest
 from spool_house import CONTENT, House, connect_fast, envelope, local, now, remote
@@ -368,7 +369,7 @@ class Statistics:
 
 class TestFreeSpace:
     def make(self, clock, statvfs) -> FreeSpace:
-        return FreeSpace("somewhere", clock, min_free_octets=10_000, min_free_inodes=10, statvfs=statvfs)
+        return FreeSpace(Path("/var/spool/0"), clock, min_free_octets=10_000, min_free_inodes=10, statvfs=statvfs)
 
     def test_octets_inodes_and_the_size_of_the_message(self, tmp_path):
         clock = House(tmp_path / "unused").clock
@@ -384,6 +385,16 @@ class TestFreeSpace:
         found.f_files = 0
         clock.advance(1.1)
         assert space.refusal(0) is None
+
+    def test_that_there_is_none_and_that_there_is_again_is_logged_once(self, tmp_path, logged):
+        clock = House(tmp_path / "unused").clock
+        found = Statistics()
+        space = self.make(clock, lambda path: found)
+        for octets in (50_000, 1_000, 1_000, 500, 50_000, 50_000):
+            found.f_bavail, found.f_frsize = octets, 1
+            clock.advance(1.1)
+            space.refusal(0)
+        assert [(each["event"], each["free"]) for each in logged] == [("no_space", 1_000), ("space_again", 50_000)]
 
     def test_a_disk_that_does_not_answer(self, tmp_path):
         clock = House(tmp_path / "unused").clock

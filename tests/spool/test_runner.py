@@ -7,7 +7,6 @@ from email import message_from_bytes
 import pytest
 from spool_house import CONTENT, NOW, House, all_are, disposition, local, now, remote
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action
 from mailstack.mail.verdict import defer, reject
@@ -20,14 +19,6 @@ FOUR_HOURS = 14_400
 @pytest.fixture
 def house(tmp_path):
     return House(tmp_path / "spool").open()
-
-
-@pytest.fixture
-def logged():
-    seen: list[dict[str, object]] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 def names(logged) -> list[str]:

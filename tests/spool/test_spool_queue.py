@@ -11,7 +11,6 @@ from spool_house import CONTENT, NOW, House, all_are, connect_fast, disposition,
 from test_intake import BIG, FailingConnection
 from test_recovery import change, rows
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogPublisher
 
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.envelope import Origin, Service
@@ -37,14 +36,6 @@ ALL = Selection()
 @pytest.fixture
 def house(tmp_path):
     return House(tmp_path / "spool").open()
-
-
-@pytest.fixture
-def logged():
-    seen: list[dict[str, object]] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 def found(house: House, selection: Selection = ALL) -> list[tuple[str, list[tuple[int, str]]]]:

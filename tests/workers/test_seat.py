@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailstack.console.control import ControlError
 from mailstack.workers import seat as module
 from mailstack.workers.desk import WorkerDesk
-from mailstack.workers.seat import MOST_WAIT_SECONDS, START_SECONDS, YOUNG_SECONDS, Seat, wait_after
+from mailstack.workers.seat import ANSWER_SECONDS, MOST_WAIT_SECONDS, START_SECONDS, YOUNG_SECONDS, Seat, wait_after
 
 
 class FakeProcess:
@@ -167,11 +167,6 @@ class SeatTests(SynchronousTestCase):
         for each in (first, second, self.change()):
             self.assertEqual("", self.successResultOf(each))
 
-
-@pytest.mark.parametrize(("deaths", "seconds"), [(0, 0), (1, 0), (2, 1), (3, 2), (7, 32), (8, 60), (5_000, 60)])
-def test_wait_after(deaths: int, seconds: float) -> None:
-    assert wait_after(deaths) == seconds
-
     def test_what_the_operator_asks_goes_to_who_is_there_and_its_answer_back(self) -> None:
         [process] = self.made
         first, second = self.seat.ask({"ask": "one"}), self.seat.ask({"ask": "two"})
@@ -195,3 +190,21 @@ def test_wait_after(deaths: int, seconds: float) -> None:
         asked = Deferred.fromCoroutine(desk.answer({"ask": "one"}))
         self.made[0].die()
         assert "worker 3 is not there" in str(self.failureResultOf(asked, ControlError).value)
+
+    def test_who_does_not_answer_is_not_waited_for(self) -> None:
+        desk = WorkerDesk(self.seat)
+        asked = Deferred.fromCoroutine(desk.answer({"ask": "one"}))
+        self.clock.advance(ANSWER_SECONDS - 1)
+        self.assertNoResult(asked)
+        self.clock.advance(1)
+        assert "worker 3 has not answered for 60 s" in str(self.failureResultOf(asked, ControlError).value)
+        self.seat.said(self.made[0], {"answered": 1, "answer": {}})  # type: ignore[arg-type]  # as above
+        asked = Deferred.fromCoroutine(desk.answer({"ask": "one"}))
+        self.seat.said(self.made[0], {"answered": 2, "answer": {"n": 2}})  # type: ignore[arg-type]  # as above
+        self.clock.advance(ANSWER_SECONDS)
+        assert self.successResultOf(asked) == {"n": 2}
+
+
+@pytest.mark.parametrize(("deaths", "seconds"), [(0, 0), (1, 0), (2, 1), (3, 2), (7, 32), (8, 60), (5_000, 60)])
+def test_wait_after(deaths: int, seconds: float) -> None:
+    assert wait_after(deaths) == seconds
