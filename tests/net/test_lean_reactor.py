@@ -150,6 +150,7 @@ def leave():  # during which somebody is impatient, and says it twice more
     return deferLater(reactor, 0.05)
 
 number = signal.Signals[sys.argv[1]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started us may have it ignored
 reactor.addSystemEventTrigger("before", "shutdown", leave)
 globalLogBeginner.beginLoggingTo([LineObserver(write, reactor.callLater)], redirectStandardIO=False)
 reactor.callWhenRunning(Logger().info, "it is up")
