@@ -32,7 +32,7 @@ from mailstack.mail.address import Address
 from mailstack.mail.disposition import Action, Disposition, delayed
 from mailstack.mail.envelope import Account, Delivery, Recipient
 from mailstack.mail.status import EnhancedStatus
-from mailstack.relay.attempt import BrokenOffError
+from mailstack.relay.attempt import DIAGNOSTIC_CHARACTERS, BrokenOffError
 from mailstack.relay.settings import HostLogin, NextHop, RelaySettings, TLSPolicy
 from mailstack.route.hosts import is_this_machine
 from mailstack.route.transport import (
@@ -230,8 +230,22 @@ class TransportCourier:
         held = _all(replace(delivery, recipients=kept), Action.DELAYED, _HELD, text, is_held=True)
         if not free:
             return held
-        courier = self._local if any(map(_is_account, free.values())) else relay
-        return [*await courier.attempt(replace(delivery, recipients=free)), *held]
+        released = replace(delivery, recipients=free)
+        if any(map(_is_account, free.values())):
+            return [*await self._local.attempt(released), *held]
+        return [*map(_or_held_again, await relay.attempt(released)), *held]
+
+
+def _or_held_again(outcome: Disposition) -> Disposition:
+    """
+    Return an outcome; what failed before any host was asked is held again.
+
+    The host behind the entry is often known to the operator alone: to the DNS the domain does not exist, or leads back to us.
+    """
+    if outcome.action is not Action.FAILED or outcome.remote_mta is not None:
+        return outcome
+    text = f"Held again, since it has no other way yet: {outcome.diagnostic}"[:DIAGNOSTIC_CHARACTERS]
+    return replace(outcome, action=Action.DELAYED, status=_HELD, diagnostic=text, is_held=True)
 
 
 def _is_account(recipient: Recipient) -> bool:

@@ -180,6 +180,20 @@ class Ways(Case):
             self.assertEqual([each[:2] for each in self.log], [(went, ["b@hold.test"])])
             self.log.clear()
 
+    def test_who_was_released_and_has_no_other_way_is_held_again(self):
+        for said_by, held in ((None, True), ("mx.hold.test", False)):
+
+            async def fails(delivery, next_hop=None, said_by=said_by):
+                failed = Disposition(
+                    ordinal=0, action=Action.FAILED, status=EnhancedStatus(5, 4, 6), diagnostic="It loops", remote_mta=said_by
+                )
+                return [failed]
+
+            self.patch(self.relay, "attempt", fails)
+            (only,) = self.successResultOf(self.begin(recipient("a@hold.test"), attempt=2, released=frozenset([0])))
+            self.assertEqual((only.is_held, only.action), (held, Action.DELAYED if held else Action.FAILED))
+            self.assertIn("It loops", only.diagnostic)
+
     def test_local_without_an_account_waits_for_the_operator(self):
         self.assertEqual(self.attempt(recipient("kept@lmtp.test")), [("delayed", "4.3.5")])
 
