@@ -43,7 +43,7 @@ MORE_RECIPIENTS: Final = 500
 LISTED_ENTRIES: Final = 100
 TEXT_CHARACTERS: Final = 400
 _FULL: Final = (
-    "the disk of the spool is full, so that nothing can be changed. Make some room on it, by other means, and repeat this."
+    "the disk of the spool is full, so that nothing can be changed. Make some room on it, by other means, and repeat this"
 )
 BY_CHARACTERS: Final = 80
 

@@ -23,6 +23,7 @@ Layout of the folder, 0700, files 0600:
 
     lock                 held by flock while a process has the spool
     spool.db (-wal, -shm) rows of entries and recipients, and contents up to INLINE_OCTETS
+    reserve              room that is given up when the disk is full, so that what makes room can be done
     content/ENTRY        contents above that, CRLF octets as received
     shard-K/             the same for worker K, from 1 (`shards`)
 

@@ -34,6 +34,7 @@ from mailstack.spool.failures import (
     sqlite_code,
 )
 from mailstack.spool.ports import Batch, BatchFactory
+from mailstack.spool.reserve import Reserve
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -167,6 +168,7 @@ class Database:
 
     def __init__(self, path: Path, batch_factory: BatchFactory, connect: Connect = connect) -> None:
         self._path = path
+        self._reserve = Reserve(path.with_name("reserve"))
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._batch: Batch[Operation[Any], Any] = batch_factory(self._run, name="spool")
@@ -180,22 +182,33 @@ class Database:
         Raises:  SpoolError: any of that failed.
         """
         try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            connection = self._connection = self._connect(self._path)
-            _prepare_schema(connection)
-            # A database that was just made must still have its name after a power cut.
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-            return prepare(connection)
+                prepared = self._prepare(prepare)
+            except (sqlite3.Error, OSError) as error:
+                self._drop()
+                if not is_full(error) or not self._reserve.give_up():
+                    raise
+                return self._prepare(prepare)
+            self._reserve.make()
+            return prepared
         except (sqlite3.Error, OSError) as error:
             self._drop()
             raise SpoolError(f"{self._path}: {describe(error)}{advice(error)}") from error
         except SpoolError as error:
             self._drop()
             raise SpoolError(f"{self._path}: {error}") from error
+
+    def _prepare(self, prepare: Callable[[sqlite3.Connection], R]) -> R:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        connection = self._connection = self._connect(self._path)
+        _prepare_schema(connection)
+        # A database that was just made must still have its name after a power cut.
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return prepare(connection)
 
     @property
     def has_ghosts(self) -> bool:
@@ -225,21 +238,43 @@ class Database:
     def _run(self, operations: list[Operation[Any]]) -> list[Any]:
         self._checkpoint_when_due()
         try:
-            return self._transaction(operations)
+            outcomes = self._transaction(operations)
+            if not self._reserve.is_there and any(each.creates is not None for each in operations):
+                self._reserve.make()  # new mail is taken: there is room again
+            return outcomes
         except Exception as error:  # whatever it was, nothing of the batch may stay
             self._fail(operations)
             if not is_full(error):
                 raise StorageError(error) from error
             failure = StorageError(error)
         freeing = [each for each in operations if each.frees]
-        if not freeing or len(freeing) == len(operations):
+        if not freeing:
             raise failure
+        freed: list[Any] | None = None
+        if len(freeing) < len(operations):
+            try:
+                freed = self._free(freeing)
+            except StorageError as error:
+                if not error.is_full:
+                    raise
+        if freed is None:
+            if not self._reserve.give_up():
+                raise failure
+            freed = self._free(freeing)
+        outcomes_of_those = iter(freed)
+        return [next(outcomes_of_those) if each.frees else failure for each in operations]
+
+    def _free(self, operations: list[Operation[Any]]) -> list[Any]:
+        """
+        Do what may make room.
+
+        Raises:  StorageError.
+        """
         try:
-            freed = iter(self._transaction(freeing))
+            return self._transaction(operations)
         except Exception as error:
-            self._fail(freeing)
+            self._fail(operations)
             raise StorageError(error) from error
-        return [next(freed) if each.frees else failure for each in operations]
 
     def _transaction(self, operations: list[Operation[Any]]) -> list[Any]:
         connection = self._connected()

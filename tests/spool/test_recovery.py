@@ -383,7 +383,7 @@ class TestDatabase:
         house.courier.answer = all_are(Action.DELAYED)
         house.accept()
         now(house.spool.close())
-        assert sorted(path.name for path in house.folder.iterdir()) == ["content", "lock", "spool.db"]
+        assert sorted(path.name for path in house.folder.iterdir()) == ["content", "lock", "reserve", "spool.db"]
 
     @pytest.mark.parametrize(
         "sql",

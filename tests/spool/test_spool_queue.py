@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from mailstack.mail.disposition import Action, Standing
 from mailstack.mail.envelope import Origin, Service
+from mailstack.mail.reply import NO_SPACE
 from mailstack.mail.requests import Requests
 from mailstack.mail.verdict import defer
 from mailstack.spool.content import MemoryContent
@@ -27,6 +28,7 @@ from mailstack.spool.operations import TRACES, Accept
 from mailstack.spool.queries import SCAN_ENTRIES
 from mailstack.spool.queue import MOST_PAUSED, Obeyed, Queue, QueueError
 from mailstack.spool.reading import PART_OCTETS, ReadingError
+from mailstack.spool.reserve import RESERVE_OCTETS
 from mailstack.spool.selection import _FIELDS, Selection, SelectionError, parse_pattern, parse_selection
 from mailstack.spool.sums import REASON_CHARACTERS, By, Tally
 
@@ -1052,6 +1054,37 @@ class TestOrders:
             order(house, Act.DELETE, waits, runs)
         house.courier.finish(Action.DELAYED)
         assert states(house) == ["delayed", "delayed"]
+
+    def test_are_done_on_a_disk_that_is_full_by_what_was_kept_for_that(self, tmp_path):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        reserve = tmp_path / "spool" / "reserve"
+        first, second = delayed_entry(house), delayed_entry(house)
+        assert reserve.stat().st_blocks * 512 >= RESERVE_OCTETS
+        script.append(sqlite3.SQLITE_FULL)
+        assert order(house, Act.DELETE, first) == Obeyed(1, 1, 0)
+        assert not reserve.exists()
+        script.append(sqlite3.SQLITE_FULL)
+        with pytest.raises(StorageError) as failure:
+            order(house, Act.DELETE, second)
+        assert failure.value.is_full
+        assert order(house, Act.DELETE, second) == Obeyed(1, 1, 0)
+        assert not reserve.exists()
+        house.accept()
+        assert reserve.exists(), "there is room for new mail again"
+
+    def test_on_a_disk_that_is_full_do_not_let_new_mail_in(self, tmp_path):
+        script: list[int] = []
+        house = House(tmp_path / "spool", connect=lambda path: FailingConnection(connect_fast(path), script)).open()
+        draft = house.spool.intake.begin()
+        draft.write(CONTENT)
+        house.batches["spool"].hold()
+        refused = Deferred.fromCoroutine(draft.commit(envelope(remote("bob@example.net"))))
+        paused = Deferred.fromCoroutine(house.spool.queue.pause("x.net"))
+        script += [sqlite3.SQLITE_FULL, sqlite3.SQLITE_FULL]
+        house.batches["spool"].release()
+        assert (paused.result, refused.result.reply) == (True, NO_SPACE)
+        assert not (tmp_path / "spool" / "reserve").exists()
 
     def test_for_what_runs_that_fail_are_done_when_the_disk_is_well_and_hold_up_nobody_else(self, tmp_path, logged):
         script: list[int] = []
