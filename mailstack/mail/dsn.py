@@ -179,7 +179,7 @@ def _outcomes_in_words(outcomes: Sequence[tuple[Recipient, Disposition]], until:
 
 def _whose(disposition: Disposition) -> str:
     """Say whose words a diagnostic is made of: a host that could not be reached, or has no TLS, has not said so itself."""
-    if disposition.remote_mta is None:
+    if not disposition.remote_mta:
         return "Reason"
     host = f"host {_safe(disposition.remote_mta)}"
     return f"The {host} said" if _is_reply(disposition) else f"With the {host}"
@@ -187,7 +187,7 @@ def _whose(disposition: Disposition) -> str:
 
 def _is_reply(disposition: Disposition) -> bool:
     """Say whether a diagnostic is what a host replied; else it is our own words."""
-    return disposition.remote_mta is not None and _REPLY.match(disposition.diagnostic) is not None
+    return bool(disposition.remote_mta) and _REPLY.match(disposition.diagnostic) is not None
 
 
 def _last_words(entry: str, *, is_senders: bool) -> list[str]:
@@ -227,7 +227,7 @@ def _machine_part(
             f"Status: {disposition.status}",
         ]
         diagnostic = _printable(disposition.diagnostic)[:DIAGNOSTIC_CHARACTERS] or "none given"
-        if disposition.remote_mta is not None and _is_reply(disposition):  # RFC 3464 §2.3.5, §2.3.6: what it reported itself
+        if disposition.remote_mta and _is_reply(disposition):  # RFC 3464 §2.3.5, §2.3.6: what it reported itself
             fields += [f"Remote-MTA: {_host_field(disposition.remote_mta)}", f"Diagnostic-Code: smtp; {diagnostic}"]
         else:
             fields.append(f"Diagnostic-Code: x-mailstack; {diagnostic}")
