@@ -140,16 +140,26 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
+_PORTS = range(10_000, 32_000)
+_chosen: set[int] = set()
+
+
 def free_base(offsets: Sequence[int]) -> int:
     """
-    Choose a port, and all that lie so far above it, that are free at this moment.
+    Choose a port, and all that lie so far above it, that are free at this moment and were chosen by nobody.
 
-    They lie below those that the kernel gives to clients (32768 and above), so that no connection can take one meanwhile.
+    They lie below those that the kernel gives to clients (32768 and above), so that no connection can take one meanwhile. Of
+    several processes that run tests side by side each has a part of them.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = len(_PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    part = _PORTS[worker * size : (worker + 1) * size]
     chance = random.SystemRandom()
     for _ in range(1000):
-        base = chance.randrange(10_000, 31_000)
-        if all(is_free(base + offset) for offset in offsets):
+        base = chance.choice(part[: -max(offsets) or None])
+        ports = {base + offset for offset in offsets}
+        if ports.isdisjoint(_chosen) and all(map(is_free, ports)):
+            _chosen.update(ports)
             return base
     raise AssertionError("no free ports")
 
