@@ -16,8 +16,6 @@ SECONDS ?= 120
 BIN := $(VENV)/bin
 RELEASE := tests/test_packaging.py tests/test_readme.py
 NOT_UNIT := tests/peers tests/bench tests/crash $(RELEASE)
-PART_1 := tests/policy tests/relay tests/retrieve tests/route tests/store tests/wire
-PART_2 := tests/console tests/directory tests/fuzz tests/reports tests/spool
 TWISTD := $(BIN)/twistd -n --pidfile= mailstack
 PYTEST := $(BIN)/pytest
 
@@ -44,11 +42,8 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/dev.stamp ## The tests that need nothing but Python, in three parts side by side: some wait for sockets
-	@for part in "$(PART_1)" "$(PART_2)" "tests $(patsubst %,--ignore=%,$(NOT_UNIT) $(PART_1) $(PART_2))"; do \
-	    log=$$(mktemp); $(PYTEST) $$part >"$$log" 2>&1 & running="$$running $$!:$$log"; \
-	done; \
-	for each in $$running; do wait $${each%%:*} || failed=1; cat "$${each#*:}"; rm -f "$${each#*:}"; done; exit $${failed:-0}
+unit: $(VENV)/dev.stamp ## The tests that need nothing but Python
+	$(PYTEST) tests --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(NOT_UNIT:%=--ignore=%)
 
 fuzz: $(VENV)/fuzz.stamp ## Fuzz the parsers and the protocol cores, each for SECONDS, two at a time
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
