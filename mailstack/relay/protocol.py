@@ -443,16 +443,20 @@ class Sender(Protocol):
 
     async def _pump(self, content: Content, whole: bytes | None) -> None:
         chunks = content.chunks(CHUNK_OCTETS) if whole is None else _slices(whole)
+        last = b""
         try:
             while True:
                 chunk = await self._around.run_in_thread(next, chunks, None) if whole is None else next(chunks, None)
                 if self._room is not None:
                     await self._room
-                if chunk is None:
-                    break
                 if not self._is_sending():
                     return
-                self._wire.write(self._core.content(chunk))
+                if chunk is None:
+                    break
+                # Not at once: with BDAT the last octets are the end, and the host may answer before we know that they were.
+                if last:
+                    self._wire.write(last)
+                last = self._core.content(chunk)
         except CancelledError:
             return
         except Exception as error:  # a bulkhead: a content that cannot be read must not be ended with a dot
@@ -460,10 +464,9 @@ class Sender(Protocol):
             self._fail_content(error)
             return
         self._pump_running = None
-        if self._is_sending():
-            self._wire.unregisterProducer()
-            self._write_end()
-            self._go_on()
+        self._wire.unregisterProducer()
+        self._write_end(last)
+        self._go_on()
 
     def _is_sending(self) -> bool:
         return not self._is_lost and self._core.phase is Phase.CONTENT

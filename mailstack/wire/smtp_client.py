@@ -203,7 +203,7 @@ class SMTPClientCore:
 
     def content(self, chunk: bytes) -> bytes:
         """
-        Return what to write for the next chunk of the content.
+        Return what to write for the next chunk of the content; what the last one gives goes out together with what ends it.
 
         Raises:  LocalProtocolError: it is not the content that the mailing says, or out of place.
         """

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import relay_house
 from relay_house import CLOSE, HANG, Host, Memory, OnDisk, Stranger, World, delivery, maybe_later
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.mail.smtp import ESMTPSenderFactory
 from twisted.trial.unittest import SynchronousTestCase
@@ -155,6 +156,28 @@ class Success(Case):
             self.assertEqual(brief(self.outcome(delivery(content=content))), [("relayed", "2.0.0")])
         self.assertEqual([host.contents for host in self.world.opened], [[b".\r\n"], [whole]])
         self.assertEqual(self.host(1).lines[3], f"BDAT {len(whole)} LAST")
+
+    def test_a_host_that_answers_before_we_know_that_a_content_ends(self):
+        held: list[Deferred] = []
+
+        def knows_the_end_late(function, *arguments):
+            found = function(*arguments)
+            if found is not None:
+                return succeed(found)
+            held.append(Deferred())
+            return held[-1]
+
+        self.patch(relay_house, "maybe_later", knows_the_end_late)
+        whole = b"Subject: x\r\n\r\n" + b"y\r\n" * 200_000
+        for hello in (b"250-mx\r\n250 CHUNKING\r\n", b"250 mx\r\n"):
+            self.setUp()
+            self.at_first(EHLO=hello)
+            outcome = self.world.attempt(delivery(content=OnDisk(whole)))
+            self.assertNoResult(outcome)
+            held.pop().callback(None)
+            self.world.flush()
+            self.assertEqual(brief(self.successResultOf(outcome)), [("relayed", "2.0.0")], hello)
+            self.assertEqual([host.contents for host in self.world.opened], [[whole]])
 
     def test_hang_at_quit_is_delivered(self):
         self.at_first(QUIT=HANG)
