@@ -88,7 +88,8 @@ def release(**options: Any) -> None:
     """
     Let go of what is held: it is attempted at once, or when its sender wants it to go, unless you name it by its ID.
 
-    Also of what is corrupt, if it is whole again (its file is back): all of the message is attempted then.
+    Also of what is corrupt, if it is whole again (its file is back): all of the message is attempted then. With an ID also of
+    what is attempted now, and is to be held when that has ended.
     """
     _run(RELEASE, options)
 
