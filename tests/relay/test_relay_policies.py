@@ -221,7 +221,7 @@ class PoliciesTests(SynchronousTestCase):
         self.page = None
         gc.collect()
         octets, _ = tracemalloc.get_traced_memory()
-        self.assertLess(octets, 1_500_000, "they would be 6 million")
+        self.assertLess(octets, 2_500_000, "they would be 6 million")
         self.assertEqual(sum(each.octets for each in self.policies._known.values()), self.policies._octets)
         self.record("")
         for domain in domains:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_below
 from test_maildrop import FaultyDisk
 
 from mailstack.mail.crlf import with_crlf
@@ -47,21 +47,11 @@ class WarmCache:
         return os.pread(descriptor, octets, offset)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_of_others() -> None:
-    gc.collect()  # or what a test of another file has left is closed in the midst of ours
-
-
 @pytest.fixture(autouse=True)
-def no_leak(nothing_of_others: None) -> Iterator[None]:
-    before = descriptors()
+def no_leak(tmp_path: Path) -> Iterator[None]:
+    before = open_below(tmp_path)
     yield
-    assert descriptors() == before
-
-
-def descriptors() -> int:
-    gc.collect()  # what other tests have left is closed whenever the collector comes by
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    assert open_below(tmp_path) == before
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_below
 from shipping import deliver_each
 from sim_file_system import FailingFileSystem, SimFile, SimFileSystem, SimFolder
 
@@ -118,12 +118,7 @@ class RealWorld:
         (self.root / path).mkdir()
 
     def open_handles(self) -> int:
-        """Count ours: what other tests have left is closed whenever the collector comes by."""
-        found = 0
-        for each in Path("/proc/self/fd").iterdir():
-            with suppress(FileNotFoundError):  # the one by which this is read
-                found += each.readlink().is_relative_to(self.root)
-        return found
+        return open_below(self.root)
 
 
 class SimWorld:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,11 +87,6 @@ def whole(drop: Maildrop, index: int) -> bytes | None:
     if isinstance(found, MessageReader):
         return b"".join(iter(found.read, b""))
     return found
-
-
-def descriptors() -> int:
-    gc.collect()  # what other tests have left is closed whenever the collector comes by
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def uids(drop: Maildrop) -> list[str]:
@@ -304,23 +299,23 @@ def test_a_failing_read_raises_and_leaks_nothing(fault: str, maildir: Path, open
     disk = FaultyDisk()
     drop = opened(disk=disk)
     disk.faults[fault] = lambda *_: OSError(errno.EIO, "bad disk")
-    before = descriptors()
+    before = open_below(maildir)
     with pytest.raises(OSError, match="bad disk"):
         drop.read(0)
-    assert descriptors() == before
+    assert open_below(maildir) == before
 
 
 def test_a_reader_that_is_closed_reads_no_more(maildir: Path, opened: Callable[..., Maildrop]) -> None:
     ours(maildir, b"x" * 100_000 + b"\r\n")
     drop = opened()
-    before = descriptors()
+    before = open_below(maildir)
     reader = drop.read(0)
     assert isinstance(reader, MessageReader)
     assert reader.read()
     reader.close()
     reader.close()
     assert reader.read() == b""
-    assert descriptors() == before
+    assert open_below(maildir) == before
 
 
 def test_new_mail_is_not_seen_before_the_next_session(maildir: Path, opened: Callable[..., Maildrop]) -> None:

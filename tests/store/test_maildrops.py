@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import itertools
 import os
 import shutil
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cached import WarmCache, descriptors
+from descriptors import open_below
+from test_cached import WarmCache
 from test_maildrop import FaultyDisk
 
 from mailstack.mail.maildrop import MaildropLocked
@@ -48,11 +48,10 @@ def pass_time(maildir: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_leak() -> Iterator[None]:
-    gc.collect()  # or what a test of another file has left is closed in the midst of ours
-    before = descriptors()
+def no_leak(tmp_path: Path) -> Iterator[None]:
+    before = open_below(tmp_path)
     yield
-    assert descriptors() == before
+    assert open_below(tmp_path) == before
 
 
 def house(**more: Any) -> Maildrops:
